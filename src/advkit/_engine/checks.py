@@ -1,0 +1,133 @@
+"""Checks of what callers pass in, each a sentence: what was wrong, what was seen, what to do."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from advkit.errors import DtypeError, InputError
+
+__all__ = [
+    "check_bounds",
+    "check_choice",
+    "check_classes",
+    "check_images",
+    "check_model",
+    "check_number",
+    "check_per_row",
+    "check_rows",
+]
+
+
+def check_model(model: object) -> None:
+    """Refuse a model that cannot be called."""
+    if not callable(model):
+        raise DtypeError(f"model must be callable, pixels in and logits out; got {type(model).__name__}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    integer: bool = False,
+) -> None:
+    """Refuse a hyperparameter that is no number, not finite, or out of its range."""
+    kind = int if integer else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise DtypeError(f"{name} must be {'an integer' if integer else 'a number'}, got {value!r}")
+    assert isinstance(value, (int, float))
+    limits = [
+        (above, value > above, "greater than"),
+        (at_least, value >= at_least, "at least"),
+        (at_most, value <= at_most, "at most"),
+    ]
+    if not math.isfinite(value) or not all(holds for _, holds, _ in limits):
+        wanted = " and ".join(f"{words} {limit:g}" for limit, _, words in limits if math.isfinite(limit))
+        raise InputError(f"{name} must be {wanted or 'finite'}, got {value!r}")
+
+
+def check_per_row(name: str, value: object, *, positive: bool = False) -> None:
+    """Refuse a budget or step size that is neither a number >= 0 (> 0) nor a tensor of shape (N,) of such.
+
+    Zeros are allowed in a tensor of step sizes: they say that a row does not move.
+    """
+    if not isinstance(value, Tensor):
+        check_number(name, value, at_least=0, above=0 if positive else -math.inf)
+    elif value.ndim > 1 or not value.is_floating_point():
+        raise InputError(
+            f"{name} must be a number, or a floating tensor of shape (N,) with one value for each image; "
+            f"got {value.dtype} of shape {tuple(value.shape)}"
+        )
+    elif not bool((value.isfinite() & (value >= 0)).all()):
+        raise InputError(f"{name} must be at least 0 and finite for every image, got {value.tolist()}")
+
+
+def check_rows(name: str, value: Tensor, images: Tensor) -> None:
+    """Refuse a hyperparameter that is given for each image of another batch."""
+    if value.shape != images.shape[:1]:
+        raise InputError(
+            f"{name} has shape {tuple(value.shape)}, and a batch of {images.shape[0]} images needs one number or "
+            f"shape ({images.shape[0]},)"
+        )
+
+
+def check_bounds(bounds: object) -> None:
+    """Refuse bounds that are not two finite numbers in order."""
+    if not isinstance(bounds, tuple) or len(bounds) != 2:
+        raise InputError(f"bounds must be a pair (low, high), the range of a pixel; got {bounds!r}")
+    for name, value in zip(("bounds[0]", "bounds[1]"), bounds, strict=True):
+        check_number(name, value)
+    if bounds[0] >= bounds[1]:
+        raise InputError(f"bounds must be (low, high) with low < high, got {bounds!r}")
+
+
+def check_images(images: object, bounds: tuple[float, float]) -> None:
+    """Refuse images that are not a floating batch within bounds."""
+    if not isinstance(images, Tensor):
+        raise DtypeError(f"images must be a tensor of shape (N, ...), got {type(images).__name__}")
+    if not images.is_floating_point():
+        raise DtypeError(
+            f"images must be floating, got {images.dtype}; scale integer pixels first, such as images.float() / 255"
+        )
+    if images.ndim < 2:
+        raise InputError(
+            f"images must be a batch of shape (N, ...), got {tuple(images.shape)}; add a batch dimension with "
+            "images.unsqueeze(0)"
+        )
+    if not images.numel():
+        return
+    low, high = torch.stack(images.detach().aminmax()).tolist()
+    if math.isnan(low) or math.isnan(high):
+        raise InputError("images contain NaN")
+    lowest, highest = torch.tensor(bounds, dtype=images.dtype).tolist()  # as the images' dtype has them
+    if low < lowest or high > highest:
+        raise InputError(
+            f"images lie in [{low:.6g}, {high:.6g}], outside bounds=({bounds[0]:g}, {bounds[1]:g}). Attacks work "
+            "on pixels: pass them unnormalised with the normalisation inside the model, "
+            "advkit.Normalized(net, mean, std), or name their range with bounds=(low, high)"
+        )
+
+
+def check_classes(name: str, classes: object, images: Tensor) -> None:
+    """Refuse class indices that are not one non-negative integer for each image."""
+    if not isinstance(classes, Tensor):
+        raise DtypeError(f"{name} must be an int64 tensor of shape (N,), got {type(classes).__name__}")
+    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
+        raise DtypeError(f"{name} must be integer class indices, got {classes.dtype}")
+    if classes.shape != images.shape[:1]:
+        raise InputError(
+            f"{name} must have shape ({images.shape[0]},), one class for each of the images of shape "
+            f"{tuple(images.shape)}; got {tuple(classes.shape)}"
+        )
+    if classes.numel() and int(classes.min()) < 0:
+        raise InputError(f"{name} must be class indices from 0 on, the smallest is {int(classes.min())}")

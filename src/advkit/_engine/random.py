@@ -1,0 +1,18 @@
+"""Random numbers from the caller's generator, wherever it lives. Nothing here ever seeds one."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["normal_like", "uniform_like"]
+
+
+def uniform_like(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Independent draws from [0, 1), in the shape, dtype and device of the images."""
+    device = images.device if generator is None else generator.device
+    return torch.rand(images.shape, dtype=images.dtype, device=device, generator=generator).to(images.device)
+
+
+def normal_like(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Independent draws from N(0, 1), in the shape, dtype and device of the images."""
+    device = images.device if generator is None else generator.device
+    return torch.randn(images.shape, dtype=images.dtype, device=device, generator=generator).to(images.device)

@@ -1,0 +1,65 @@
+"""Batches whose rows leave as soon as they are finished."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from advkit.goals import Goal
+
+__all__ = ["Rows"]
+
+
+@dataclass
+class Rows:
+    """The rows of a batch that an attack still works on. Subclasses add what they know of each row.
+
+    A field that is a tensor with rows, or a goal, loses the rows that leave; numbers stay as they are. Closed
+    rows are dropped at once on a CPU. On an accelerator they stay, and stay where they are, until half of the
+    rows are closed, so that shapes are few.
+
+    Args:
+        x: (n, ...) where each row stands. Never written in place: it may be the caller's.
+    """
+
+    x: Tensor
+    index: Tensor = field(init=False)  # int64 (n,), the place of each row in the whole batch
+    open: Tensor = field(init=False)  # bool (n,), whether the row still needs work
+    _answers: Tensor | None = field(init=False, default=None)  # (N, ...), where rows stood when they left
+    _still_open: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._still_open = len(self.x)
+        self.index = torch.arange(len(self.x), device=self.x.device)
+        self.open = torch.ones_like(self.index, dtype=torch.bool)
+
+    def close(self, done: Tensor) -> int:
+        """Close the rows where ``done``, bool (n,), and say how many are open. Waits for the device."""
+        self.open = self.open & ~done
+        self._still_open = int(self.open.count_nonzero())
+        return self._still_open
+
+    def compact(self, *others: Tensor) -> tuple[Tensor, ...]:
+        """Drop the closed rows, where that is worth it, here and in ``others`` (n, ...), which are returned."""
+        count = len(self.open)
+        if self._still_open == count or (self.x.device.type != "cpu" and 2 * self._still_open > count):
+            return others
+        self._answers = self.whole()
+        keep = self.open.nonzero().squeeze(1)
+        for name in vars(self).keys() - {"_answers"}:
+            value = getattr(self, name)
+            if isinstance(value, Goal):
+                setattr(self, name, value.rows(keep))
+            elif isinstance(value, Tensor) and value.ndim:
+                setattr(self, name, value[keep])
+        return tuple(other[keep] for other in others)
+
+    def move(self, x: Tensor) -> None:
+        """Put the open rows at ``x``, (n, ...)."""
+        if self._still_open < len(self.open):
+            x = x.where(self.open.view(-1, *[1] * (x.ndim - 1)), self.x)
+        self.x = x
+
+    def whole(self) -> Tensor:
+        """Where every row of the whole batch stands, or stood when it left: (N, ...)."""
+        return self.x if self._answers is None else self._answers.index_copy_(0, self.index, self.x)

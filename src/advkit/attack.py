@@ -1,0 +1,221 @@
+"""What an attack is: read this first, then one file under ``attacks``.
+
+An attack is an object that knows its model and its numbers. Calling it takes images through
+
+    checks -> attacking(model) -> _perturb(images, goal) -> one projection -> images
+
+so that the file of an attack holds its algorithm and nothing else.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import KW_ONLY, dataclass, field, fields
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from advkit import norms
+from advkit._engine.checks import check_bounds, check_classes, check_images, check_model, check_rows
+from advkit._engine.classifier import Classifier
+from advkit.errors import AdvkitError, ModelError
+from advkit.goals import Goal, Targeted, Untargeted
+from advkit.model import Model, attacking, placement
+from advkit.norms import Norm
+
+__all__ = ["AdversarialResult", "Attack"]
+
+
+@dataclass(frozen=True, eq=False)
+class AdversarialResult:
+    """What an attack did to a batch, as the model sees it. All tensors are where the images were.
+
+    Attributes:
+        images: (N, ...), the adversarial images, in the dtype of the originals.
+        originals: (N, ...), the images that were attacked.
+        labels: int64 (N,), their labels.
+        predictions: int64 (N,), what the model says of ``images``.
+        success: bool (N,), whether that is what the attack was after: the target where there is one, otherwise
+            anything but the label. An image that the model got wrong before the attack counts as a success.
+        targets: int64 (N,), or None for an untargeted attack.
+    """
+
+    images: Tensor
+    originals: Tensor
+    labels: Tensor
+    predictions: Tensor
+    success: Tensor
+    targets: Tensor | None = None
+
+    def distance(self, norm: str | Norm = "l2") -> Tensor:
+        """How far each image was moved: floating, (N,), in units of pixels.
+
+        Args:
+            norm: "l0", "l1", "l2", "linf", or an object of `advkit.norms`.
+        """
+        work = torch.promote_types(self.images.dtype, torch.float32)
+        return norms.get(norm).distance(self.images.to(work), self.originals.to(work))
+
+    def __repr__(self) -> str:
+        return f"AdversarialResult({int(self.success.sum())} of {len(self.success)} successful)"
+
+
+@dataclass(frozen=True, eq=False)
+class Attack(ABC):
+    """Base of all attacks: a model, numbers, and `_perturb`.
+
+    Args:
+        model: pixels (N, ...) in, logits (N, K) out; usually an `nn.Module`. It may be in any mode and on any
+            device: while it is attacked it is in eval mode, and afterwards it is as it was.
+        bounds: the lowest and the highest value of a pixel.
+        generator: where a random attack draws from; torch's default generator if None. Attacks that are
+            deterministic draw from none.
+
+    Raises:
+        InputError: a number is out of its range, when the attack is made; or images, labels or targets cannot be
+            used, when it is called, before the model is. Labels that the model has no logit for are found out at
+            its first answer.
+        ModelError: the model returned NaN, or something that is no batch of logits.
+    """
+
+    model: Model = field(repr=False)
+    _: KW_ONLY
+    bounds: tuple[float, float] = (0.0, 1.0)
+    generator: torch.Generator | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_model(self.model)
+        check_bounds(self.bounds)
+
+    @abstractmethod
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        """The attack itself: adversarial images (N, ...) of valid images, N at least 1.
+
+        When this runs everything has been checked. ``images`` is floating, float32 or better, detached and on
+        the device of the model. ``self.model`` is in eval mode with gradients enabled; what it returns is
+        checked and float32 or better. Neither ``images`` nor the default RNG may be written to. The result is
+        detached and clipped to ``bounds`` by the caller.
+        """
+
+    def __call__(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> Tensor:
+        """Attack a batch.
+
+        Args:
+            images: floating, (N, ...), within ``bounds``, on any device.
+            labels: int64 (N,), the true class of each image, in [0, K).
+            targets: int64 (N,), the class that each image should be taken for; None for any but the label.
+
+        Returns:
+            The adversarial images: shape, dtype and device of ``images``, within ``bounds``.
+        """
+        check_images(images, self.bounds)
+        classes = {"labels": labels} if targets is None else {"labels": labels, "targets": targets}
+        for name, of_rows in classes.items():
+            check_classes(name, of_rows, images)
+        for name, value in self._per_row().items():
+            check_rows(name, value, images)
+        if not len(images):
+            return images.detach().clone()
+        with attacking(self.model):
+            return self._adversarials(images, classes)
+
+    def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
+        """Attack a batch as `__call__` does, and ask the model about the outcome.
+
+        Takes what `__call__` takes and costs one forward more: success is judged on the images returned.
+        """
+        adversarials = self(images, labels, targets=targets)
+        predictions = self._predict(adversarials).to(labels.device)
+        success = predictions != labels if targets is None else predictions == targets.to(labels.device)
+        return AdversarialResult(
+            images=adversarials,
+            originals=images.detach(),
+            labels=labels.long(),
+            predictions=predictions,
+            success=success,
+            targets=None if targets is None else targets.long(),
+        )
+
+    def on(self, model: Model) -> Self:
+        """The same attack against another model."""
+        check_model(model)
+        return self._with(model=model)
+
+    def __str__(self) -> str:
+        """The name and the numbers that are not the defaults, such as ``PGD(eps=4/255, steps=40)``."""
+        changed = (
+            f"{known.name}={_short(getattr(self, known.name))}"
+            for known in fields(self)
+            if known.repr and _differs(getattr(self, known.name), known.default)
+        )
+        return f"{type(self).__name__}({', '.join(changed)})".removesuffix("()")
+
+    def _adversarials(self, images: Tensor, classes: dict[str, Tensor]) -> Tensor:
+        """`_perturb`, with everything moved to the model for the work and back again."""
+        device = placement(self.model)[0] or images.device
+        work = torch.promote_types(images.dtype, torch.float32)
+        pixels = _own(images, device, work)
+        classes = {name: _own(of_rows, device, torch.int64) for name, of_rows in classes.items()}
+        goal = Targeted(classes["targets"]) if "targets" in classes else Untargeted(classes["labels"])
+        model = Classifier(self.model, classes)
+        per_row = {name: _own(value, device, work) for name, value in self._per_row().items()}
+        found = self._with(model=model, **per_row)._perturb(pixels, goal).detach()
+        if found.shape != images.shape:
+            raise AdvkitError(
+                f"{type(self).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "
+                f"{tuple(images.shape)}"
+            )
+        model.verify()
+        if bool(found.isnan().any()):
+            raise ModelError(
+                f"{type(self).__name__} came to NaN pixels, since the gradient of the model's loss with respect to "
+                "its images is NaN; look for a square root, a division or a logarithm of zero in the model"
+            )
+        return _narrow(found.clamp(*self.bounds), pixels, images.dtype).to(images.device)
+
+    def _predict(self, images: Tensor) -> Tensor:
+        """The model's answer to each image: int64, (N,)."""
+        if not len(images):
+            return torch.empty(0, dtype=torch.int64, device=images.device)
+        with attacking(self.model), torch.no_grad():
+            device = placement(self.model)[0] or images.device
+            return Classifier(self.model, {})(images.to(device)).argmax(1).to(images.device)
+
+    def _per_row(self) -> dict[str, Tensor]:
+        """The hyperparameters that are given for each image."""
+        values = {known.name: getattr(self, known.name) for known in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim}
+
+    def _with(self, **changes: object) -> Self:
+        """A copy with other attributes. Unlike `dataclasses.replace` it needs no constructor to agree."""
+        other = copy.copy(self)
+        for name, value in changes.items():
+            object.__setattr__(other, name, value)
+        return other
+
+
+def _own(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy for the attack to keep: on the model's device, a plain tensor, and never an inference tensor."""
+    return tensor.detach().as_subclass(Tensor).to(device, dtype, copy=True)
+
+
+def _narrow(images: Tensor, originals: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images in a dtype of fewer bits, rounded towards their originals and so never out of a budget."""
+    rounded = images.to(dtype)
+    if images.dtype == dtype:
+        return rounded
+    inner = torch.nextafter(rounded, originals.to(dtype))
+    return rounded.where((rounded - originals).abs() <= (images - originals).abs(), inner)
+
+
+def _short(value: object) -> str:
+    """A hyperparameter as the field writes it: an eps of 0.0314 is 8/255."""
+    if isinstance(value, float) and 0 < value < 1 and abs(value * 255 - round(value * 255)) < 1e-6:
+        return f"{round(value * 255)}/255"
+    if isinstance(value, Tensor) and value.ndim:
+        return f"[{_short(float(value.min()))} to {_short(float(value.max()))}]" if value.numel() else "[]"
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def _differs(value: object, default: object) -> bool:
+    return isinstance(value, Tensor) or value != default

@@ -1,0 +1,44 @@
+"""Fast gradient sign method."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advkit._engine.checks import check_per_row
+from advkit._engine.classifier import loss_gradient
+from advkit.attack import Attack
+from advkit.goals import Goal
+from advkit.norms import column
+
+__all__ = ["FGSM"]
+
+
+@dataclass(frozen=True, eq=False)
+class FGSM(Attack):
+    """Fast gradient sign method: one step of ``eps`` along the sign of the gradient (Linf).
+
+    x' = clip(x + eps * sign(grad_x J(x, y))), with J the cross-entropy of the label; with ``targets`` the step
+    goes down the cross-entropy of the target. One forward and one backward.
+
+    Goodfellow, Shlens & Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, section 4.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        eps: the size of the step in units of pixels, at least 0: a number, or a tensor of shape (N,).
+        bounds: the lowest and the highest value of a pixel.
+        generator: not drawn from.
+
+    Raises:
+        InputError: ``eps`` is negative, not finite or of the wrong shape; see `Attack` for the rest.
+    """
+
+    eps: float | Tensor = 8 / 255
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_per_row("eps", self.eps)
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        x = images.detach().requires_grad_()
+        gradient = loss_gradient(x, self.model(x), goal)
+        return images + column(self.eps, images) * gradient.sign()

@@ -1,0 +1,70 @@
+"""Projected gradient descent."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advkit import norms
+from advkit._engine.ascent import Ascent, ascend, move_within
+from advkit._engine.checks import check_choice, check_number, check_per_row
+from advkit.attack import Attack
+from advkit.goals import Goal
+from advkit.norms import Norm, column
+
+__all__ = ["PGD"]
+
+
+@dataclass(frozen=True, eq=False)
+class PGD(Attack):
+    """Projected gradient descent (Linf or L2).
+
+    x <- project(x + alpha * steepest(grad_x J(x, y))), back into the ball of radius ``eps`` around the image and
+    into the box, from a random point of the ball. ``steepest`` is the sign of the gradient for Linf, and the
+    gradient over its L2 norm for L2. ``steps`` forwards and as many backwards.
+
+    Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, section 2.1.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,).
+        alpha: the length of a step, positive: a number, or a tensor of shape (N,).
+        steps: how many steps, at least 1.
+        random_start: start at a point drawn uniformly from the ball, rather than at the image.
+        norm: "linf" or "l2", or `advkit.norms.Linf` or `advkit.norms.L2`.
+        early_stop: let an image leave as soon as it is fooled; it then stands where it first was.
+        bounds: the lowest and the highest value of a pixel.
+        generator: where the random start is drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range, or there is no PGD for the norm; see `Attack` for the rest.
+    """
+
+    eps: float | Tensor = 8 / 255
+    alpha: float | Tensor = 2 / 255
+    steps: int = 10
+    random_start: bool = True
+    norm: str | Norm = "linf"
+    early_stop: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_per_row("eps", self.eps)
+        check_per_row("alpha", self.alpha, positive=True)
+        check_number("steps", self.steps, at_least=1, integer=True)
+        check_choice("norm", norms.get(self.norm), (norms.Linf, norms.L2))
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        norm = norms.get(self.norm)
+        start = images
+        if self.random_start:
+            noise = norm.sample(images, self.generator) * column(self.eps, images)
+            start = move_within(noise.add_(images), images, self.eps, norm, self.bounds)
+        return ascend(
+            self.model,
+            Ascent(start, images, goal, self.eps, self.alpha),
+            lambda _, gradient: norm.steepest(gradient),
+            norm=norm,
+            bounds=self.bounds,
+            steps=self.steps,
+            early_stop=self.early_stop,
+        )

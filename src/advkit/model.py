@@ -1,0 +1,115 @@
+"""The model under attack: normalisation in front of it, and the state it is in while it is attacked."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from advkit.errors import InputError
+
+__all__ = ["Model", "Normalized", "attacking", "placement"]
+
+Model = Callable[[Tensor], Tensor]
+"""Pixels (N, ...) in, logits (N, K) out. Usually an `nn.Module`; black-box attacks take any callable."""
+
+
+class Normalized(nn.Module):
+    """A network that wants normalised inputs, as a model that takes pixels.
+
+    Attacks work on pixels, so that ``eps`` means what it says; the normalisation belongs inside the model:
+    ``net((images - mean) / std)``.
+
+    Args:
+        net: the network, from normalised images (N, C, ...) to logits (N, K).
+        mean: the mean of each channel, or one number for all; in units of pixels.
+        std: the standard deviation of each channel, or one number for all; positive.
+
+    Raises:
+        InputError: ``mean`` and ``std`` are of different lengths, not finite, or ``std`` is not positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, net: Model, mean: float | Sequence[float] | Tensor, std: float | Sequence[float] | Tensor
+    ) -> None:
+        super().__init__()
+        self.net = net
+        as_row = [torch.as_tensor(value, dtype=torch.get_default_dtype()).reshape(-1) for value in (mean, std)]
+        if len({len(row) for row in as_row} - {1}) > 1:
+            raise InputError(f"mean has {len(as_row[0])} channels and std has {len(as_row[1])}")
+        if not all(bool(row.isfinite().all()) for row in as_row):
+            raise InputError(f"mean and std must be finite, got mean={mean} and std={std}")
+        if not bool((as_row[1] > 0).all()):
+            raise InputError(f"std must be positive, got {std}")
+        parameter = next((p for p in net.parameters()), None) if isinstance(net, nn.Module) else None
+        for name, row in zip(("mean", "std"), as_row, strict=True):
+            self.register_buffer(name, row if parameter is None else row.to(parameter.device))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of pixels (N, C, ...)."""
+        shape = (-1, *[1] * (images.ndim - 2))
+        mean, std = (row.to(images).view(shape) for row in (self.mean, self.std))
+        channels = max(len(mean), len(std))
+        if channels not in (1, images.shape[1]):
+            raise InputError(
+                f"Normalized has a mean and std of {channels} channels, and images of shape "
+                f"{tuple(images.shape)} have {images.shape[1]}"
+            )
+        return self.net((images - mean) / std)
+
+    def extra_repr(self) -> str:
+        """The constants, as they were given."""
+        return f"mean={self.mean.tolist()}, std={self.std.tolist()}"
+
+
+@contextmanager
+def attacking(model: Model) -> Iterator[None]:
+    """The state in which a model is attacked; the caller's is back afterwards, also after an exception.
+
+    Inside, every module is in eval mode, gradients are recorded whatever the caller's mode, and no parameter
+    asks for a gradient. Afterwards each module has its own training flag back (a frozen BatchNorm stays frozen)
+    and each parameter its own ``requires_grad``. A recurrent layer on CUDA stays in training mode with its
+    dropout at zero, which computes the same: cuDNN refuses its backward in eval mode.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        if not isinstance(model, nn.Module):
+            yield
+            return
+        parameters = list(model.parameters())
+        modules = list(model.modules())
+        recurrent = [module for module in modules if _needs_training_mode(module)]
+        before: list[tuple[nn.Module | Tensor, str, object]] = [
+            *((module, "training", module.training) for module in modules),
+            *((module, "dropout", module.dropout) for module in recurrent),
+            *((parameter, "requires_grad", parameter.requires_grad) for parameter in parameters),
+        ]
+        try:
+            for module in modules:
+                module.training = False
+            for module in recurrent:
+                module.training, module.dropout = True, 0.0
+            for parameter in parameters:
+                parameter.requires_grad = False
+            yield
+        finally:
+            for owner, name, value in before:
+                setattr(owner, name, value)
+
+
+def _needs_training_mode(module: nn.Module) -> TypeGuard[nn.RNNBase]:
+    """Whether cuDNN computes this layer: it refuses a recurrent layer's backward outside training mode."""
+    return isinstance(module, nn.RNNBase) and any(weight.is_cuda for weight in module.parameters())
+
+
+def placement(model: Model) -> tuple[torch.device | None, torch.dtype | None]:
+    """The device of the model's first parameter or buffer and the dtype of its first floating one, if any."""
+    if not isinstance(model, nn.Module):
+        return None, None
+    tensors = list(chain(model.parameters(), model.buffers()))
+    device = next((tensor.device for tensor in tensors), None)
+    return device, next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)

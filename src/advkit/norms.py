@@ -1,0 +1,166 @@
+"""L0, L1, L2 and Linf as objects: how far two images are apart, the ball around zero, the steepest step.
+
+All of them measure each image of a batch on its own, over all its features: a pixel of three channels counts
+as three. Tensors are (N, ...) and floating; a budget ``eps`` is a float or a tensor of shape (N,).
+"""
+
+from abc import ABC, abstractmethod
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from advkit._engine.random import normal_like, uniform_like
+from advkit.errors import InputError
+
+__all__ = ["L0", "L1", "L2", "Linf", "Norm", "column", "get"]
+
+
+@overload
+def column(value: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def column(value: float | Tensor, like: Tensor) -> float | Tensor: ...
+def column(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """One value for each row, shaped to broadcast over ``like``: (N,) to (N, 1, ..., 1). A number stays one."""
+    return value.view(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) and value.ndim else value
+
+
+class Norm(ABC):
+    """A way to measure perturbations. Use the instances `L0`, `L1`, `L2` and `Linf`."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return self.name.capitalize()
+
+    def distance(self, images: Tensor, originals: Tensor) -> Tensor:
+        """Norm of ``images - originals`` for each image: (N, ...) and (N, ...) to (N,)."""
+        return self.size(images - originals)
+
+    @abstractmethod
+    def size(self, perturbations: Tensor) -> Tensor:
+        """Norm of each perturbation: (N, ...) to (N,)."""
+
+    @abstractmethod
+    def project(self, perturbations: Tensor, eps: float | Tensor) -> Tensor:
+        """The closest perturbation (in L2) whose norm is at most ``eps``: (N, ...) to (N, ...)."""
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The perturbation of norm 1 along which a loss with this gradient rises most; 0 for a gradient of 0."""
+
+    def sample(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Perturbations drawn uniformly from the ball of radius 1, shaped like the images: (N, ...)."""
+        raise InputError(f"there is no uniform distribution over the {self} ball, which is unbounded")
+
+
+class _L0(Norm):
+    name = "l0"
+
+    def size(self, perturbations: Tensor) -> Tensor:
+        return perturbations.flatten(1).count_nonzero(1).to(perturbations.dtype)
+
+    def project(self, perturbations: Tensor, eps: float | Tensor) -> Tensor:
+        flat = perturbations.flatten(1)
+        rank = flat.abs().argsort(dim=1, descending=True, stable=True).argsort(1)
+        return flat.where(rank < column(eps, flat), 0).view_as(perturbations)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return _largest(gradient)
+
+
+class _L1(Norm):
+    name = "l1"
+
+    def size(self, perturbations: Tensor) -> Tensor:
+        return perturbations.flatten(1).abs().sum(1)
+
+    def project(self, perturbations: Tensor, eps: float | Tensor) -> Tensor:
+        # Duchi et al., "Efficient projections onto the l1-ball for learning in high dimensions", ICML 2008:
+        # soft thresholding, with the threshold read off the sorted magnitudes.
+        flat = perturbations.flatten(1)
+        magnitudes = flat.abs()
+        descending = magnitudes.sort(1, descending=True).values
+        excess = descending.cumsum(1) - column(eps, flat)
+        count = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
+        kept = (descending * count > excess).sum(1, keepdim=True).clamp_min(1)
+        threshold = (excess.gather(1, kept - 1) / kept).clamp_min(0)
+        return (flat.sign() * (magnitudes - threshold).clamp_min(0)).view_as(perturbations)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return _largest(gradient)
+
+    def sample(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        # Exponential magnitudes over the sum of one more of them are uniform on the solid simplex.
+        magnitudes = -torch.log1p(-uniform_like(images, generator))
+        beyond = -torch.log1p(-uniform_like(images.flatten(1)[:, 0], generator))
+        signs = torch.where(uniform_like(images, generator) < 0.5, -1.0, 1.0)
+        return signs * magnitudes / column(self.size(magnitudes) + beyond, images)
+
+
+class _L2(Norm):
+    name = "l2"
+
+    def size(self, perturbations: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(perturbations.flatten(1), dim=1)
+
+    def project(self, perturbations: Tensor, eps: float | Tensor) -> Tensor:
+        size = self.size(perturbations).clamp_min(torch.finfo(perturbations.dtype).tiny)
+        return perturbations * column((eps / size).clamp(max=1), perturbations)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        # Over its largest entry first: the squares of a confident network's gradient would underflow.
+        peak = gradient.flatten(1).abs().amax(1)
+        scaled = gradient / column(peak.where(peak > 0, 1), gradient)
+        return scaled / column(self.size(scaled).clamp_min(1), gradient)
+
+    def sample(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        direction = self.steepest(normal_like(images, generator))
+        features = images[0].numel()
+        return direction * column(uniform_like(images.flatten(1)[:, 0], generator) ** (1 / features), images)
+
+
+class _Linf(Norm):
+    name = "linf"
+
+    def size(self, perturbations: Tensor) -> Tensor:
+        return perturbations.flatten(1).abs().amax(1)
+
+    def project(self, perturbations: Tensor, eps: float | Tensor) -> Tensor:
+        if isinstance(eps, Tensor):
+            eps = column(eps, perturbations)
+            return perturbations.clamp(-eps, eps)
+        return perturbations.clamp(-eps, eps)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def sample(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        return 2 * uniform_like(images, generator) - 1
+
+
+def _largest(gradient: Tensor) -> Tensor:
+    """The sign of each image's largest entry, and 0 elsewhere."""
+    flat = gradient.flatten(1)
+    where = flat.abs().argmax(1, keepdim=True)
+    return torch.zeros_like(flat).scatter(1, where, flat.gather(1, where).sign()).view_as(gradient)
+
+
+L0, L1, L2, Linf = _L0(), _L1(), _L2(), _Linf()
+_BY_NAME: dict[str, Norm] = {norm.name: norm for norm in (L0, L1, L2, Linf)}
+
+
+def get(norm: str | Norm) -> Norm:
+    """The norm of that name, or the norm itself.
+
+    Args:
+        norm: "l0", "l1", "l2" or "linf" in any case, or one of this module's objects.
+
+    Raises:
+        InputError: there is no norm of that name.
+    """
+    if isinstance(norm, Norm):
+        return norm
+    if not isinstance(norm, str) or norm.lower() not in _BY_NAME:
+        raise InputError(f"there is no norm {norm!r}; the norms are {', '.join(map(repr, _BY_NAME))}")
+    return _BY_NAME[norm.lower()]
