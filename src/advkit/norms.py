@@ -102,7 +102,8 @@ class _L2(Norm):
     name = "l2"
 
     def size(self, perturbations: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(perturbations.flatten(1), dim=1)
+        size: Tensor = torch.linalg.vector_norm(perturbations.flatten(1), dim=1)
+        return size
 
     def project(self, perturbations: Tensor, eps: float | Tensor) -> Tensor:
         size = self.size(perturbations).clamp_min(torch.finfo(perturbations.dtype).tiny)
