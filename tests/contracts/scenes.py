@@ -1,7 +1,6 @@
 """Small models and images for the contracts, and the judge of what an attack gave back."""
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +98,6 @@ def said_by(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         return model(images).argmax(1)
 
 
-@cache
 def linear_net(classes: int = 3, shape: Shape = IMAGE, offset: float | None = None) -> nn.Module:
     """A linear model with weights of about 1; with an ``offset``, undecided about images of that value."""
     features = torch.Size(shape).numel()
@@ -114,7 +112,7 @@ def linear_net(classes: int = 3, shape: Shape = IMAGE, offset: float | None = No
 
 def easy_images(model: nn.Module, count: int = 4, shape: Shape = IMAGE) -> tuple[Tensor, Tensor]:
     """Images that a model barely gets right, and their labels: any attack that works at all fools it on them."""
-    images = draw(1024, *shape, seed=2, low=0.1, high=0.9)
+    images = draw(1024, *shape, seed=2, low=0.1, high=0.9).to(next(model.parameters()).dtype)
     with torch.no_grad():
         logits = model(images)
     top = logits.topk(2).values

@@ -71,7 +71,7 @@ def everything(model: nn.Module) -> Callable[[], None]:
 
 @each()
 @pytest.mark.parametrize("at", [None, 1, 2, 3])
-@pytest.mark.parametrize("mode", [contextlib.nullcontext, torch.no_grad, torch.inference_mode], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode], ids=lambda m: m.__name__)
 def test_the_model_is_as_it_was(case: Case, at: int | None, mode: type) -> None:
     """Also when it raises, at any of its calls; the caller gets the exception itself."""
     model = mixed_up(Fragile(conv_net(), at))

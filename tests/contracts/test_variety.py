@@ -93,12 +93,11 @@ def test_black_and_white_images_can_move(case: Case) -> None:
 )
 def test_logits_of_any_sign_and_size(case: Case, change: Any) -> None:
     model = linear_net().double()
-    images, labels = easy_images(linear_net().float())
-    shifted = Shifted(linear_net().double(), change)
-    result = case.make(shifted).run(images.double(), labels)
-    judge(case, result, images.double(), labels, model=shifted)
-    assert result.success.equal(case.make(model).run(images.double(), labels).success)
-    linear_net().float()
+    images, labels = easy_images(model)
+    shifted = Shifted(model, change)
+    result = case.make(shifted).run(images, labels)
+    judge(case, result, images, labels, model=shifted)
+    assert result.success.equal(case.make(model).run(images, labels).success)
 
 
 @each()
