@@ -125,15 +125,16 @@ class Attack(ABC):
         Takes what `__call__` takes and costs one forward more: success is judged on the images returned.
         """
         adversarials = self(images, labels, targets=targets)
+        labels, targets = labels.long(), None if targets is None else targets.long()
         predictions = self._predict(adversarials).to(labels.device)
         success = predictions != labels if targets is None else predictions == targets.to(labels.device)
         return AdversarialResult(
             images=adversarials,
             originals=images.detach(),
-            labels=labels.long(),
+            labels=labels,
             predictions=predictions,
             success=success,
-            targets=None if targets is None else targets.long(),
+            targets=targets,
         )
 
     def on(self, model: Model) -> Self:
