@@ -11,7 +11,6 @@ import foolbox
 import numpy as np
 import torch
 import torchattacks
-
 from network import network
 
 EPS, ALPHA, STEPS = 8 / 255, 2 / 255, 10
