@@ -177,8 +177,9 @@ class Attack(ABC):
         if not len(images):
             return torch.empty(0, dtype=torch.int64, device=images.device)
         with attacking(self.model), torch.no_grad():
-            device = placement(self.model)[0] or images.device
-            return Classifier(self.model, {})(images.to(device)).argmax(1).to(images.device)
+            device, dtype = placement(self.model)
+            pixels = _own(images, device or images.device, torch.promote_types(dtype or images.dtype, torch.float32))
+            return Classifier(self.model, {})(pixels).argmax(1).to(images.device)
 
     def _per_row(self) -> dict[str, Tensor]:
         """The hyperparameters that are given for each image."""

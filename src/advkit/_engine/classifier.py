@@ -30,7 +30,7 @@ class Classifier:
         self.classes = classes
         self.dtype = placement(model)[1]
         self._nan_logits: Tensor | None = None
-        self._nan_gradient: Tensor | None = None
+        self._nan_gradient: Tensor | None = None  # where the logits were none
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...)."""
@@ -57,7 +57,8 @@ class Classifier:
         return logits
 
     def _watch(self, gradient: Tensor) -> None:
-        self._nan_gradient = _either(self._nan_gradient, gradient.detach().sum().isnan())
+        assert self._nan_logits is not None
+        self._nan_gradient = _either(self._nan_gradient, gradient.detach().sum().isnan() & ~self._nan_logits)
 
     def _check_first(self, count: int) -> None:
         self.verify()
