@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from advkit import norms
 from advkit._engine.checks import check_bounds, check_classes, check_images, check_model, check_rows
-from advkit._engine.classifier import Classifier
+from advkit._engine.classifier import Classifier, answer
 from advkit.errors import AdvkitError, ModelError
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.model import Model, attacking, placement
@@ -181,9 +181,7 @@ class Attack(ABC):
         """The model's answer to each image: int64, (N,)."""
         if not len(images):
             return torch.empty(0, dtype=torch.int64, device=images.device)
-        with attacking(self.model), torch.no_grad():
-            device = placement(self.model)[0] or images.device
-            return Classifier(self.model, {})(images.to(device)).argmax(1).to(images.device)
+        return answer(self.model, images).argmax(1)
 
     def _per_row(self) -> dict[str, Tensor]:
         """The hyperparameters that are given for each image."""

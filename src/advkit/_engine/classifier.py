@@ -7,9 +7,9 @@ from torch import Tensor
 
 from advkit.errors import InputError, ModelError
 from advkit.goals import Goal
-from advkit.model import Model, placement
+from advkit.model import Model, attacking, placement
 
-__all__ = ["Classifier", "loss_gradient"]
+__all__ = ["Classifier", "answer", "loss_gradient"]
 
 
 class Classifier:
@@ -88,3 +88,18 @@ def loss_gradient(images: Tensor, logits: Tensor, goal: Goal) -> Tensor:
             "to integers or leaves torch; use a black-box attack, or give the attack a differentiable surrogate"
         )
     return torch.autograd.grad(goal.loss(logits).sum(), images)[0]
+
+
+def answer(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = None) -> Tensor:
+    """What the model says of images (N, ...), N at least 1: logits (N, K), on the images' device, no gradient.
+
+    The model is asked in the state in which it is attacked, and is afterwards as it was.
+
+    Args:
+        model: the model.
+        images: floating, on any device; they travel to the model.
+        classes: class indices to hold against the number of logits, by name; see `Classifier`.
+    """
+    with attacking(model), torch.no_grad():
+        device = placement(model)[0] or images.device
+        return Classifier(model, classes or {})(images.to(device)).to(images.device)
