@@ -82,12 +82,20 @@ def dataset(images: np.ndarray | Tensor, labels: object) -> TensorDataset:
 
 
 def cnn(channels: int, classes: int) -> nn.Module:
-    """A small network for images of 28x28 pixels and more."""
-    layers: list[nn.Module] = []
-    for width in (32, 64, 128):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
-        channels = width
-    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(4 * channels, classes))
+    """A small network, for grey or RGB images of 16x16 pixels and more."""
+    return nn.Sequential(
+        *convolution(channels, 32, stride=2),
+        *convolution(32, 64),
+        nn.MaxPool2d(2),
+        *convolution(64, 128),
+        nn.AdaptiveMaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * 128, classes),
+    )
+
+
+def convolution(channels: int, width: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
 
 
 def train(model: nn.Module, data: TensorDataset, epochs: int, device: str) -> None:
@@ -120,7 +128,7 @@ def main() -> None:
     source.add_argument("--dataset", choices=["cifar10", "mnist"], help="a data set of torchvision's")
     parser.add_argument("--download", action="store_true", help="let torchvision download it")
     parser.add_argument("--names", help="what to call the classes in the picture, with commas between")
-    parser.add_argument("--epochs", type=int, default=4, help="how long to train (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=5, help="how long to train (%(default)s)")
     parser.add_argument("--images", type=int, default=300, help="how many test images to attack (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     parser.add_argument("--out", default="quickstart.png", help="where to write the picture (%(default)s)")

@@ -79,7 +79,7 @@ def evaluate(
         attacks=tuple(tallies[name].score(name, attack, total) for name, attack in named.items()),
         device=str(device),
         advkit_version=advkit.__version__,
-        torch_version=torch.__version__,
+        torch_version=str(torch.__version__),
     )
 
 

@@ -24,7 +24,7 @@ __all__ = ["picture_rows"]
 # Okabe & Ito's blue and vermillion, which people of every colour vision tell apart, and greys.
 _TRUE, _WRONG, _OTHER, _TEXT = "#0072B2", "#D55E00", "#B4B9BE", "#30353A"
 _SMALL, _LARGE = 8.0, 9.5  # points
-_IMAGE, _BARS, _GAP, _LETTER, _CAPTION = 1.3, 1.2, 0.14, 0.074, 0.26  # inches
+_IMAGE, _BARS, _GAP, _LETTER, _CAPTION = 1.3, 1.2, 0.14, 0.068, 0.26  # inches
 
 
 def picture_rows(
@@ -144,7 +144,7 @@ def _telling(result: AdversarialResult, before: Tensor, count: int) -> list[int]
 
 def _magnification(largest: float) -> float:
     """The largest of 1, 2, 5, 10, 20, ... that shows a perturbation around mid-grey without clipping it, if any."""
-    room = 0.5 / largest if largest else 1
+    room = 0.5 / largest * (1 + 1e-4) if largest else 1  # a rounding error is no clipping
     steps = (digit * 10**power for power in range(6) for digit in (1, 2, 5))
     return max((step for step in steps if step <= room), default=1)
 
