@@ -1,8 +1,9 @@
 """Adversarial attacks and defenses for PyTorch image classifiers."""
 
-from advkit import attacks, errors, goals, losses, norms
+from advkit import attacks, errors, evaluation, goals, losses, norms
 from advkit.attack import AdversarialResult, Attack
 from advkit.attacks import FGSM, IFGSM, MIFGSM, PGD
+from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Normalized
 
@@ -16,10 +17,13 @@ __all__ = [
     "AdversarialResult",
     "Attack",
     "Normalized",
+    "RobustnessReport",
     "Targeted",
     "Untargeted",
     "attacks",
     "errors",
+    "evaluate",
+    "evaluation",
     "goals",
     "losses",
     "norms",
