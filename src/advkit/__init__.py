@@ -2,7 +2,7 @@
 
 from advkit import attacks, errors, evaluation, goals, losses, norms
 from advkit.attack import AdversarialResult, Attack
-from advkit.attacks import CW, FGSM, IFGSM, MIFGSM, PGD
+from advkit.attacks import CW, EAD, FGSM, IFGSM, MIFGSM, PGD
 from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Normalized
@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CW",
+    "EAD",
     "FGSM",
     "IFGSM",
     "MIFGSM",

@@ -89,6 +89,18 @@ BAD_ALPHA = (
 LINF = {"eps": 0.1, "alpha": 0.05, "steps": 4}
 L2 = {"eps": 2.0, "alpha": 1.0, "steps": 4, "norm": "l2"}
 
+CW = {"steps": 12, "binary_search_steps": 3}
+PUBLISHED = {"steps": 12, "binary_search_steps": 3, "lr": 0.05, "initial_c": 1.0, "schedule": "constant"}
+BAD_CW = (
+    *BAD_STEPS,
+    ({"kappa": -1}, "kappa must be at least 0, got -1"),
+    ({"initial_c": 0.0}, "initial_c must be greater than 0"),
+    ({"initial_c": 1e11}, "initial_c must be greater than 0 and at most 1e+10"),
+    ({"binary_search_steps": 0}, "binary_search_steps must be at least 1, got 0"),
+    ({"lr": 0.0}, "lr must be greater than 0"),
+    ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant'; got 'linear'"),
+)
+
 
 CASES = [
     Case("FGSM", advkit.FGSM, {"eps": 0.1}, budget=0.1, per_row=("eps",), bad=BAD_EPS),
@@ -135,4 +147,7 @@ CASES = [
         budget=2.0,
         per_row=("eps", "alpha"),
     ),
+    Case("CW", advkit.CW, CW, kind="minimal", norm="l2", bad=BAD_CW),
+    Case("CW-kappa", advkit.CW, {**CW, "kappa": 0.05}, kind="minimal", norm="l2"),
+    Case("CW-published", advkit.CW, PUBLISHED, kind="minimal", norm="l2"),
 ]

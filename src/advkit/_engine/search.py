@@ -153,8 +153,8 @@ def search(
 ) -> Tensor:
     """The smallest changes found in ``rounds`` searches of at most ``steps`` passes each: images (N, ...).
 
-    One pass more, with a backward for each candidate, ranks the classes. Images that are a success as they are, and
-    images that are not reached, come back as they were.
+    One pass more, with a backward for each candidate, ranks the classes. Images that are a success as they are,
+    whatever their margin, and images that are not reached come back as they were.
 
     Args:
         model: pixels to logits.
@@ -200,7 +200,7 @@ def _survey(
     x = images.detach().requires_grad_()
     logits = model(x)
     plain = logits.detach()
-    finished = goal.success(plain) & (goal.margin(plain) <= -kappa)
+    finished = goal.success(plain)
     if not isinstance(goal, Untargeted):
         return finished, [goal], torch.zeros_like(plain[:, :1]).T
     count = min(_CANDIDATES, plain.shape[1] - 1)

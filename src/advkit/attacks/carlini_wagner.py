@@ -25,7 +25,8 @@ class CW(Attack):
 
     Minimises ||x' - x||^2 + c * max(margin(x') + kappa, 0) with x' = mid + half * tanh(w) / (1 - 0.05), and a c
     for each image on its own. The margin is max_{i != t} Z_i - Z_t for a target t, and Z_y - max_{i != y} Z_i
-    without one. An image that is not reached comes back as it was; so does one that is a success already.
+    without one. An image that is not reached comes back as it was; so does one that is misclassified already,
+    by whatever margin.
 
     By default c starts at the multiplier of the image's own linearised problem, each step goes a decaying part of
     the way to the minimum of the latest tangents' mean, in w, and each search aims at another class, the nearest of
@@ -99,7 +100,7 @@ class CW(Attack):
             c = (2 * multiplier).clamp(1e-10, LARGEST_C)
         else:
             c = torch.full_like(best.size, self.initial_c)
-        finished = goal.success(logits) & (gap.detach() <= 0)
+        finished = goal.success(logits)
         place = (~finished).nonzero().squeeze(1)
         lowest, highest = torch.zeros_like(c), torch.full_like(c, torch.inf)
         del x, logits, gap
