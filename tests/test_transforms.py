@@ -1,9 +1,11 @@
 import copy
 import hashlib
+import importlib.util
 import pickle
 import subprocess
 import sys
 from collections import OrderedDict, namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -542,6 +544,18 @@ class TestLoader:
         cnn.register_forward_hook(fail)
         with pytest.raises(RuntimeError, match="out of luck"):
             FGSMTransform(cnn)(pixels())
+
+
+def test_example(monkeypatch, capsys):
+    path = Path(__file__).parent.parent / "examples" / "fgsm_transform.py"
+    spec = importlib.util.spec_from_file_location("fgsm_transform_example", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.setattr(example, "IMAGES", 100)
+    monkeypatch.setattr(example, "EPOCHS", 1)
+    example.main()
+    out = capsys.readouterr().out
+    assert [line[:4] for line in out.splitlines()] == ["no a", "FGSM", "FGSM", "The "]
 
 
 def test_public_names():
