@@ -1,6 +1,6 @@
 """The caller's model as attacks call it: checked, and in the dtype of the work."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from advkit.errors import InputError, ModelError
 from advkit.goals import Goal
 from advkit.model import Model, placement
 
-__all__ = ["Classifier", "loss_gradient"]
+__all__ = ["Classifier", "check_differentiable", "loss_gradient"]
 
 
 class Classifier:
@@ -17,7 +17,8 @@ class Classifier:
 
     The number of classes is known once the model has answered, so that is when labels are held against it.
     Whether a logit is NaN is asked of the first answer; later ones only note it on the device, for `verify`:
-    asking would make a GPU wait in every step.
+    asking would make a GPU wait in every step. So do the gradients that flow back to the images, since an attack may
+    hide theirs: the sign of NaN is 0.
 
     Args:
         model: the model under attack.
@@ -29,9 +30,13 @@ class Classifier:
         self.classes = classes
         self.dtype = placement(model)[1]
         self._has_nan: Tensor | None = None
+        self._gradient_has_nan: Tensor | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...)."""
+        if images.requires_grad:
+            register: Callable[[Callable[[Tensor], None]], object] = images.register_hook
+            register(self._note)
         output = self.model(images if self.dtype is None else images.to(self.dtype))
         if not isinstance(output, Tensor):
             raise ModelError(
@@ -63,8 +68,17 @@ class Classifier:
                     f"the largest is {int(classes.max())}"
                 )
 
+    def _note(self, gradient: Tensor) -> None:
+        has_nan = gradient.detach().isnan().any()
+        self._gradient_has_nan = has_nan if self._gradient_has_nan is None else self._gradient_has_nan | has_nan
+
     def verify(self) -> None:
-        """Raise if any answer so far had a NaN in it."""
+        """Raise if any answer or any gradient so far had a NaN in it."""
+        if self._gradient_has_nan is not None and bool(self._gradient_has_nan):
+            raise ModelError(
+                "the gradient of the model's answer with respect to its images is NaN; look for a square root, a "
+                "division or a logarithm of zero in the model"
+            )
         if self._has_nan is not None and bool(self._has_nan):
             raise ModelError("the model returned NaN logits; check its weights, and its inputs' normalisation")
 
@@ -82,9 +96,14 @@ def loss_gradient(images: Tensor, logits: Tensor, goal: Goal) -> Tensor:
     Raises:
         ModelError: the logits do not depend on the images by way of differentiable operations.
     """
+    check_differentiable(logits)
+    return torch.autograd.grad(goal.loss(logits).sum(), images)[0]
+
+
+def check_differentiable(logits: Tensor) -> None:
+    """Refuse logits that do not depend on images by way of differentiable operations."""
     if not logits.requires_grad:
         raise ModelError(
             "no gradient flows from the model's logits back to its images: somewhere inside it detaches, rounds "
             "to integers or leaves torch; use a black-box attack, or give the attack a differentiable surrogate"
         )
-    return torch.autograd.grad(goal.loss(logits).sum(), images)[0]
