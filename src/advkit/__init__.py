@@ -2,7 +2,7 @@
 
 from advkit import attacks, errors, goals, losses, norms
 from advkit.attack import AdversarialResult, Attack
-from advkit.attacks import FGSM, IFGSM, MIFGSM, PGD
+from advkit.attacks import FGSM, IFGSM, MIFGSM, PGD, DeepFool
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Normalized
 
@@ -15,6 +15,7 @@ __all__ = [
     "PGD",
     "AdversarialResult",
     "Attack",
+    "DeepFool",
     "Normalized",
     "Targeted",
     "Untargeted",
