@@ -18,7 +18,7 @@ from typing_extensions import Self
 from advkit import norms
 from advkit._engine.checks import check_bounds, check_classes, check_images, check_model, check_rows
 from advkit._engine.classifier import Classifier
-from advkit.errors import AdvkitError, ModelError
+from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.model import Model, attacking, placement
 from advkit.norms import Norm
@@ -168,11 +168,6 @@ class Attack(ABC):
                 f"{tuple(images.shape)}"
             )
         model.verify()
-        if bool(found.isnan().any()):
-            raise ModelError(
-                f"{type(self).__name__} came to NaN pixels, since the gradient of the model's loss with respect to "
-                "its images is NaN; look for a square root, a division or a logarithm of zero in the model"
-            )
         if work != images.dtype:
             found = _as_originals(found, pixels, images)
         return found.to(images.device).clamp(*self.bounds)

@@ -1,6 +1,6 @@
 """The caller's model as attacks call it: checked, and in the dtype of the work."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ from advkit.errors import InputError, ModelError
 from advkit.goals import Goal
 from advkit.model import Model, placement
 
-__all__ = ["Classifier", "check_differentiable", "loss_gradient"]
+__all__ = ["Classifier", "image_gradient", "loss_gradient"]
 
 
 class Classifier:
     """Pixels in the dtype of the work in, logits in float32 or better out, and the model's mistakes named.
 
     The number of classes is known once the model has answered, so that is when labels are held against it.
-    Whether a logit is NaN is asked of the first answer; later ones only note it on the device, for `verify`:
-    asking would make a GPU wait in every step. So do the gradients that flow back to the images, since an attack may
-    hide theirs: the sign of NaN is 0.
+    Whether a logit is NaN is asked of the first answer. Later ones, and every gradient that comes back to the
+    images, only note it on the device for `verify`: asking would make a GPU wait in every step. It matters that
+    gradients are watched: torch's sign of NaN is 0, which would pass a broken gradient off as a flat one.
 
     Args:
         model: the model under attack.
@@ -29,14 +29,11 @@ class Classifier:
         self.model = model
         self.classes = classes
         self.dtype = placement(model)[1]
-        self._has_nan: Tensor | None = None
-        self._gradient_has_nan: Tensor | None = None
+        self._nan_logits: Tensor | None = None
+        self._nan_gradient: Tensor | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...)."""
-        if images.requires_grad:
-            register: Callable[[Callable[[Tensor], None]], object] = images.register_hook
-            register(self._note)
         output = self.model(images if self.dtype is None else images.to(self.dtype))
         if not isinstance(output, Tensor):
             raise ModelError(
@@ -51,13 +48,16 @@ class Classifier:
         if not output.is_floating_point():
             raise ModelError(f"the model returned {output.dtype}, and attacks need floating logits")
         logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
-        has_nan = logits.detach().isnan().any()
-        if self._has_nan is None:
-            self._has_nan = has_nan
+        is_first = self._nan_logits is None
+        self._nan_logits = _either(self._nan_logits, logits.detach().isnan().any())
+        if is_first:
             self._check_first(logits.shape[1])
-        else:
-            self._has_nan = self._has_nan | has_nan
+        if images.requires_grad:
+            images.register_hook(self._watch)
         return logits
+
+    def _watch(self, gradient: Tensor) -> None:
+        self._nan_gradient = _either(self._nan_gradient, gradient.detach().sum().isnan())
 
     def _check_first(self, count: int) -> None:
         self.verify()
@@ -68,19 +68,19 @@ class Classifier:
                     f"the largest is {int(classes.max())}"
                 )
 
-    def _note(self, gradient: Tensor) -> None:
-        has_nan = gradient.detach().isnan().any()
-        self._gradient_has_nan = has_nan if self._gradient_has_nan is None else self._gradient_has_nan | has_nan
-
     def verify(self) -> None:
-        """Raise if any answer or any gradient so far had a NaN in it."""
-        if self._gradient_has_nan is not None and bool(self._gradient_has_nan):
+        """Raise if any answer so far, or any gradient that came back from it, had a NaN in it."""
+        if self._nan_gradient is not None and bool(self._nan_gradient):
             raise ModelError(
-                "the gradient of the model's answer with respect to its images is NaN; look for a square root, a "
+                "the gradient of the model's logits with respect to its images is NaN; look for a square root, a "
                 "division or a logarithm of zero in the model"
             )
-        if self._has_nan is not None and bool(self._has_nan):
+        if self._nan_logits is not None and bool(self._nan_logits):
             raise ModelError("the model returned NaN logits; check its weights, and its inputs' normalisation")
+
+
+def _either(before: Tensor | None, now: Tensor) -> Tensor:
+    return now if before is None else before | now
 
 
 def loss_gradient(images: Tensor, logits: Tensor, goal: Goal) -> Tensor:
@@ -96,14 +96,26 @@ def loss_gradient(images: Tensor, logits: Tensor, goal: Goal) -> Tensor:
     Raises:
         ModelError: the logits do not depend on the images by way of differentiable operations.
     """
-    check_differentiable(logits)
-    return torch.autograd.grad(goal.loss(logits).sum(), images)[0]
+    return image_gradient(goal.loss(logits), images)
 
 
-def check_differentiable(logits: Tensor) -> None:
-    """Refuse logits that do not depend on images by way of differentiable operations."""
-    if not logits.requires_grad:
+def image_gradient(values: Tensor, images: Tensor, *, keep_graph: bool = False) -> Tensor:
+    """Gradient of values (n,), each of its own image, with respect to the images: (n, ...).
+
+    Args:
+        values: computed from the model's answer, one a row.
+        images: the tensor that the model saw, with ``requires_grad`` set.
+        keep_graph: whether there is another gradient to come from the same answer.
+
+    Raises:
+        ModelError: the values do not depend on the images by way of differentiable operations.
+    """
+    gradient = None
+    if values.requires_grad:
+        (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=keep_graph, allow_unused=True)
+    if gradient is None:
         raise ModelError(
             "no gradient flows from the model's logits back to its images: somewhere inside it detaches, rounds "
             "to integers or leaves torch; use a black-box attack, or give the attack a differentiable surrogate"
         )
+    return gradient

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advkit import norms
 from advkit._engine.checks import check_choice, check_number
-from advkit._engine.jacobian import difference_gradients
+from advkit._engine.classifier import image_gradient
 from advkit._engine.rows import Rows
 from advkit.attack import Attack
 from advkit.goals import Goal, Targeted
@@ -118,19 +118,24 @@ class DeepFool(Attack):
 
     def _distances(self, rows: _Row, logits: Tensor) -> Tensor:
         """How far off the rivals' boundaries are by the slopes last seen: (n, m), infinite where those are zero."""
-        gaps = logits.detach().amax(1, keepdim=True) - logits.detach().gather(1, rows.rivals)
+        logits = logits.detach()
+        gaps = (logits.amax(1, keepdim=True) - logits.gather(1, rows.rivals)).to(rows.slopes.dtype)
         return (gaps / rows.slopes).where((rows.slopes > 0) & rows.slopes.isfinite(), torch.inf)
 
     def _step(self, rows: _Row, x: Tensor, logits: Tensor, count: int) -> Tensor:
-        """Where the rows are after a step over the nearest of ``count`` boundaries: (n, ...), inside the box."""
+        """Where the rows are after a step over the nearest of ``count`` boundaries: (n, ...), inside the box.
+
+        Notes the slopes seen on the way.
+        """
         norm = norms.get(self.norm)
-        said = logits.argmax(1, keepdim=True)
         nearest = self._distances(rows, logits).topk(count, largest=False).indices
-        distance = torch.full_like(logits[:, 0], torch.inf)
+        # Of differences, one for each boundary: the gradient of the label alone is never needed.
+        said = logits.argmax(1, keepdim=True)
+        climbs = logits.gather(1, rows.rivals.gather(1, nearest)) - logits.gather(1, said)
+        distance = torch.full_like(rows.slopes[:, 0], torch.inf)
         towards = torch.zeros_like(rows.x)
-        gradients = difference_gradients(x, logits, rows.rivals.gather(1, nearest), said)
-        for rank, gradient in enumerate(gradients):
-            rival = nearest[:, rank : rank + 1]
+        for left, rival, climb in zip(range(count)[::-1], nearest.split(1, 1), climbs.unbind(1), strict=True):
+            gradient = image_gradient(climb, x, keep_graph=left > 0)
             rows.slopes = rows.slopes.scatter(1, rival, _DUAL[norm].size(gradient).unsqueeze(1))
             to_rival = self._distances(rows, logits).gather(1, rival).squeeze(1)
             towards = gradient.where(column(to_rival < distance, x), towards)
