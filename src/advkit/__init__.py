@@ -2,7 +2,7 @@
 
 from advkit import attacks, data, errors, evaluation, goals, losses, norms, transforms
 from advkit.attack import AdversarialResult, Attack
-from advkit.attacks import FGSM, IFGSM, MIFGSM, PGD
+from advkit.attacks import FGSM, IFGSM, MIFGSM, PGD, DeepFool
 from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Normalized
@@ -18,6 +18,7 @@ __all__ = [
     "AdversarialResult",
     "Attack",
     "AttackTransform",
+    "DeepFool",
     "FGSMTransform",
     "Normalized",
     "RobustnessReport",
