@@ -18,7 +18,7 @@ from typing_extensions import Self
 from advkit import norms
 from advkit._engine.checks import check_bounds, check_classes, check_images, check_model, check_rows
 from advkit._engine.classifier import Classifier
-from advkit.errors import AdvkitError, ModelError
+from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.model import Model, attacking, placement
 from advkit.norms import Norm
@@ -125,15 +125,15 @@ class Attack(ABC):
         Takes what `__call__` takes and costs one forward more: success is judged on the images returned.
         """
         adversarials = self(images, labels, targets=targets)
-        labels, targets = labels.long(), None if targets is None else targets.long()
-        predictions = self._predict(adversarials).to(labels.device)
-        success = predictions != labels if targets is None else predictions == targets.to(labels.device)
+        labels = labels.to(images.device, torch.int64)
+        targets = None if targets is None else targets.to(images.device, torch.int64)
+        predictions = self._predict(adversarials)
         return AdversarialResult(
             images=adversarials,
             originals=images.detach(),
             labels=labels,
             predictions=predictions,
-            success=success,
+            success=predictions != labels if targets is None else predictions == targets,
             targets=targets,
         )
 
@@ -153,8 +153,9 @@ class Attack(ABC):
 
     def _adversarials(self, images: Tensor, classes: dict[str, Tensor]) -> Tensor:
         """`_perturb`, with everything moved to the model for the work and back again."""
-        device = placement(self.model)[0] or images.device
-        work = torch.promote_types(images.dtype, torch.float32)
+        device, dtype = placement(self.model)
+        device = device or images.device
+        work = torch.promote_types(dtype or images.dtype, torch.float32)
         pixels = _own(images, device, work)
         classes = {name: _own(of_rows, device, torch.int64) for name, of_rows in classes.items()}
         goal = Targeted(classes["targets"]) if "targets" in classes else Untargeted(classes["labels"])
@@ -167,12 +168,9 @@ class Attack(ABC):
                 f"{tuple(images.shape)}"
             )
         model.verify()
-        if bool(found.isnan().any()):
-            raise ModelError(
-                f"{type(self).__name__} came to NaN pixels, since the gradient of the model's loss with respect to "
-                "its images is NaN; look for a square root, a division or a logarithm of zero in the model"
-            )
-        return _narrow(found.clamp(*self.bounds), pixels, images.dtype).to(images.device)
+        if work != images.dtype:
+            found = _as_originals(found, pixels, images)
+        return found.to(images.device).clamp(*self.bounds)
 
     def _predict(self, images: Tensor) -> Tensor:
         """The model's answer to each image: int64, (N,)."""
@@ -201,13 +199,25 @@ def _own(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     return tensor.detach().as_subclass(Tensor).to(device, dtype, copy=True)
 
 
-def _narrow(images: Tensor, originals: Tensor, dtype: torch.dtype) -> Tensor:
-    """Images in a dtype of fewer bits, rounded towards their originals and so never out of a budget."""
-    rounded = images.to(dtype)
-    if images.dtype == dtype:
-        return rounded
-    inner = torch.nextafter(rounded, originals.to(dtype))
-    return rounded.where((rounded - originals).abs() <= (images - originals).abs(), inner)
+def _as_originals(found: Tensor, pixels: Tensor, originals: Tensor) -> Tensor:
+    """What was found from ``pixels``, in the dtype of the originals: (N, ...).
+
+    A pixel that was not moved is the original's to the bit. In a dtype of fewer bits a moved one is rounded
+    towards its original, since to the nearest could be out of a budget.
+    """
+    originals = originals.detach().to(found.device)
+    rounded = found.to(originals.dtype)
+    if torch.finfo(originals.dtype).bits < 32:
+        too_far = (rounded - pixels).abs() > (found - pixels).abs()
+        rounded = torch.where(too_far, _next_towards(rounded, originals), rounded)
+    return torch.where(found == pixels, originals, rounded)
+
+
+def _next_towards(values: Tensor, goals: Tensor) -> Tensor:
+    """The neighbours of 16-bit floats on the side of their goals; `torch.nextafter` is not there for all devices."""
+    bits = values.view(torch.int16).int()
+    order = torch.where(bits < 0, -(bits & 0x7FFF), bits) + torch.sign(goals - values).int()
+    return torch.where(order < 0, -order - 0x8000, order).to(torch.int16).view(values.dtype)
 
 
 def _short(value: object) -> str:
