@@ -17,10 +17,10 @@ from typing_extensions import Self
 
 from advkit import norms
 from advkit._engine.checks import check_bounds, check_classes, check_images, check_model, check_rows
-from advkit._engine.classifier import Classifier
+from advkit._engine.classifier import Classifier, answer, own, workplace
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
-from advkit.model import Model, attacking, placement
+from advkit.model import Model, attacking
 from advkit.norms import Norm
 
 __all__ = ["AdversarialResult", "Attack"]
@@ -153,14 +153,12 @@ class Attack(ABC):
 
     def _adversarials(self, images: Tensor, classes: dict[str, Tensor]) -> Tensor:
         """`_perturb`, with everything moved to the model for the work and back again."""
-        device, dtype = placement(self.model)
-        device = device or images.device
-        work = torch.promote_types(dtype or images.dtype, torch.float32)
-        pixels = _own(images, device, work)
-        classes = {name: _own(of_rows, device, torch.int64) for name, of_rows in classes.items()}
+        device, work = workplace(self.model, images)
+        pixels = own(images, device, work)
+        classes = {name: own(of_rows, device, torch.int64) for name, of_rows in classes.items()}
         goal = Targeted(classes["targets"]) if "targets" in classes else Untargeted(classes["labels"])
         model = Classifier(self.model, classes)
-        per_row = {name: _own(value, device, work) for name, value in self._per_row().items()}
+        per_row = {name: own(value, device, work) for name, value in self._per_row().items()}
         found = self._with(model=model, **per_row)._perturb(pixels, goal).detach()
         if found.shape != images.shape:
             raise AdvkitError(
@@ -176,10 +174,7 @@ class Attack(ABC):
         """The model's answer to each image: int64, (N,)."""
         if not len(images):
             return torch.empty(0, dtype=torch.int64, device=images.device)
-        with attacking(self.model), torch.no_grad():
-            device = placement(self.model)[0] or images.device
-            work = torch.promote_types(images.dtype, torch.float32)
-            return Classifier(self.model, {})(_own(images, device, work)).argmax(1).to(images.device)
+        return answer(self.model, images).argmax(1)
 
     def _per_row(self) -> dict[str, Tensor]:
         """The hyperparameters that are given for each image."""
@@ -192,11 +187,6 @@ class Attack(ABC):
         for name, value in changes.items():
             object.__setattr__(other, name, value)
         return other
-
-
-def _own(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A copy for the attack to keep: on the model's device, a plain tensor, and never an inference tensor."""
-    return tensor.detach().as_subclass(Tensor).to(device, dtype, copy=True)
 
 
 def _as_originals(found: Tensor, pixels: Tensor, originals: Tensor) -> Tensor:
