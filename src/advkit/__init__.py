@@ -2,7 +2,7 @@
 
 from advkit import attacks, errors, goals, losses, norms
 from advkit.attack import AdversarialResult, Attack
-from advkit.attacks import FGSM, IFGSM, MIFGSM, PGD
+from advkit.attacks import FGSM, IFGSM, JSMA, MIFGSM, PGD, OnePixel, PixelSwap, Pixle, SparseL1Descent
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Normalized
 
@@ -11,11 +11,16 @@ __version__ = "0.1.0"
 __all__ = [
     "FGSM",
     "IFGSM",
+    "JSMA",
     "MIFGSM",
     "PGD",
     "AdversarialResult",
     "Attack",
     "Normalized",
+    "OnePixel",
+    "PixelSwap",
+    "Pixle",
+    "SparseL1Descent",
     "Targeted",
     "Untargeted",
     "attacks",

@@ -9,7 +9,7 @@ from advkit.errors import InputError, ModelError
 from advkit.goals import Goal
 from advkit.model import Model, placement
 
-__all__ = ["Classifier", "loss_gradient"]
+__all__ = ["Classifier", "check_differentiable", "loss_gradient"]
 
 
 class Classifier:
@@ -82,9 +82,14 @@ def loss_gradient(images: Tensor, logits: Tensor, goal: Goal) -> Tensor:
     Raises:
         ModelError: the logits do not depend on the images by way of differentiable operations.
     """
+    check_differentiable(logits)
+    return torch.autograd.grad(goal.loss(logits).sum(), images)[0]
+
+
+def check_differentiable(logits: Tensor) -> None:
+    """Refuse logits that do not depend on images by way of differentiable operations."""
     if not logits.requires_grad:
         raise ModelError(
             "no gradient flows from the model's logits back to its images: somewhere inside it detaches, rounds "
             "to integers or leaves torch; use a black-box attack, or give the attack a differentiable surrogate"
         )
-    return torch.autograd.grad(goal.loss(logits).sum(), images)[0]
