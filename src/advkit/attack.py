@@ -185,7 +185,8 @@ class Attack(ABC):
             return torch.empty(0, dtype=torch.int64, device=images.device)
         with attacking(self.model), torch.no_grad():
             device = placement(self.model)[0] or images.device
-            return Classifier(self.model, {})(images.to(device)).argmax(1).to(images.device)
+            work = torch.promote_types(images.dtype, torch.float32)
+            return Classifier(self.model, {})(_own(images, device, work)).argmax(1).to(images.device)
 
     def _per_row(self) -> dict[str, Tensor]:
         """The hyperparameters that are given for each image."""

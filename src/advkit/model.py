@@ -81,7 +81,7 @@ def attacking(model: Model) -> Iterator[None]:
             yield
             return
         parameters = list(model.parameters())
-        modules = list(model.modules())
+        modules = [module for module in model.modules() if hasattr(module, "training")]  # frozen TorchScript has none
         recurrent = [module for module in modules if _needs_training_mode(module)]
         before: list[tuple[nn.Module | Tensor, str, object]] = [
             *((module, "training", module.training) for module in modules),

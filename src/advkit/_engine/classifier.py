@@ -9,7 +9,7 @@ from advkit.errors import InputError, ModelError
 from advkit.goals import Goal
 from advkit.model import Model, placement
 
-__all__ = ["Classifier", "check_differentiable", "loss_gradient"]
+__all__ = ["Classifier", "gradient", "loss_gradient"]
 
 
 class Classifier:
@@ -17,7 +17,7 @@ class Classifier:
 
     The number of classes is known once the model has answered, so that is when labels are held against it.
     Whether a logit is NaN is asked of the first answer; later ones only note it on the device, for `verify`:
-    asking would make a GPU wait in every step.
+    asking would make a GPU wait in every step. An answer to NaN pixels is not the model's mistake.
 
     Args:
         model: the model under attack.
@@ -46,7 +46,7 @@ class Classifier:
         if not output.is_floating_point():
             raise ModelError(f"the model returned {output.dtype}, and attacks need floating logits")
         logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
-        has_nan = logits.detach().isnan().any()
+        has_nan = logits.detach().isnan().any() & ~images.detach().isnan().any()
         if self._has_nan is None:
             self._has_nan = has_nan
             self._check_first(logits.shape[1])
@@ -82,14 +82,26 @@ def loss_gradient(images: Tensor, logits: Tensor, goal: Goal) -> Tensor:
     Raises:
         ModelError: the logits do not depend on the images by way of differentiable operations.
     """
-    check_differentiable(logits)
-    return torch.autograd.grad(goal.loss(logits).sum(), images)[0]
+    return gradient(images, goal.loss(logits))
 
 
-def check_differentiable(logits: Tensor) -> None:
-    """Refuse logits that do not depend on images by way of differentiable operations."""
-    if not logits.requires_grad:
+def gradient(images: Tensor, values: Tensor, *, keep_graph: bool = False) -> Tensor:
+    """Gradient of the sum of ``values``, which come from a model's logits, with respect to the images: (N, ...).
+
+    Args:
+        images: the tensor that the model saw, with ``requires_grad`` set.
+        values: any shape.
+        keep_graph: whether another gradient of the same logits will follow.
+
+    Raises:
+        ModelError: the logits do not depend on the images by way of differentiable operations.
+    """
+    found = None
+    if values.requires_grad:
+        (found,) = torch.autograd.grad(values.sum(), images, retain_graph=keep_graph, allow_unused=True)
+    if found is None:
         raise ModelError(
             "no gradient flows from the model's logits back to its images: somewhere inside it detaches, rounds "
             "to integers or leaves torch; use a black-box attack, or give the attack a differentiable surrogate"
         )
+    return found

@@ -77,10 +77,10 @@ class MIFGSM(Attack):
 
     def _accumulated(self, rows: _Momentum, gradient: Tensor) -> Tensor:
         if self.accumulate == "sign":
-            gradient = gradient.sign()
+            gradient = Linf.steepest(gradient)
         size = gradient.flatten(1).abs().mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
         rows.momentum = rows.momentum * self.decay + gradient / column(size, gradient)
-        return rows.momentum.sign()
+        return Linf.steepest(rows.momentum)
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,10 +113,10 @@ def project(x: Tensor, originals: Tensor, eps: float | Tensor, bounds: tuple[flo
 
     ends = torch.cat([magnitudes, (magnitudes - room).clamp_min(0), torch.zeros_like(eps)], 1)
     knots, which = ends.sort(dim=1, descending=True, stable=True)
-    slopes = torch.where(which < y.shape[1], 1.0, -1.0).to(y.dtype).cumsum(1)[:, :-1].clamp_min(1)
+    slopes = torch.where(which < y.shape[1], 1.0, -1.0).to(y.dtype).cumsum(1)[:, :-1]
     sums = (slopes * -knots.diff(dim=1)).cumsum(1)  # s at the second knot and those after it
     last = (sums < eps).sum(1, keepdim=True).clamp_max(sums.shape[1] - 1)
-    slope, threshold = slopes.gather(1, last), knots.gather(1, last + 1)
+    slope, threshold = slopes.gather(1, last).clamp_min(1), knots.gather(1, last + 1)
     excess = sums.gather(1, last) - eps
     for _ in range(2):  # the second time for what the running sum has rounded off
         threshold = (threshold + excess / slope).clamp_min(0)
