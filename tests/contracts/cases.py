@@ -32,6 +32,7 @@ class Case:
         per_row: hyperparameters that may be tensors of shape (N,).
         bad: hyperparameters out of their range, each with words that the error must have.
         fools: the least share of easy images that it must fool.
+        one_way: only raises features, or only lowers them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Case:
     per_row: tuple[str, ...] = ()
     bad: tuple[tuple[Mapping[str, Any], str], ...] = ()
     fools: float = 1.0
+    one_way: bool = False
 
     @property
     def needs_gradient(self) -> bool:
@@ -90,6 +92,7 @@ BAD_QUERIES = (
     ({"max_queries": 0}, "max_queries must be at least 1, got 0"),
     ({"max_queries": 10.5}, "max_queries must be an integer, got 10.5"),
 )
+L1 = {"eps": 12.0, "alpha": 3.0, "steps": 8, "quantile": 0.9}
 LINF = {"eps": 0.1, "alpha": 0.05, "steps": 4}
 L2 = {"eps": 2.0, "alpha": 1.0, "steps": 4, "norm": "l2"}
 
@@ -145,6 +148,7 @@ CASES = [
         {"gamma": 1.0},
         kind="minimal",
         norm="l0",
+        one_way=True,
         bad=(
             ({"theta": 0}, "theta must be positive, to raise features, or negative, to lower them; got 0"),
             ({"theta": float("inf")}, "theta must be finite, got inf"),
@@ -152,13 +156,13 @@ CASES = [
             ({"gamma": 1.1}, "gamma must be greater than 0 and at most 1, got 1.1"),
         ),
     ),
-    Case("JSMA-down", advkit.JSMA, {"theta": -0.3, "gamma": 1.0}, kind="minimal", norm="l0"),
+    Case("JSMA-down", advkit.JSMA, {"theta": -0.3, "gamma": 1.0}, kind="minimal", norm="l0", one_way=True),
     Case(
         "SparseL1Descent",
         advkit.SparseL1Descent,
-        {"eps": 4.0, "steps": 6, "quantile": 0.9},
+        L1,
         norm="l1",
-        budget=4.0,
+        budget=12.0,
         per_row=("eps", "alpha"),
         bad=(
             *BAD_EPS,
@@ -170,9 +174,9 @@ CASES = [
     Case(
         "SparseL1Descent-random",
         advkit.SparseL1Descent,
-        {"eps": 4.0, "steps": 6, "quantile": 0.9, "random_start": True, "early_stop": True},
+        {**L1, "random_start": True, "early_stop": True},
         norm="l1",
-        budget=4.0,
+        budget=12.0,
         deterministic=False,
         per_row=("eps",),
     ),
@@ -181,6 +185,7 @@ CASES = [
         advkit.PixelSwap,
         kind="black-box",
         norm="l0",
+        fools=0.5,
         bad=(
             ({"max_swaps": 0}, "max_swaps must be at least 1, got 0"),
             ({"max_swaps": 1.5}, "max_swaps must be an integer, got 1.5"),

@@ -14,31 +14,34 @@ from advkit.attack import AdversarialResult, Attack
 from advkit.goals import Goal
 from advkit.model import Model
 
-__all__ = ["BlackBox", "Oracle", "as_pixels", "height", "overwrite"]
+__all__ = ["BlackBox", "Oracle", "as_pixels", "overwrite"]
 
 
 class Oracle:
-    """The model as a black box: candidates in, logits out, and each forward charged to the image it is for.
+    """The model as a black box: candidates in, heights out, and each forward charged to the image it is for.
+
+    The height of a candidate is the goal's loss, which an attack climbs, and infinite where the goal is reached.
 
     Args:
         model: pixels to logits.
         images: (N, ...), the batch.
-        limit: how many forwards may be spent on an image; None for as many as it takes.
+        goal: of the N images.
+        limit: how many forwards may be spent on an image.
 
     Attributes:
         queries: int64 (N,), the forwards spent on each image so far.
-        limit: the limit, or a number that is never reached.
     """
 
-    def __init__(self, model: Model, images: Tensor, limit: int | None) -> None:
-        self.queries = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        self.limit = sys.maxsize if limit is None else limit
+    def __init__(self, model: Model, images: Tensor, goal: Goal, limit: int) -> None:
+        self.limit = limit
+        self.queries = torch.zeros_like(goal.classes)
         self._model = model
+        self._goal = goal
         # A CPU is at its best with small batches, whose activations stay in its caches.
         self._rows = 64 if images.device.type == "cpu" else max(64, min(1024, 2**22 // images[0].numel()))
 
     def __call__(self, candidates: Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
-        """Logits (m, K) of m candidates, which are made and asked about a full batch at a time.
+        """The heights (m,) of m candidates, which are made and asked about a full batch at a time.
 
         Args:
             candidates: makes some of them, (b, ...), from their ``index`` (b,) and ``parameters`` (b, ...).
@@ -47,7 +50,9 @@ class Oracle:
         """
         self.queries.index_add_(0, index, torch.ones_like(index))
         batches = zip(*(torch.split(rows, self._rows) for rows in (index, *parameters)), strict=True)
-        return torch.cat([self._model(candidates(*batch)) for batch in batches])
+        logits = torch.cat([self._model(candidates(*batch)) for batch in batches])
+        goal = self._goal.rows(index)
+        return goal.loss(logits).where(~goal.success(logits), torch.inf)
 
     def width(self, images: int, tried: int) -> int:
         """How many candidates to try at once for each of so many images, when some were tried in vain already.
@@ -77,8 +82,17 @@ class BlackBox(Attack):
             check_number("max_queries", self.max_queries, at_least=1, integer=True)
 
     @abstractmethod
-    def _search(self, ask: Oracle, images: Tensor, goal: Goal) -> Tensor:
-        """The attack itself, as `_perturb`, which asks the oracle alone. An image that it fails on stays as it is."""
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
+        """The attack itself, on images that do not fool yet. It asks the oracle alone.
+
+        Args:
+            ask: the model, and how many forwards it may be asked for each image.
+            images: (N, ...), N at least 1.
+            heights: (N,), those of the images themselves.
+
+        Returns:
+            (N, ...), new images that fool; an image that the attack fails on is returned as it is.
+        """
 
     def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
         """Attack a batch as `__call__` does, and ask the model about the outcome.
@@ -91,11 +105,18 @@ class BlackBox(Attack):
         return replace(result, queries=torch.cat([nothing, *(queries.to(nothing.device) for queries in ledger)]))
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        ask = Oracle(self.model, images, self.max_queries)
+        limit = sys.maxsize if self.max_queries is None else self.max_queries
         with torch.no_grad():
-            found = self._search(ask, images, goal)
+            first = Oracle(self.model, images, goal, limit)
+            heights = first(lambda index: images[index], torch.arange(len(images), device=images.device))
+            queries, found = first.queries, images.clone()
+            rows = (heights < torch.inf).nonzero().squeeze(1)
+            if len(rows) and limit > 1:
+                ask = Oracle(self.model, images[rows], goal.rows(rows), limit - 1)
+                found[rows] = self._search(ask, images[rows], heights[rows])
+                queries[rows] += ask.queries
         if self._ledger is not None:
-            self._ledger.append(ask.queries)
+            self._ledger.append(queries)
         return found
 
 
@@ -113,8 +134,3 @@ def overwrite(pixels: Tensor, places: Tensor, values: Tensor) -> Tensor:
     slots = torch.arange(1, places.shape[1] + 1, device=places.device).expand_as(places)
     last = places.new_zeros(len(places), count + 1).scatter_reduce(1, places, slots, "amax")[:, None, :count]
     return torch.where(last > 0, values.gather(2, (last - 1).clamp_min(0).expand_as(pixels)), pixels)
-
-
-def height(goal: Goal, logits: Tensor) -> Tensor:
-    """What the search climbs, from logits (m, K): the goal's loss, and no limit where it is reached. Shape (m,)."""
-    return goal.loss(logits).where(~goal.success(logits), torch.inf)

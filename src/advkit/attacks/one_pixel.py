@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advkit._engine.blackbox import BlackBox, Oracle, as_pixels, height, overwrite
+from advkit._engine.blackbox import BlackBox, Oracle, as_pixels, overwrite
 from advkit._engine.checks import check_number
 from advkit._engine.random import normal_like, uniform_like
-from advkit.goals import Goal
 
 __all__ = ["OnePixel"]
 
@@ -53,25 +52,22 @@ class OnePixel(BlackBox):
         check_number("steps", self.steps, at_least=0, integer=True)
         check_number("popsize", self.popsize, at_least=3, integer=True)
 
-    def _search(self, ask: Oracle, images: Tensor, goal: Goal) -> Tensor:
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         originals = as_pixels(images)
         answers = images.clone()
 
         def painted(index: Tensor, genes: Tensor) -> Tensor:
             return overwrite(originals[index], *self._phenotype(genes, images)).view(-1, *images.shape[1:])
 
-        rows = torch.arange(len(images), device=images.device)
-        rows = rows[~goal.success(ask(lambda index: images[index], rows))]
-        population = children = self._first(rows, images)
+        rows, left = torch.arange(len(images), device=images.device), ask.limit
+        population = children = self._first(images)
         fitness = population.new_full(population.shape[:2], -torch.inf)
-        left = ask.limit - 1
         for _ in range(self.steps + 1):
             count = min(self.popsize, left)
             if not len(rows) or not count:
                 break
             children = children[:, :count]
-            index = rows.repeat_interleave(count)
-            heights = height(goal.rows(index), ask(painted, index, children.flatten(0, 1))).view(-1, count)
+            heights = ask(painted, rows.repeat_interleave(count), children.flatten(0, 1)).view(-1, count)
             left -= count
 
             top, which = heights.max(1)
@@ -85,10 +81,10 @@ class OnePixel(BlackBox):
             children = self._children(population)
         return answers
 
-    def _first(self, rows: Tensor, images: Tensor) -> Tensor:
-        """The first genes, all of them in [0, 1]: (n, popsize, pixels, places + channels)."""
+    def _first(self, images: Tensor) -> Tensor:
+        """The first genes, all of them in [0, 1]: (N, popsize, pixels, places + channels)."""
         places, channels = max(1, images.ndim - 2), 1 if images.ndim == 2 else images.shape[1]
-        shape = (len(rows), self.popsize, self.pixels)
+        shape = (len(images), self.popsize, self.pixels)
         where = uniform_like(images.new_empty(*shape, places), self.generator)
         colours = normal_like(images.new_empty(*shape, channels), self.generator) / 2 + 0.5
         return torch.cat([where, colours.clamp(0, 1)], 3)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from advkit._engine.blackbox import BlackBox, Oracle, as_pixels
 from advkit._engine.checks import check_number
-from advkit.goals import Goal
 
 __all__ = ["PixelSwap"]
+
+_NEVER = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,37 +44,35 @@ class PixelSwap(BlackBox):
         if self.max_swaps is not None:
             check_number("max_swaps", self.max_swaps, at_least=1, integer=True)
 
-    def _search(self, ask: Oracle, images: Tensor, goal: Goal) -> Tensor:
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         pixels = as_pixels(images)
         turn, swapped, pairs = _mapping(pixels)
-        most = min(ask.limit - 1, pixels.shape[2] if self.max_swaps is None else self.max_swaps)
-        last = pairs.clamp_max(most)  # int64 (N,), the most swaps to try
+        most = pairs.clamp_max(ask.limit if self.max_swaps is None else min(ask.limit, self.max_swaps))
 
-        def after(rows: Tensor, swaps: Tensor) -> Tensor:
-            candidates = torch.where(turn[rows] < swaps.view(-1, 1, 1), swapped[rows], pixels[rows])
+        def after(index: Tensor, swaps: Tensor) -> Tensor:
+            candidates = torch.where(turn[index] < swaps.view(-1, 1, 1), swapped[index], pixels[index])
             return candidates.view(-1, *images.shape[1:])
 
-        never = pixels.shape[2]
-        fewest = torch.full_like(pairs, never)
-        rows, tried = torch.arange(len(images), device=images.device), 0
-        while len(rows):
+        every = torch.arange(len(images), device=images.device)
+        fewest = torch.full_like(pairs, _NEVER)
+        tried = 0
+        while len(rows := every[(fewest == _NEVER) & (most > tried)]):
             width = ask.width(len(rows), tried)
             index = rows.repeat_interleave(width)
-            swaps = torch.arange(tried, tried + width, device=images.device).repeat(len(rows))
-            within = swaps <= last[index]
-            index, swaps = index[within], swaps[within]
-            fooling = torch.where(goal.rows(index).success(ask(after, index, swaps)), swaps, never)
+            swaps = torch.arange(tried + 1, tried + width + 1, device=images.device).repeat(len(rows))
+            allowed = swaps <= most[index]
+            index, swaps = index[allowed], swaps[allowed]
+            fooling = swaps.where(ask(after, index, swaps) == torch.inf, _NEVER)
             fewest.scatter_reduce_(0, index, fooling, "amin")
             tried += width
-            rows = rows[(fewest[rows] == never) & (last[rows] >= tried)]
-        return after(torch.arange(len(images), device=images.device), fewest.where(fewest < never, 0))
+        return after(every, fewest.where(fewest < _NEVER, 0))
 
 
 def _mapping(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Which pixels change places, and when, from pixels (N, C, P).
 
     Returns:
-        When it is each pixel's turn, from 0 on, or P for never, int64 (N, 1, P); the pixels after all swaps,
+        When it is each pixel's turn, from 0 on, or never, int64 (N, 1, P); the pixels after all swaps,
         (N, C, P); and how many swaps that makes, int64 (N,).
     """
     count = pixels.shape[2]
@@ -83,6 +82,6 @@ def _mapping(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     partner = partner.scatter(1, dark, light).scatter(1, light, dark)
     swapped = pixels.gather(2, partner[:, None].expand_as(pixels))
     differs = (swapped != pixels).any(1).gather(1, dark)
-    turns = torch.where(differs, differs.cumsum(1) - 1, count)
-    turn = torch.full_like(order, count).scatter(1, dark, turns).scatter(1, light, turns)
+    turns = torch.where(differs, differs.cumsum(1) - 1, _NEVER)
+    turn = torch.full_like(order, _NEVER).scatter(1, dark, turns).scatter(1, light, turns)
     return turn[:, None], swapped, differs.sum(1)

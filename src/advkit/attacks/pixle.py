@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advkit._engine.blackbox import BlackBox, Oracle, as_pixels, height, overwrite
+from advkit._engine.blackbox import BlackBox, Oracle, as_pixels, overwrite
 from advkit._engine.checks import check_number
 from advkit._engine.random import uniform_like
 from advkit.errors import InputError
-from advkit.goals import Goal
 
 __all__ = ["Pixle"]
 
@@ -54,10 +53,9 @@ class Pixle(BlackBox):
         check_number("patch[0]", self.patch[0], at_least=1, integer=True)
         check_number("patch[1]", self.patch[1], at_least=self.patch[0], integer=True)
 
-    def _search(self, ask: Oracle, images: Tensor, goal: Goal) -> Tensor:
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         originals = as_pixels(images)
-        best = originals.clone()
-        base = best
+        best = base = originals.clone()
 
         def rearranged(index: Tensor, sources: Tensor, places: Tensor) -> Tensor:
             values = originals[index].gather(2, sources[:, None].expand(-1, originals.shape[1], -1))
@@ -66,10 +64,8 @@ class Pixle(BlackBox):
         def candidates(*parameters: Tensor) -> Tensor:
             return rearranged(*parameters).view(-1, *images.shape[1:])
 
-        rows = torch.arange(len(images), device=images.device)
-        heights = height(goal, ask(lambda index: images[index], rows))
-        rows, tried = rows[heights < torch.inf], 0
-        most = min(ask.limit - 1, self.restarts * self.iterations)
+        rows, tried = torch.arange(len(images), device=images.device), 0
+        most = min(ask.limit, self.restarts * self.iterations)
         while len(rows) and tried < most:
             done = tried % self.iterations
             if not done:
@@ -77,12 +73,12 @@ class Pixle(BlackBox):
             width = min(ask.width(len(rows), tried), self.iterations - done, most - tried)
             index = rows.repeat_interleave(width)
             sources, places = self._patches(index, images)
-            top, which = height(goal.rows(index), ask(candidates, index, sources, places)).view(-1, width).max(1)
+            top, which = ask(candidates, index, sources, places).view(-1, width).max(1)
             better = top > heights[rows]
             winners = (which + torch.arange(0, len(index), width, device=which.device))[better]
             best[rows[better]] = rearranged(index[winners], sources[winners], places[winners])
             heights[rows] = top.maximum(heights[rows])
-            rows = rows[heights[rows] < torch.inf]
+            rows = rows[top < torch.inf]
             tried += width
         return best.where((heights == torch.inf)[:, None, None], originals).view_as(images)
 
