@@ -109,7 +109,8 @@ def project(x: Tensor, originals: Tensor, eps: float | Tensor, bounds: tuple[flo
     y = x.flatten(1) - centre
     magnitudes, room = y.abs(), torch.where(y > 0, high - centre, centre - low)
     eps = torch.as_tensor(eps, dtype=y.dtype, device=y.device).expand(len(y))[:, None]
-    eps = eps * (1 - 8 * torch.finfo(y.dtype).eps)  # so that what adding the centre rounds off stays in the ball
+    unit = torch.finfo(y.dtype).eps
+    eps = eps * (1 - 8 * unit)  # room for what a sum over the features rounds off
 
     ends = torch.cat([magnitudes, (magnitudes - room).clamp_min(0), torch.zeros_like(eps)], 1)
     knots, which = ends.sort(dim=1, descending=True, stable=True)
@@ -122,4 +123,7 @@ def project(x: Tensor, originals: Tensor, eps: float | Tensor, bounds: tuple[flo
         threshold = (threshold + excess / slope).clamp_min(0)
         moved = (magnitudes - threshold).clamp_min(0).minimum(room)
         excess = moved.sum(1, keepdim=True) - eps
-    return (centre + moved.copysign(y)).clamp(low, high).view_as(x)
+    found = centre + moved.copysign(y)
+    too_far = (found - centre).abs() > moved  # rounded outwards: over many features that would leave the ball
+    inner = found - (found.abs() * unit).copysign(y)
+    return torch.where(too_far, inner, found).clamp(low, high).view_as(x)
