@@ -134,22 +134,17 @@ class _Linf(Norm):
         return perturbations.clamp(-eps, eps)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        return _sign(gradient)
+        return gradient.sign()
 
     def sample(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         return 2 * uniform_like(images, generator) - 1
-
-
-def _sign(gradient: Tensor) -> Tensor:
-    """The sign of each entry, and NaN for NaN: torch's 0 would pass off a broken gradient as a flat one."""
-    return gradient.sign().where(~gradient.isnan(), gradient)
 
 
 def _largest(gradient: Tensor) -> Tensor:
     """The sign of each image's largest entry, and 0 elsewhere."""
     flat = gradient.flatten(1)
     where = flat.abs().argmax(1, keepdim=True)
-    return torch.zeros_like(flat).scatter(1, where, _sign(flat.gather(1, where))).view_as(gradient)
+    return torch.zeros_like(flat).scatter(1, where, flat.gather(1, where).sign()).view_as(gradient)
 
 
 L0, L1, L2, Linf = _L0(), _L1(), _L2(), _Linf()

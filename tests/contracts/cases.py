@@ -222,4 +222,20 @@ CASES = [
             *BAD_QUERIES,
         ),
     ),
+    Case(
+        "DeepFool",
+        advkit.DeepFool,
+        {"steps": 20},
+        kind="minimal",
+        norm="l2",
+        bad=(
+            *BAD_STEPS,
+            ({"overshoot": -0.1}, "overshoot must be at least 0, got -0.1"),
+            ({"overshoot": float("nan")}, "overshoot must be at least 0, got nan"),
+            ({"candidates": 1}, "candidates must be at least 2, got 1"),
+            ({"candidates": 2.0}, "candidates must be an integer, got 2.0"),
+            ({"norm": "l1"}, "norm must be one of L2, Linf; got L1"),
+        ),
+    ),
+    Case("DeepFool-Linf", advkit.DeepFool, {"steps": 20, "norm": "linf"}, kind="minimal"),
 ]

@@ -255,7 +255,7 @@ def test_autocast(case: Case) -> None:
 
 
 @each()
-@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8], ids=str)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.uint16], ids=str)
 def test_labels_of_any_integer_dtype(case: Case, dtype: torch.dtype) -> None:
     model = conv_net()
     images = draw(3, *IMAGE)

@@ -7,17 +7,18 @@ from torch import Tensor
 
 from advkit.errors import InputError, ModelError
 from advkit.goals import Goal
-from advkit.model import Model, placement
+from advkit.model import Model, attacking, placement
 
-__all__ = ["Classifier", "gradient", "loss_gradient"]
+__all__ = ["Classifier", "answer", "image_gradient", "loss_gradient", "own", "workplace"]
 
 
 class Classifier:
     """Pixels in the dtype of the work in, logits in float32 or better out, and the model's mistakes named.
 
     The number of classes is known once the model has answered, so that is when labels are held against it.
-    Whether a logit is NaN is asked of the first answer; later ones only note it on the device, for `verify`:
-    asking would make a GPU wait in every step. An answer to NaN pixels is not the model's mistake.
+    Whether a logit is NaN is asked of the first answer. Later ones, and every gradient that comes back to the
+    images, only note it on the device for `verify`: asking would make a GPU wait in every step. It matters that
+    gradients are watched: torch's sign of NaN is 0, which would pass a broken gradient off as a flat one.
 
     Args:
         model: the model under attack.
@@ -28,7 +29,8 @@ class Classifier:
         self.model = model
         self.classes = classes
         self.dtype = placement(model)[1]
-        self._has_nan: Tensor | None = None
+        self._nan_logits: Tensor | None = None
+        self._nan_gradient: Tensor | None = None  # where the logits were none
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...)."""
@@ -46,13 +48,17 @@ class Classifier:
         if not output.is_floating_point():
             raise ModelError(f"the model returned {output.dtype}, and attacks need floating logits")
         logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
-        has_nan = logits.detach().isnan().any() & ~images.detach().isnan().any()
-        if self._has_nan is None:
-            self._has_nan = has_nan
+        is_first = self._nan_logits is None
+        self._nan_logits = _either(self._nan_logits, logits.detach().isnan().any())
+        if is_first:
             self._check_first(logits.shape[1])
-        else:
-            self._has_nan = self._has_nan | has_nan
+        if images.requires_grad:
+            images.register_hook(self._watch)
         return logits
+
+    def _watch(self, gradient: Tensor) -> None:
+        assert self._nan_logits is not None
+        self._nan_gradient = _either(self._nan_gradient, gradient.detach().isnan().any() & ~self._nan_logits)
 
     def _check_first(self, count: int) -> None:
         self.verify()
@@ -64,9 +70,18 @@ class Classifier:
                 )
 
     def verify(self) -> None:
-        """Raise if any answer so far had a NaN in it."""
-        if self._has_nan is not None and bool(self._has_nan):
+        """Raise if any answer so far, or any gradient that came back from it, had a NaN in it."""
+        if self._nan_gradient is not None and bool(self._nan_gradient):
+            raise ModelError(
+                "the gradient of the model's logits with respect to its images is NaN; look for a square root, a "
+                "division or a logarithm of zero in the model"
+            )
+        if self._nan_logits is not None and bool(self._nan_logits):
             raise ModelError("the model returned NaN logits; check its weights, and its inputs' normalisation")
+
+
+def _either(before: Tensor | None, now: Tensor) -> Tensor:
+    return now if before is None else before | now
 
 
 def loss_gradient(images: Tensor, logits: Tensor, goal: Goal) -> Tensor:
@@ -82,26 +97,51 @@ def loss_gradient(images: Tensor, logits: Tensor, goal: Goal) -> Tensor:
     Raises:
         ModelError: the logits do not depend on the images by way of differentiable operations.
     """
-    return gradient(images, goal.loss(logits))
+    return image_gradient(goal.loss(logits), images)
 
 
-def gradient(images: Tensor, values: Tensor, *, keep_graph: bool = False) -> Tensor:
-    """Gradient of the sum of ``values``, which come from a model's logits, with respect to the images: (N, ...).
+def image_gradient(values: Tensor, images: Tensor, *, keep_graph: bool = False) -> Tensor:
+    """Gradient of values (n,), each of its own image, with respect to the images: (n, ...).
 
     Args:
+        values: computed from the model's answer, one a row.
         images: the tensor that the model saw, with ``requires_grad`` set.
-        values: any shape.
-        keep_graph: whether another gradient of the same logits will follow.
+        keep_graph: whether there is another gradient to come from the same answer.
 
     Raises:
-        ModelError: the logits do not depend on the images by way of differentiable operations.
+        ModelError: the values do not depend on the images by way of differentiable operations.
     """
-    found = None
+    gradient = None
     if values.requires_grad:
-        (found,) = torch.autograd.grad(values.sum(), images, retain_graph=keep_graph, allow_unused=True)
-    if found is None:
+        (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=keep_graph, allow_unused=True)
+    if gradient is None:
         raise ModelError(
             "no gradient flows from the model's logits back to its images: somewhere inside it detaches, rounds "
             "to integers or leaves torch; use a black-box attack, or give the attack a differentiable surrogate"
         )
-    return found
+    return gradient
+
+
+def answer(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = None) -> Tensor:
+    """What the model says of images (N, ...), N at least 1: logits (N, K), on the images' device, no gradient.
+
+    The model is asked in the state in which it is attacked, and is afterwards as it was.
+
+    Args:
+        model: the model.
+        images: floating, on any device; they travel to the model.
+        classes: class indices to hold against the number of logits, by name; see `Classifier`.
+    """
+    with attacking(model), torch.no_grad():
+        return Classifier(model, classes or {})(own(images, *workplace(model, images))).to(images.device)
+
+
+def workplace(model: Model, images: Tensor) -> tuple[torch.device, torch.dtype]:
+    """Where the work on these images is done, and in what precision: the model's, and never below float32."""
+    device, dtype = placement(model)
+    return device or images.device, torch.promote_types(dtype or images.dtype, torch.float32)
+
+
+def own(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy to work on: a plain tensor where and in what it is needed, and never an inference tensor."""
+    return tensor.detach().as_subclass(Tensor).to(device, dtype, copy=True)

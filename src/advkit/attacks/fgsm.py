@@ -8,7 +8,7 @@ from advkit._engine.checks import check_per_row
 from advkit._engine.classifier import loss_gradient
 from advkit.attack import Attack
 from advkit.goals import Goal
-from advkit.norms import Linf, column
+from advkit.norms import column
 
 __all__ = ["FGSM"]
 
@@ -41,4 +41,4 @@ class FGSM(Attack):
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         x = images.detach().requires_grad_()
         gradient = loss_gradient(x, self.model(x), goal)
-        return images + column(self.eps, images) * Linf.steepest(gradient)
+        return images + column(self.eps, images) * gradient.sign()

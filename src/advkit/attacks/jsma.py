@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advkit._engine.checks import check_number
-from advkit._engine.classifier import gradient
+from advkit._engine.classifier import image_gradient
 from advkit._engine.rows import Rows
 from advkit._engine.skyline import best_pair
 from advkit.attack import Attack
@@ -70,8 +70,8 @@ class JSMA(Attack):
                 rows.target = logits.scatter(1, goal.classes[:, None], -torch.inf).argmax(1)
             if not rows.close(rows.goal.success(logits)):
                 break
-            raised = gradient(x, logits.gather(1, rows.target[:, None]), keep_graph=True)
-            total = gradient(x, logits)
+            raised = image_gradient(logits.gather(1, rows.target[:, None]), x, keep_graph=True)
+            total = image_gradient(logits, x)
             del x, logits  # and with them the graph, before the search makes tensors of its own
             raised, others = rows.compact(raised, total - raised)
             if not self._move(rows, raised, others, most):

@@ -77,10 +77,10 @@ class MIFGSM(Attack):
 
     def _accumulated(self, rows: _Momentum, gradient: Tensor) -> Tensor:
         if self.accumulate == "sign":
-            gradient = Linf.steepest(gradient)
+            gradient = gradient.sign()
         size = gradient.flatten(1).abs().mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
         rows.momentum = rows.momentum * self.decay + gradient / column(size, gradient)
-        return Linf.steepest(rows.momentum)
+        return rows.momentum.sign()
 
 
 @dataclass(frozen=True, eq=False)

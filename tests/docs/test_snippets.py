@@ -1,0 +1,69 @@
+"""What the README and the docs say still holds: their Python runs, and their tables name every attack."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import advkit
+
+ROOT = Path(__file__).parents[2]
+PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]}
+BLOCK = re.compile(r"^(?P<skip><!-- not run: .+ -->\n)?```python *\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+WITH_CODE = [name for name, path in PAGES.items() if BLOCK.search(path.read_text(encoding="utf-8"))]
+
+
+def blocks(name: str) -> list[str]:
+    """The code of a page that is to be run, each piece moved down to its own line of the page."""
+    text = PAGES[name].read_text(encoding="utf-8")
+    found = [match for match in BLOCK.finditer(text) if not match["skip"]]
+    return ["\n" * text.count("\n", 0, match.start("code")) + match["code"] for match in found]
+
+
+def readers_own() -> dict[str, object]:
+    """What the pages take for granted: a network that wants normalised inputs, and data."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(392, 10)
+        )
+    images = torch.rand(12, 3, 16, 16, generator=generator)
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    model = advkit.Normalized(net, mean, std).eval()
+    labels = model(images).argmax(1)
+    return {
+        "net": net,
+        "mean": mean,
+        "std": std,
+        "model": model,
+        "images": images,
+        "labels": labels,
+        "targets": (labels + 1) % 10,
+        "loader": DataLoader(TensorDataset(images, labels), batch_size=8),
+    }
+
+
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_the_code_of_a_page_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where a page that saves something may leave it
+    page = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", page)  # dataclasses look their module up
+    vars(page).update(readers_own())
+    code = blocks(name)
+    assert code
+    for block in code:
+        exec(compile(block, PAGES[name], "exec"), vars(page))
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/choosing.md"])
+def test_the_table_of_attacks_names_each_attack_and_no_other(name: str) -> None:
+    text = re.sub(r"<!--.*?-->", "", PAGES[name].read_text(encoding="utf-8"), flags=re.DOTALL)
+    table = next(part for part in re.split(r"\n\s*\n", text) if part.startswith("| Attack |"))
+    listed = re.findall(r"^\| \[?`(\w+)`", table, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(advkit.attacks.__all__)
