@@ -2,7 +2,7 @@
 
 from advkit import attacks, data, errors, evaluation, goals, losses, norms, transforms
 from advkit.attack import AdversarialResult, Attack
-from advkit.attacks import FGSM, IFGSM, MIFGSM, PGD, DeepFool
+from advkit.attacks import FGSM, IFGSM, JSMA, MIFGSM, PGD, DeepFool, OnePixel, PixelSwap, Pixle, SparseL1Descent
 from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Normalized
@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FGSM",
     "IFGSM",
+    "JSMA",
     "MIFGSM",
     "PGD",
     "AdversarialResult",
@@ -21,7 +22,11 @@ __all__ = [
     "DeepFool",
     "FGSMTransform",
     "Normalized",
+    "OnePixel",
+    "PixelSwap",
+    "Pixle",
     "RobustnessReport",
+    "SparseL1Descent",
     "Targeted",
     "Untargeted",
     "attacks",

@@ -39,6 +39,7 @@ class AdversarialResult:
         success: bool (N,), whether that is what the attack was after: the target where there is one, otherwise
             anything but the label. An image that the model got wrong before the attack counts as a success.
         targets: int64 (N,), or None for an untargeted attack.
+        queries: int64 (N,), how many forwards a black-box attack spent on each image; None for other attacks.
     """
 
     images: Tensor
@@ -47,6 +48,7 @@ class AdversarialResult:
     predictions: Tensor
     success: Tensor
     targets: Tensor | None = None
+    queries: Tensor | None = None
 
     def distance(self, norm: str | Norm = "l2") -> Tensor:
         """How far each image was moved: floating, (N,), in units of pixels.

@@ -32,6 +32,7 @@ class Case:
         per_row: hyperparameters that may be tensors of shape (N,).
         bad: hyperparameters out of their range, each with words that the error must have.
         fools: the least share of easy images that it must fool.
+        one_way: only raises features, or only lowers them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Case:
     per_row: tuple[str, ...] = ()
     bad: tuple[tuple[Mapping[str, Any], str], ...] = ()
     fools: float = 1.0
+    one_way: bool = False
 
     @property
     def needs_gradient(self) -> bool:
@@ -86,6 +88,11 @@ BAD_ALPHA = (
     ({"alpha": -0.1}, "alpha must be greater than 0"),
     ({"alpha": torch.tensor([-0.1, 0.1])}, "alpha must be at least 0 and finite for every image"),
 )
+BAD_QUERIES = (
+    ({"max_queries": 0}, "max_queries must be at least 1, got 0"),
+    ({"max_queries": 10.5}, "max_queries must be an integer, got 10.5"),
+)
+L1 = {"eps": 12.0, "alpha": 3.0, "steps": 8, "quantile": 0.9}
 LINF = {"eps": 0.1, "alpha": 0.05, "steps": 4}
 L2 = {"eps": 2.0, "alpha": 1.0, "steps": 4, "norm": "l2"}
 
@@ -134,6 +141,86 @@ CASES = [
         norm="l2",
         budget=2.0,
         per_row=("eps", "alpha"),
+    ),
+    Case(
+        "JSMA",
+        advkit.JSMA,
+        {"gamma": 1.0},
+        kind="minimal",
+        norm="l0",
+        one_way=True,
+        bad=(
+            ({"theta": 0}, "theta must be positive, to raise features, or negative, to lower them; got 0"),
+            ({"theta": float("inf")}, "theta must be finite, got inf"),
+            ({"gamma": 0.0}, "gamma must be greater than 0 and at most 1, got 0.0"),
+            ({"gamma": 1.1}, "gamma must be greater than 0 and at most 1, got 1.1"),
+        ),
+    ),
+    Case("JSMA-down", advkit.JSMA, {"theta": -0.3, "gamma": 1.0}, kind="minimal", norm="l0", one_way=True),
+    Case(
+        "SparseL1Descent",
+        advkit.SparseL1Descent,
+        L1,
+        norm="l1",
+        budget=12.0,
+        per_row=("eps", "alpha"),
+        bad=(
+            *BAD_EPS,
+            *BAD_STEPS,
+            *BAD_ALPHA,
+            ({"quantile": 1.1}, "quantile must be at least 0 and at most 1, got 1.1"),
+        ),
+    ),
+    Case(
+        "SparseL1Descent-random",
+        advkit.SparseL1Descent,
+        {**L1, "random_start": True, "early_stop": True},
+        norm="l1",
+        budget=12.0,
+        deterministic=False,
+        per_row=("eps",),
+    ),
+    Case(
+        "PixelSwap",
+        advkit.PixelSwap,
+        kind="black-box",
+        norm="l0",
+        fools=0.5,
+        bad=(
+            ({"max_swaps": 0}, "max_swaps must be at least 1, got 0"),
+            ({"max_swaps": 1.5}, "max_swaps must be an integer, got 1.5"),
+            *BAD_QUERIES,
+        ),
+    ),
+    Case(
+        "OnePixel",
+        advkit.OnePixel,
+        {"pixels": 2, "steps": 4, "popsize": 20},
+        kind="black-box",
+        norm="l0",
+        deterministic=False,
+        bad=(
+            ({"pixels": 0}, "pixels must be at least 1, got 0"),
+            ({"steps": -1}, "steps must be at least 0, got -1"),
+            ({"popsize": 2}, "popsize must be at least 3, got 2"),
+            *BAD_QUERIES,
+        ),
+    ),
+    Case(
+        "Pixle",
+        advkit.Pixle,
+        {"restarts": 3, "iterations": 5, "patch": (1, 4)},
+        kind="black-box",
+        norm="l0",
+        deterministic=False,
+        bad=(
+            ({"restarts": 0}, "restarts must be at least 1, got 0"),
+            ({"iterations": 0}, "iterations must be at least 1, got 0"),
+            ({"patch": 3}, "patch must be a pair, the smallest and the largest side; got 3"),
+            ({"patch": (0, 2)}, "patch[0] must be at least 1, got 0"),
+            ({"patch": (3, 2)}, "patch[1] must be at least 3, got 2"),
+            *BAD_QUERIES,
+        ),
     ),
     Case(
         "DeepFool",
