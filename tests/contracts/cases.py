@@ -6,13 +6,14 @@ To put a new attack under the whole suite, add one `Case` to `CASES`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 
 import advkit
 from advkit import Attack
+from advkit.attack import Kind
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,6 @@ class Case:
         name: shown in the test's id.
         attack: its class.
         settings: keyword arguments that keep it quick on images of 8x8.
-        kind: "budget" stays within `budget` and gives its best try; "minimal" and "black-box" look for a small
-            change and give the image back unchanged where they find none. "black-box" never asks for a gradient.
         norm: the one that the budget, or the search, is about.
         budget: the radius of the ball, for the kind "budget".
         deterministic: draws no random numbers. The others are given a seeded generator.
@@ -38,7 +37,6 @@ class Case:
     name: str
     attack: type[Attack]
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    kind: Literal["budget", "minimal", "black-box"] = "budget"
     norm: str = "linf"
     budget: float | None = None
     deterministic: bool = True
@@ -47,6 +45,10 @@ class Case:
     bad: tuple[tuple[Mapping[str, Any], str], ...] = ()
     fools: float = 1.0
     one_way: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        return self.attack.kind
 
     @property
     def needs_gradient(self) -> bool:
@@ -146,7 +148,6 @@ CASES = [
         "JSMA",
         advkit.JSMA,
         {"gamma": 1.0},
-        kind="minimal",
         norm="l0",
         one_way=True,
         bad=(
@@ -156,7 +157,7 @@ CASES = [
             ({"gamma": 1.1}, "gamma must be greater than 0 and at most 1, got 1.1"),
         ),
     ),
-    Case("JSMA-down", advkit.JSMA, {"theta": -0.3, "gamma": 1.0}, kind="minimal", norm="l0", one_way=True),
+    Case("JSMA-down", advkit.JSMA, {"theta": -0.3, "gamma": 1.0}, norm="l0", one_way=True),
     Case(
         "SparseL1Descent",
         advkit.SparseL1Descent,
@@ -183,7 +184,6 @@ CASES = [
     Case(
         "PixelSwap",
         advkit.PixelSwap,
-        kind="black-box",
         norm="l0",
         fools=0.5,
         bad=(
@@ -196,7 +196,6 @@ CASES = [
         "OnePixel",
         advkit.OnePixel,
         {"pixels": 2, "steps": 4, "popsize": 20},
-        kind="black-box",
         norm="l0",
         deterministic=False,
         bad=(
@@ -210,7 +209,6 @@ CASES = [
         "Pixle",
         advkit.Pixle,
         {"restarts": 3, "iterations": 5, "patch": (1, 4)},
-        kind="black-box",
         norm="l0",
         deterministic=False,
         bad=(
@@ -226,7 +224,6 @@ CASES = [
         "DeepFool",
         advkit.DeepFool,
         {"steps": 20},
-        kind="minimal",
         norm="l2",
         bad=(
             *BAD_STEPS,
@@ -237,5 +234,9 @@ CASES = [
             ({"norm": "l1"}, "norm must be one of L2, Linf; got L1"),
         ),
     ),
-    Case("DeepFool-Linf", advkit.DeepFool, {"steps": 20, "norm": "linf"}, kind="minimal"),
+    Case(
+        "DeepFool-Linf",
+        advkit.DeepFool,
+        {"steps": 20, "norm": "linf"},
+    ),
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advkit._engine.checks import check_number
-from advkit.attack import AdversarialResult, Attack
+from advkit.attack import AdversarialResult, Attack, Kind
 from advkit.goals import Goal
 from advkit.model import Model
 
@@ -70,6 +70,8 @@ class BlackBox(Attack):
     Args:
         max_queries: how many forwards may be spent on an image, at least 1; None for as many as the attack wants.
     """
+
+    kind: ClassVar[Kind] = "black-box"
 
     _: KW_ONLY
     max_queries: int | None = None

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from advkit._engine.checks import check_number
 from advkit._engine.classifier import image_gradient
 from advkit._engine.rows import Rows
 from advkit._engine.skyline import best_pair
-from advkit.attack import Attack
+from advkit.attack import Attack, Kind
 from advkit.errors import InputError
 from advkit.goals import Goal, Untargeted
 
@@ -49,6 +50,8 @@ class JSMA(Attack):
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
     """
+
+    kind: ClassVar[Kind] = "minimal"
 
     theta: float = 1.0
     gamma: float = 0.1
