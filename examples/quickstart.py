@@ -142,7 +142,7 @@ def main() -> None:
     elif options.dataset:
         training, test = from_torchvision(options.dataset, options.download)
     else:
-        training, test = TensorDataset(*draw(4000)), TensorDataset(*draw(1000))
+        training, test = TensorDataset(*draw(3000)), TensorDataset(*draw(1000))
         names = list(SHAPES)
 
     # Attacks work on pixels in [0, 1], so the normalisation goes inside the model.

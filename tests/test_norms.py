@@ -115,12 +115,8 @@ def test_steepest_step_is_the_best_of_norm_one(norm: Norm, seed: int, size: floa
 
 
 @pytest.mark.parametrize("norm", ALL, ids=repr)
-def test_steepest_step_of_nothing_and_of_nan(norm: Norm) -> None:
-    gradient = torch.zeros(2, 3)
-    assert norm.steepest(gradient).equal(torch.zeros(2, 3))
-    gradient[1, 1] = torch.nan
-    assert norm.steepest(gradient)[0].equal(torch.zeros(3))
-    assert norm.steepest(gradient)[1].isnan().any(), "a gradient that is NaN is no flat one"
+def test_steepest_step_of_nothing(norm: Norm) -> None:
+    assert norm.steepest(torch.zeros(2, 3)).equal(torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("norm", CONVEX, ids=repr)

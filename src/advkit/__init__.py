@@ -1,11 +1,25 @@
 """Adversarial attacks and defenses for PyTorch image classifiers."""
 
-from advkit import attacks, errors, evaluation, goals, losses, norms
+from advkit import attacks, data, errors, evaluation, goals, losses, norms, transforms
 from advkit.attack import AdversarialResult, Attack
-from advkit.attacks import CW, EAD, FGSM, IFGSM, MIFGSM, PGD
+from advkit.attacks import (
+    CW,
+    EAD,
+    FGSM,
+    IFGSM,
+    JSMA,
+    MIFGSM,
+    PGD,
+    DeepFool,
+    OnePixel,
+    PixelSwap,
+    Pixle,
+    SparseL1Descent,
+)
 from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Normalized
+from advkit.transforms import AttackTransform, FGSMTransform
 
 __version__ = "0.1.0"
 
@@ -14,19 +28,29 @@ __all__ = [
     "EAD",
     "FGSM",
     "IFGSM",
+    "JSMA",
     "MIFGSM",
     "PGD",
     "AdversarialResult",
     "Attack",
+    "AttackTransform",
+    "DeepFool",
+    "FGSMTransform",
     "Normalized",
+    "OnePixel",
+    "PixelSwap",
+    "Pixle",
     "RobustnessReport",
+    "SparseL1Descent",
     "Targeted",
     "Untargeted",
     "attacks",
+    "data",
     "errors",
     "evaluate",
     "evaluation",
     "goals",
     "losses",
     "norms",
+    "transforms",
 ]

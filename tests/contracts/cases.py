@@ -6,13 +6,14 @@ To put a new attack under the whole suite, add one `Case` to `CASES`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 
 import advkit
 from advkit import Attack
+from advkit.attack import Kind
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,6 @@ class Case:
         name: shown in the test's id.
         attack: its class.
         settings: keyword arguments that keep it quick on images of 8x8.
-        kind: "budget" stays within `budget` and gives its best try; "minimal" and "black-box" look for a small
-            change and give the image back unchanged where they find none. "black-box" never asks for a gradient.
         norm: the one that the budget, or the search, is about.
         budget: the radius of the ball, for the kind "budget".
         deterministic: draws no random numbers. The others are given a seeded generator.
@@ -32,12 +31,12 @@ class Case:
         per_row: hyperparameters that may be tensors of shape (N,).
         bad: hyperparameters out of their range, each with words that the error must have.
         fools: the least share of easy images that it must fool.
+        one_way: only raises features, or only lowers them.
     """
 
     name: str
     attack: type[Attack]
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    kind: Literal["budget", "minimal", "black-box"] = "budget"
     norm: str = "linf"
     budget: float | None = None
     deterministic: bool = True
@@ -45,6 +44,11 @@ class Case:
     per_row: tuple[str, ...] = ()
     bad: tuple[tuple[Mapping[str, Any], str], ...] = ()
     fools: float = 1.0
+    one_way: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        return self.attack.kind
 
     @property
     def needs_gradient(self) -> bool:
@@ -86,19 +90,22 @@ BAD_ALPHA = (
     ({"alpha": -0.1}, "alpha must be greater than 0"),
     ({"alpha": torch.tensor([-0.1, 0.1])}, "alpha must be at least 0 and finite for every image"),
 )
+BAD_QUERIES = (
+    ({"max_queries": 0}, "max_queries must be at least 1, got 0"),
+    ({"max_queries": 10.5}, "max_queries must be an integer, got 10.5"),
+)
+L1 = {"eps": 12.0, "alpha": 3.0, "steps": 8, "quantile": 0.9}
 LINF = {"eps": 0.1, "alpha": 0.05, "steps": 4}
 L2 = {"eps": 2.0, "alpha": 1.0, "steps": 4, "norm": "l2"}
-
-CW = {"steps": 12, "binary_search_steps": 3}
-PUBLISHED = {"steps": 12, "binary_search_steps": 3, "lr": 0.05, "initial_c": 1.0, "schedule": "constant"}
-BAD_CW = (
+SEARCH = {"steps": 12, "binary_search_steps": 3}
+PUBLISHED = {**SEARCH, "lr": 0.05, "initial_c": 1.0, "schedule": "constant"}
+BAD_SEARCH = (
     *BAD_STEPS,
     ({"kappa": -1}, "kappa must be at least 0, got -1"),
     ({"initial_c": 0.0}, "initial_c must be greater than 0"),
     ({"initial_c": 1e11}, "initial_c must be greater than 0 and at most 1e+10"),
     ({"binary_search_steps": 0}, "binary_search_steps must be at least 1, got 0"),
     ({"lr": 0.0}, "lr must be greater than 0"),
-    ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant'; got 'linear'"),
 )
 
 
@@ -147,7 +154,120 @@ CASES = [
         budget=2.0,
         per_row=("eps", "alpha"),
     ),
-    Case("CW", advkit.CW, CW, kind="minimal", norm="l2", bad=BAD_CW),
-    Case("CW-kappa", advkit.CW, {**CW, "kappa": 0.05}, kind="minimal", norm="l2"),
-    Case("CW-published", advkit.CW, PUBLISHED, kind="minimal", norm="l2"),
+    Case(
+        "JSMA",
+        advkit.JSMA,
+        {"gamma": 1.0},
+        norm="l0",
+        one_way=True,
+        bad=(
+            ({"theta": 0}, "theta must be positive, to raise features, or negative, to lower them; got 0"),
+            ({"theta": float("inf")}, "theta must be finite, got inf"),
+            ({"gamma": 0.0}, "gamma must be greater than 0 and at most 1, got 0.0"),
+            ({"gamma": 1.1}, "gamma must be greater than 0 and at most 1, got 1.1"),
+        ),
+    ),
+    Case("JSMA-down", advkit.JSMA, {"theta": -0.3, "gamma": 1.0}, norm="l0", one_way=True),
+    Case(
+        "SparseL1Descent",
+        advkit.SparseL1Descent,
+        L1,
+        norm="l1",
+        budget=12.0,
+        per_row=("eps", "alpha"),
+        bad=(
+            *BAD_EPS,
+            *BAD_STEPS,
+            *BAD_ALPHA,
+            ({"quantile": 1.1}, "quantile must be at least 0 and at most 1, got 1.1"),
+        ),
+    ),
+    Case(
+        "SparseL1Descent-random",
+        advkit.SparseL1Descent,
+        {**L1, "random_start": True, "early_stop": True},
+        norm="l1",
+        budget=12.0,
+        deterministic=False,
+        per_row=("eps",),
+    ),
+    Case(
+        "PixelSwap",
+        advkit.PixelSwap,
+        norm="l0",
+        fools=0.5,
+        bad=(
+            ({"max_swaps": 0}, "max_swaps must be at least 1, got 0"),
+            ({"max_swaps": 1.5}, "max_swaps must be an integer, got 1.5"),
+            *BAD_QUERIES,
+        ),
+    ),
+    Case(
+        "OnePixel",
+        advkit.OnePixel,
+        {"pixels": 2, "steps": 4, "popsize": 20},
+        norm="l0",
+        deterministic=False,
+        bad=(
+            ({"pixels": 0}, "pixels must be at least 1, got 0"),
+            ({"steps": -1}, "steps must be at least 0, got -1"),
+            ({"popsize": 2}, "popsize must be at least 3, got 2"),
+            *BAD_QUERIES,
+        ),
+    ),
+    Case(
+        "Pixle",
+        advkit.Pixle,
+        {"restarts": 3, "iterations": 5, "patch": (1, 4)},
+        norm="l0",
+        deterministic=False,
+        bad=(
+            ({"restarts": 0}, "restarts must be at least 1, got 0"),
+            ({"iterations": 0}, "iterations must be at least 1, got 0"),
+            ({"patch": 3}, "patch must be a pair, the smallest and the largest side; got 3"),
+            ({"patch": (0, 2)}, "patch[0] must be at least 1, got 0"),
+            ({"patch": (3, 2)}, "patch[1] must be at least 3, got 2"),
+            *BAD_QUERIES,
+        ),
+    ),
+    Case(
+        "DeepFool",
+        advkit.DeepFool,
+        {"steps": 20},
+        norm="l2",
+        bad=(
+            *BAD_STEPS,
+            ({"overshoot": -0.1}, "overshoot must be at least 0, got -0.1"),
+            ({"overshoot": float("nan")}, "overshoot must be at least 0, got nan"),
+            ({"candidates": 1}, "candidates must be at least 2, got 1"),
+            ({"candidates": 2.0}, "candidates must be an integer, got 2.0"),
+            ({"norm": "l1"}, "norm must be one of L2, Linf; got L1"),
+        ),
+    ),
+    Case(
+        "DeepFool-Linf",
+        advkit.DeepFool,
+        {"steps": 20, "norm": "linf"},
+    ),
+    Case(
+        "CW",
+        advkit.CW,
+        SEARCH,
+        norm="l2",
+        bad=(*BAD_SEARCH, ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant'; got 'linear'")),
+    ),
+    Case("CW-kappa", advkit.CW, {**SEARCH, "kappa": 0.05}, norm="l2"),
+    Case("CW-published", advkit.CW, PUBLISHED, norm="l2"),
+    Case(
+        "EAD",
+        advkit.EAD,
+        SEARCH,
+        norm="l1",
+        bad=(
+            *BAD_SEARCH,
+            ({"beta": -1e-3}, "beta must be at least 0, got -0.001"),
+            ({"decision_rule": "l2"}, "decision_rule must be one of 'l1', 'elastic'; got 'l2'"),
+        ),
+    ),
+    Case("EAD-elastic", advkit.EAD, {**SEARCH, "decision_rule": "elastic"}, norm="l1"),
 ]

@@ -68,7 +68,7 @@ def test_saturated_images_can_move(case: Case, value: float) -> None:
     labels = said_by(model, images)
     result = case.make(model).run(images, labels)
     judge(case, result, images, labels, model=model)
-    if case.needs_gradient:  # what swaps or copies pixels has nothing to swap
+    if case.needs_gradient and not case.one_way:  # what swaps or copies pixels has nothing to swap
         assert result.success.float().mean() >= case.fools
 
 

@@ -22,10 +22,20 @@ def test_later_nan_is_noted_and_told_when_asked() -> None:
         model.verify()
 
 
-def test_an_answer_to_nan_pixels_is_not_the_models_mistake() -> None:
-    model = Classifier(lambda x: x, {})
-    model(torch.zeros(1, 3))
-    model(torch.full((1, 3), torch.nan))
+def test_a_gradient_of_nan_is_noted_and_told_when_asked() -> None:
+    model = Classifier(lambda x: x.sqrt(), {})
+    x = torch.tensor([[-0.0, 1.0, 4.0]], requires_grad=True)
+    values = (model(x) * torch.tensor([0.0, 1.0, 1.0])).sum()  # 0 * inf
+    model.verify()
+    torch.autograd.grad(values, x)
+    with pytest.raises(ModelError, match="the gradient of the model's logits with respect to its images is NaN"):
+        model.verify()
+
+
+def test_large_gradients_of_both_signs_are_no_nan() -> None:
+    model = Classifier(lambda x: 1e38 * x, {})
+    x = torch.ones(1, 4, requires_grad=True)
+    torch.autograd.grad((model(x) * torch.tensor([9.0, -9.0, 9.0, -9.0])).sum(), x)
     model.verify()
 
 

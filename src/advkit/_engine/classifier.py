@@ -58,7 +58,7 @@ class Classifier:
 
     def _watch(self, gradient: Tensor) -> None:
         assert self._nan_logits is not None
-        self._nan_gradient = _either(self._nan_gradient, gradient.detach().sum().isnan() & ~self._nan_logits)
+        self._nan_gradient = _either(self._nan_gradient, gradient.detach().isnan().any() & ~self._nan_logits)
 
     def _check_first(self, count: int) -> None:
         self.verify()

@@ -29,8 +29,6 @@ __all__ = ["LARGEST_C", "Best", "Objective", "dot", "search"]
 LARGEST_C = 1e10
 _CANDIDATES = 9  # classes that are looked at for each image
 _HEADROOM = 4.0  # c over the multiplier of the linearised problem
-_MEMORY = 0.9  # how much of the mean tangent a step keeps
-_OVERSHOOT = 1e-3  # how far behind the boundary to aim, over the margin at the original
 _PROMISING = 1.5  # a class further than this, over the best so far, is not tried
 _LOSING = 1.05  # and one that is further than this on the way is given up
 _LOOK = 5  # steps between looks at which rows may leave: each look makes a GPU wait
@@ -43,6 +41,9 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 class Objective(ABC):
     """What an attack makes small, and how it moves pixels. Changes are x' - x, (n, ...), in units of pixels."""
+
+    memory: float  # how much of the mean tangent a step keeps
+    overshoot: float  # how far behind the boundary to aim, over the margin at the original
 
     @abstractmethod
     def size(self, changes: Tensor) -> Tensor:
@@ -230,10 +231,10 @@ def _descend(model: Model, rows: _Trial, best: Best, *, initial_c: float | None,
         gap, edge = gap.detach(), sliver(logits)
         del x, logits  # and with them the graph, before the step makes tensors of its own
         if not step:
-            rows.aim = (gap * _OVERSHOOT * rows.effort).clamp_min(0)
+            rows.aim = (gap * objective.overshoot * rows.effort).clamp_min(0)
             rows.c = _starting_c(rows, objective, tangent, gap + rows.aim, initial_c)
-        weight = _MEMORY * weight + (1 - _MEMORY)
-        blend = (1 - _MEMORY) / weight
+        weight = objective.memory * weight + (1 - objective.memory)
+        blend = (1 - objective.memory) / weight
         rows.level = torch.lerp(rows.level, gap - dot(tangent, changes), blend)
         rows.slope = torch.lerp(rows.slope, tangent, blend)
         level = rows.level + rows.aim + 2 * edge

@@ -1,7 +1,7 @@
 """The attack of Carlini and Wagner, L2."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from advkit._engine.checks import check_choice, check_number
 from advkit._engine.classifier import image_gradient
 from advkit._engine.rows import Rows
 from advkit._engine.search import LARGEST_C, Best, Objective, dot, search
-from advkit.attack import Attack
+from advkit.attack import Attack, Kind
 from advkit.goals import Goal
 from advkit.norms import L2, column
 
@@ -55,6 +55,8 @@ class CW(Attack):
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
     """
+
+    kind: ClassVar[Kind] = "minimal"
 
     kappa: float = 0.0
     initial_c: float | None = None
@@ -160,6 +162,9 @@ class _SquaredL2(Objective):
     w is never stored. tanh(w + v) = tanh(w) + tanh(v) * (1 - tanh(w)^2) / (1 + tanh(w) * tanh(v)), so a step v is
     taken from the pixels themselves: what does not move stays what it is to the bit.
     """
+
+    memory = 0.9
+    overshoot = 1e-3
 
     def __init__(self, bounds: tuple[float, float]) -> None:
         self.low, self.high = bounds
