@@ -43,6 +43,7 @@ class Objective(ABC):
     """What an attack makes small, and how it moves pixels. Changes are x' - x, (n, ...), in units of pixels."""
 
     memory: float  # how much of the mean tangent a step keeps
+    first: float  # the part of the way to the solution that the first step of a search goes
     overshoot: float  # how far behind the boundary to aim, over the margin at the original
 
     @abstractmethod
@@ -103,7 +104,7 @@ class Best:
 
 
 def sliver(logits: Tensor) -> Tensor:
-    """A margin beyond rounding, (n,): a success must still be one in a batch of another size, which rounds its own way."""
+    """A margin beyond rounding, (n,): a success must still be one in a batch of another size, which rounds otherwise."""
     return 16 * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)
 
 
@@ -134,11 +135,13 @@ class _Trial(Rows):
     level: Tensor = field(init=False)  # (n,), their mean value at the original
     c: Tensor = field(init=False)  # (n,)
     aim: Tensor = field(init=False)  # (n,), the margin to overshoot by
+    reached: Tensor = field(init=False)  # bool (n,), whether it was a success on the way
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.slope = torch.zeros_like(self.x)
         self.level = torch.zeros_like(self.effort)
+        self.reached = torch.zeros_like(self.open)
 
 
 def search(
@@ -173,10 +176,8 @@ def search(
     for round_ in range(rounds):
         turn = round_ % len(routes)
         missed = best.size.isinf()
-        if round_ >= len(routes):
-            wanted = missed & ~finished
-        else:
-            wanted = (lengths[turn] < _PROMISING * best.size) & ~finished
+        wanted = missed if round_ >= len(routes) else lengths[turn] < _PROMISING * best.size
+        wanted &= ~finished
         place = wanted.nonzero().squeeze(1)
         if not len(place):
             if round_ >= len(routes):
@@ -224,14 +225,14 @@ def _descend(model: Model, rows: _Trial, best: Best, *, initial_c: float | None,
         logits = model(x)
         gap = rows.route.margin(logits) + best.kappa
         changes = rows.x - rows.originals
-        best.offer(rows.place, rows.x, changes, rows.goal, logits.detach(), rows.open)
+        rows.reached |= best.offer(rows.place, rows.x, changes, rows.goal, logits.detach(), rows.open)
         if step == steps - 1:
             break
         tangent = image_gradient(gap, x)
         gap, edge = gap.detach(), sliver(logits)
         del x, logits  # and with them the graph, before the step makes tensors of its own
         if not step:
-            rows.aim = (gap * objective.overshoot * rows.effort).clamp_min(0)
+            rows.aim = (gap * objective.overshoot).clamp_min(0)
             rows.c = _starting_c(rows, objective, tangent, gap + rows.aim, initial_c)
         weight = objective.memory * weight + (1 - objective.memory)
         blend = (1 - objective.memory) / weight
@@ -244,7 +245,8 @@ def _descend(model: Model, rows: _Trial, best: Best, *, initial_c: float | None,
             if not rows.close(losing):
                 break
             changes, wanted = rows.compact(changes, wanted)
-        fraction = 0.5 * (1 + math.cos(math.pi * step / steps))
+            rows.aim = torch.where(rows.reached, rows.aim, 2 * rows.aim)
+        fraction = objective.first / 2 * (1 + math.cos(math.pi * step / steps))
         rows.move(objective.move(rows.x, fraction * (wanted - changes)))
 
 

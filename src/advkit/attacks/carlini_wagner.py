@@ -163,7 +163,8 @@ class _SquaredL2(Objective):
     taken from the pixels themselves: what does not move stays what it is to the bit.
     """
 
-    memory = 0.9
+    memory = 0.8
+    first = 0.5
     overshoot = 1e-3
 
     def __init__(self, bounds: tuple[float, float]) -> None:

@@ -99,6 +99,7 @@ class _L1(Objective):
     """||x' - x||_2^2 + weight * ||x' - x||_1 in the box, and L1 to choose by."""
 
     memory = 0.95
+    first = 1.0
     overshoot = 1e-2
 
     def __init__(self, bounds: tuple[float, float], weight: float) -> None:
