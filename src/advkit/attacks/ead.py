@@ -14,7 +14,7 @@ from advkit.norms import L1, column
 
 __all__ = ["EAD"]
 
-_HALVINGS = 12  # of the range that a multiplier lies in: to a thousandth of it on a scale of powers
+_HALVINGS = 10  # of the range that a multiplier lies in, on a scale of powers
 _SPARSER = 10.0  # times the weight of L1 where nothing else counts
 
 
@@ -124,8 +124,12 @@ class _L1(Objective):
             middle = low.sqrt() * high.sqrt()
             short = dot(steep, self._moved(steep, room, middle)) < level
             low, high = torch.where(short, middle, low), torch.where(short, high, middle)
-        high = high.where(level > 0, 0)
-        return -slope.sign() * self._moved(steep, room, high), high
+        # The margin that is asked for lies between the two ends, so it is met by a mixture of them.
+        near, far = self._moved(steep, room, low), self._moved(steep, room, high)
+        fall = dot(steep, near)
+        span = (dot(steep, far) - fall).clamp_min(torch.finfo(slope.dtype).tiny)
+        share = ((level - fall) / span).clamp(0, 1)
+        return -slope.sign() * torch.lerp(near, far, column(share, near)), high
 
     def _moved(self, steep: Tensor, room: Tensor, multiplier: Tensor) -> Tensor:
         """How far each pixel moves: (n, ...)."""

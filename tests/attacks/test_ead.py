@@ -1,0 +1,150 @@
+"""EAD against closed forms, its own promises, and the defects of other implementations."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advkit import CW, EAD, losses
+from contracts.scenes import IMAGE, draw, linear_net, said_by
+
+
+@cache
+def trained(classes: int = 4) -> tuple[nn.Module, Tensor, Tensor]:
+    """A small network that has learned patterns under noise, and images that it gets right."""
+    patterns = draw(classes, *IMAGE, seed=0)
+    labels = torch.arange(64) % classes
+    images = (0.6 * patterns[labels] + draw(64, *IMAGE, seed=1, high=0.4)).clamp(0, 1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, classes))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return model.eval(), images[:8], labels[:8]
+
+
+def least_l1(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The exact distance (L1) to the nearest boundary of a linear model in the box: fill the steepest pixels first."""
+    weight = model[-1].weight.detach().double()
+    x = images.flatten(1).double()
+    with torch.no_grad():
+        logits = model(images).double()
+    least = torch.full((len(x),), torch.inf, dtype=torch.float64)
+    for rival in range(len(weight)):
+        slope = weight[labels] - weight[rival]
+        steep, order = slope.abs().sort(1, descending=True)
+        room = torch.where(slope > 0, x, 1 - x).gather(1, order)
+        fall = (steep * room).cumsum(1)
+        gap = (logits.gather(1, labels[:, None]) - logits[:, rival : rival + 1]).clamp_min(0)
+        full = fall <= gap
+        used = full.sum(1, keepdim=True).clamp_max(x.shape[1] - 1)
+        before = torch.where(full, room, 0).sum(1)
+        left = gap.squeeze(1) - torch.where(full, steep * room, 0).sum(1)
+        length = before + left / steep.gather(1, used).squeeze(1)
+        length[(fall[:, -1] < gap.squeeze(1)) | (labels == rival)] = torch.inf
+        least = torch.minimum(least, length)
+    return least
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_the_nearest_boundary_of_a_linear_model(classes: int) -> None:
+    model = linear_net(classes)
+    images = draw(16, *IMAGE, seed=7)
+    labels = said_by(model, images)
+    result = EAD(model, beta=1.0).run(images, labels)
+    assert result.success.all()
+    ratio = result.distance("l1") / least_l1(model, images, labels)
+    assert (ratio >= 1 - 1e-4).all()
+    assert (ratio <= 1.05).all()
+
+
+def test_more_beta_moves_fewer_pixels() -> None:
+    model, images, labels = trained()
+    found = [EAD(model, beta=beta).run(images, labels) for beta in (1e-5, 1e-3, 1e-1)]
+    assert all(result.success.all() for result in found)
+    moved = [result.distance("l0").mean() for result in found]
+    assert moved[0] > moved[1] > moved[2]
+    assert found[0].distance("l2").mean() < found[2].distance("l2").mean()
+    assert (found[1].distance("l1") < CW(model).run(images, labels).distance("l1")).all()
+
+
+def test_the_decision_rule_is_what_is_smallest() -> None:
+    model, images, labels = trained()
+    beta = 0.02
+    l1 = EAD(model, beta=beta).run(images, labels)
+    elastic = EAD(model, beta=beta, decision_rule="elastic").run(images, labels)
+
+    def score(result: object) -> Tensor:
+        return result.distance("l2") ** 2 + beta * result.distance("l1")
+
+    assert (l1.distance("l1") <= elastic.distance("l1") + 1e-4).all()
+    assert (score(elastic) <= score(l1) + 1e-4).all()
+
+
+def test_a_success_has_the_margin_asked_for() -> None:
+    model, images, labels = trained()
+    result = EAD(model, kappa=5.0).run(images, labels)
+    assert result.success.all()
+    with torch.no_grad():
+        assert (losses.margin(model(result.images), labels) <= -5).all()
+
+
+def test_it_reaches_any_target() -> None:
+    model, images, labels = trained()
+    for shift in (1, 2, 3):
+        targets = (labels + shift) % 4
+        assert EAD(model).run(images, labels, targets=targets).predictions.equal(targets)
+
+
+def test_pixels_at_their_bounds_move() -> None:
+    model = linear_net(2)
+    images = draw(64, *IMAGE, seed=5).round()
+    with torch.no_grad():
+        logits = model(images)
+    closest = (logits[:, 0] - logits[:, 1]).abs().argsort()[:4]
+    images, labels = images[closest], logits[closest].argmax(1)
+    result = EAD(model).run(images, labels)
+    assert result.success.all()
+    assert (result.distance("l1") > 0).all()
+
+
+def test_the_original_does_not_drift() -> None:
+    """torchattacks' parameter is the image it measures from, and writes to it."""
+    model, images, labels = trained()
+    before = images.clone()
+    result = EAD(model).run(images, labels)
+    assert images.equal(before)
+    assert result.originals.equal(before)
+    # Shrinkage leaves most pixels exactly where they were: of the original, not of one that moved along.
+    assert ((result.images == before).flatten(1).sum(1) > 96).all()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_c_grows_until_the_image_is_reached() -> None:
+    model, images, labels = trained()
+    assert not EAD(model, initial_c=1e-6, binary_search_steps=1).run(images, labels).success.any()
+    assert EAD(model, initial_c=1e-6, binary_search_steps=9).run(images, labels).success.all()
+    assert EAD(model, initial_c=1e10).run(images, labels).success.all()
+
+
+def test_one_impossible_row() -> None:
+    network, images, _ = trained()
+
+    images = images.clone()
+    images[:, 0, 0] = 0.4
+    images[2, 0, 0] = 0.9
+
+    def guarded(x: Tensor) -> Tensor:
+        return torch.where((x[:, 0, 0].mean(1, keepdim=True) > 0.7), 0 * network(x) + 10 * torch.eye(4)[0], network(x))
+
+    labels = said_by(guarded, images)
+    result = EAD(guarded).run(images, labels)
+    assert result.images[2].equal(images[2])
+    assert result.success.tolist() == [row != 2 for row in range(8)]
