@@ -1,29 +1,39 @@
 """Adversarial attacks and defenses for PyTorch image classifiers."""
 
-from advkit import attacks, data, errors, goals, losses, norms, transforms
+from advkit import attacks, data, errors, evaluation, goals, losses, norms, transforms
+from advkit._version import __version__
 from advkit.attack import AdversarialResult, Attack
-from advkit.attacks import FGSM, IFGSM, MIFGSM, PGD
+from advkit.attacks import FGSM, IFGSM, JSMA, MIFGSM, PGD, DeepFool, OnePixel, PixelSwap, Pixle, SparseL1Descent
+from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Normalized
 from advkit.transforms import AttackTransform, FGSMTransform
 
-__version__ = "0.1.0"
-
 __all__ = [
     "FGSM",
     "IFGSM",
+    "JSMA",
     "MIFGSM",
     "PGD",
     "AdversarialResult",
     "Attack",
     "AttackTransform",
+    "DeepFool",
     "FGSMTransform",
     "Normalized",
+    "OnePixel",
+    "PixelSwap",
+    "Pixle",
+    "RobustnessReport",
+    "SparseL1Descent",
     "Targeted",
     "Untargeted",
+    "__version__",
     "attacks",
     "data",
     "errors",
+    "evaluate",
+    "evaluation",
     "goals",
     "losses",
     "norms",

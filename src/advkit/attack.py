@@ -10,6 +10,7 @@ so that the file of an attack holds its algorithm and nothing else.
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass, field, fields
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,13 +18,13 @@ from typing_extensions import Self
 
 from advkit import norms
 from advkit._engine.checks import check_bounds, check_classes, check_images, check_model, check_rows
-from advkit._engine.classifier import Classifier
+from advkit._engine.classifier import Classifier, answer, own, workplace
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
-from advkit.model import Model, attacking, placement
-from advkit.norms import Norm
+from advkit.model import Model, attacking
+from advkit.norms import Norm, column
 
-__all__ = ["AdversarialResult", "Attack"]
+__all__ = ["AdversarialResult", "Attack", "Kind"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,7 @@ class AdversarialResult:
         success: bool (N,), whether that is what the attack was after: the target where there is one, otherwise
             anything but the label. An image that the model got wrong before the attack counts as a success.
         targets: int64 (N,), or None for an untargeted attack.
+        queries: int64 (N,), how many forwards a black-box attack spent on each image; None for other attacks.
     """
 
     images: Tensor
@@ -46,6 +48,7 @@ class AdversarialResult:
     predictions: Tensor
     success: Tensor
     targets: Tensor | None = None
+    queries: Tensor | None = None
 
     def distance(self, norm: str | Norm = "l2") -> Tensor:
         """How far each image was moved: floating, (N,), in units of pixels.
@@ -60,9 +63,14 @@ class AdversarialResult:
         return f"AdversarialResult({int(self.success.sum())} of {len(self.success)} successful)"
 
 
+Kind = Literal["budget", "minimal", "black-box"]
+"""What an attack looks for: the worst image within a budget, the closest image that fools the model and otherwise the
+original, or the latter from the model's answers alone."""
+
+
 @dataclass(frozen=True, eq=False)
 class Attack(ABC):
-    """Base of all attacks: a model, numbers, and `_perturb`.
+    """Base of all attacks: a model, numbers, and `_perturb`. A subclass says its `kind` where it is not "budget".
 
     Args:
         model: pixels (N, ...) in, logits (N, K) out; usually an `nn.Module`. It may be in any mode and on any
@@ -77,6 +85,8 @@ class Attack(ABC):
             its first answer.
         ModelError: the model returned NaN, or something that is no batch of logits.
     """
+
+    kind: ClassVar[Kind] = "budget"
 
     model: Model = field(repr=False)
     _: KW_ONLY
@@ -153,14 +163,12 @@ class Attack(ABC):
 
     def _adversarials(self, images: Tensor, classes: dict[str, Tensor]) -> Tensor:
         """`_perturb`, with everything moved to the model for the work and back again."""
-        device, dtype = placement(self.model)
-        device = device or images.device
-        work = torch.promote_types(dtype or images.dtype, torch.float32)
-        pixels = _own(images, device, work)
-        classes = {name: _own(of_rows, device, torch.int64) for name, of_rows in classes.items()}
+        device, work = workplace(self.model, images)
+        pixels = own(images, device, work)
+        classes = {name: own(of_rows, device, torch.int64) for name, of_rows in classes.items()}
         goal = Targeted(classes["targets"]) if "targets" in classes else Untargeted(classes["labels"])
         model = Classifier(self.model, classes)
-        per_row = {name: _own(value, device, work) for name, value in self._per_row().items()}
+        per_row = {name: own(value, device, work) for name, value in self._per_row().items()}
         found = self._with(model=model, **per_row)._perturb(pixels, goal).detach()
         if found.shape != images.shape:
             raise AdvkitError(
@@ -169,16 +177,32 @@ class Attack(ABC):
             )
         model.verify()
         if work != images.dtype:
-            found = _as_originals(found, pixels, images)
+            found = self._as_originals(found, pixels, images, goal, model)
         return found.to(images.device).clamp(*self.bounds)
+
+    def _as_originals(self, found: Tensor, pixels: Tensor, originals: Tensor, goal: Goal, model: Classifier) -> Tensor:
+        """What was found from ``pixels``, in the dtype of the originals: (N, ...).
+
+        A pixel that was not moved is the original's to the bit. In 16 bits a moved one is rounded towards its
+        original by a budget attack, since the nearest could be out of its budget; by a minimal attack to the
+        nearest, and an image that no longer fools the model (one forward tells) is the original.
+        """
+        originals = originals.detach().to(found.device)
+        rounded = found.to(originals.dtype)
+        if torch.finfo(originals.dtype).bits < 32:
+            if self.kind == "budget":
+                too_far = (rounded - pixels).abs() > (found - pixels).abs()
+                rounded = torch.where(too_far, _next_towards(rounded, originals), rounded)
+            elif self.kind == "minimal":
+                fools = goal.success(model(rounded.to(found.dtype)).detach())
+                rounded = rounded.where(column(fools, rounded), originals)
+        return torch.where(found == pixels, originals, rounded)
 
     def _predict(self, images: Tensor) -> Tensor:
         """The model's answer to each image: int64, (N,)."""
         if not len(images):
             return torch.empty(0, dtype=torch.int64, device=images.device)
-        with attacking(self.model), torch.no_grad():
-            device = placement(self.model)[0] or images.device
-            return Classifier(self.model, {})(images.to(device)).argmax(1).to(images.device)
+        return answer(self.model, images).argmax(1)
 
     def _per_row(self) -> dict[str, Tensor]:
         """The hyperparameters that are given for each image."""
@@ -191,25 +215,6 @@ class Attack(ABC):
         for name, value in changes.items():
             object.__setattr__(other, name, value)
         return other
-
-
-def _own(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A copy for the attack to keep: on the model's device, a plain tensor, and never an inference tensor."""
-    return tensor.detach().as_subclass(Tensor).to(device, dtype, copy=True)
-
-
-def _as_originals(found: Tensor, pixels: Tensor, originals: Tensor) -> Tensor:
-    """What was found from ``pixels``, in the dtype of the originals: (N, ...).
-
-    A pixel that was not moved is the original's to the bit. In a dtype of fewer bits a moved one is rounded
-    towards its original, since to the nearest could be out of a budget.
-    """
-    originals = originals.detach().to(found.device)
-    rounded = found.to(originals.dtype)
-    if torch.finfo(originals.dtype).bits < 32:
-        too_far = (rounded - pixels).abs() > (found - pixels).abs()
-        rounded = torch.where(too_far, _next_towards(rounded, originals), rounded)
-    return torch.where(found == pixels, originals, rounded)
 
 
 def _next_towards(values: Tensor, goals: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, SequentialSampler, default_collate
 
-import advkit
 from advkit._engine.checks import check_classes, check_number
 from advkit._engine.progress import track
+from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import AdvkitError, DtypeError, InputError
 from advkit.model import Model, placement
@@ -416,7 +416,7 @@ def _manifest(attack: Attack, source: _Source, layout: _Layout, first: _Batch, s
     """All that the copy depends on, in JSON."""
     names = [known.name for known in fields(attack) if known.name not in ("model", "generator")]
     manifest = {
-        "advkit": advkit.__version__,
+        "advkit": __version__,
         "attack": type(attack).__qualname__,
         **{f"attack.{name}": _plain(getattr(attack, name)) for name in names},
         **_fingerprint(attack.model),

@@ -80,8 +80,9 @@ def attacking(model: Model) -> Iterator[None]:
         if not isinstance(model, nn.Module):
             yield
             return
-        parameters = list(model.parameters())
-        modules = list(model.modules())
+        # An inference tensor takes no part in autograd, and could not be given its flag back here.
+        parameters = [parameter for parameter in model.parameters() if not parameter.is_inference()]
+        modules = [module for module in model.modules() if hasattr(module, "training")]  # frozen TorchScript has none
         recurrent = [module for module in modules if _needs_training_mode(module)]
         before: list[tuple[nn.Module | Tensor, str, object]] = [
             *((module, "training", module.training) for module in modules),

@@ -32,6 +32,10 @@ class Ascent(Rows):
     eps: float | Tensor
     alpha: float | Tensor
 
+    def within(self, x: Tensor, norm: Norm, bounds: tuple[float, float]) -> Tensor:
+        """The points ``x`` (n, ...), which are overwritten, back inside the ball and the box."""
+        return move_within(x, self.originals, self.eps, norm, bounds)
+
 
 Climbing = TypeVar("Climbing", bound=Ascent)
 
@@ -69,7 +73,7 @@ def ascend(
         del x, logits  # and with them the graph, before the step makes tensors of its own
         (gradient,) = rows.compact(gradient)
         x = direction(rows, gradient).mul_(column(rows.alpha, rows.x)).add_(rows.x)
-        rows.move(move_within(x, rows.originals, rows.eps, norm, bounds))
+        rows.move(rows.within(x, norm, bounds))
     return rows.whole()
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -42,16 +43,15 @@ def check_number(
     integer: bool = False,
 ) -> None:
     """Refuse a hyperparameter that is no number, not finite, or out of its range."""
-    kind = int if integer else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kind):
+    if isinstance(value, bool) or not isinstance(value, Integral if integer else Real):  # numpy's count too
         raise DtypeError(f"{name} must be {'an integer' if integer else 'a number'}, got {value!r}")
-    assert isinstance(value, (int, float))
+    number = float(value)
     limits = [
-        (above, value > above, "greater than"),
-        (at_least, value >= at_least, "at least"),
-        (at_most, value <= at_most, "at most"),
+        (above, number > above, "greater than"),
+        (at_least, number >= at_least, "at least"),
+        (at_most, number <= at_most, "at most"),
     ]
-    if not math.isfinite(value) or not all(holds for _, holds, _ in limits):
+    if not math.isfinite(number) or not all(holds for _, holds, _ in limits):
         wanted = " and ".join(f"{words} {limit:g}" for limit, _, words in limits if math.isfinite(limit))
         raise InputError(f"{name} must be {wanted or 'finite'}, got {value!r}")
 
@@ -129,5 +129,6 @@ def check_classes(name: str, classes: object, images: Tensor) -> None:
             f"{name} must have shape ({images.shape[0]},), one class for each of the images of shape "
             f"{tuple(images.shape)}; got {tuple(classes.shape)}"
         )
-    if classes.numel() and int(classes.min()) < 0:
-        raise InputError(f"{name} must be class indices from 0 on, the smallest is {int(classes.min())}")
+    smallest = int(classes.long().min()) if classes.numel() else 0
+    if smallest < 0:
+        raise InputError(f"{name} must be class indices from 0 on, the smallest is {smallest}")

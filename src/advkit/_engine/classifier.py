@@ -7,9 +7,9 @@ from torch import Tensor
 
 from advkit.errors import InputError, ModelError
 from advkit.goals import Goal
-from advkit.model import Model, placement
+from advkit.model import Model, attacking, placement
 
-__all__ = ["Classifier", "image_gradient", "loss_gradient"]
+__all__ = ["Classifier", "answer", "image_gradient", "loss_gradient", "own", "workplace"]
 
 
 class Classifier:
@@ -30,7 +30,7 @@ class Classifier:
         self.classes = classes
         self.dtype = placement(model)[1]
         self._nan_logits: Tensor | None = None
-        self._nan_gradient: Tensor | None = None
+        self._nan_gradient: Tensor | None = None  # where the logits were none
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...)."""
@@ -57,7 +57,8 @@ class Classifier:
         return logits
 
     def _watch(self, gradient: Tensor) -> None:
-        self._nan_gradient = _either(self._nan_gradient, gradient.detach().sum().isnan())
+        assert self._nan_logits is not None
+        self._nan_gradient = _either(self._nan_gradient, gradient.detach().isnan().any() & ~self._nan_logits)
 
     def _check_first(self, count: int) -> None:
         self.verify()
@@ -119,3 +120,28 @@ def image_gradient(values: Tensor, images: Tensor, *, keep_graph: bool = False) 
             "to integers or leaves torch; use a black-box attack, or give the attack a differentiable surrogate"
         )
     return gradient
+
+
+def answer(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = None) -> Tensor:
+    """What the model says of images (N, ...), N at least 1: logits (N, K), on the images' device, no gradient.
+
+    The model is asked in the state in which it is attacked, and is afterwards as it was.
+
+    Args:
+        model: the model.
+        images: floating, on any device; they travel to the model.
+        classes: class indices to hold against the number of logits, by name; see `Classifier`.
+    """
+    with attacking(model), torch.no_grad():
+        return Classifier(model, classes or {})(own(images, *workplace(model, images))).to(images.device)
+
+
+def workplace(model: Model, images: Tensor) -> tuple[torch.device, torch.dtype]:
+    """Where the work on these images is done, and in what precision: the model's, and never below float32."""
+    device, dtype = placement(model)
+    return device or images.device, torch.promote_types(dtype or images.dtype, torch.float32)
+
+
+def own(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy to work on: a plain tensor where and in what it is needed, and never an inference tensor."""
+    return tensor.detach().as_subclass(Tensor).to(device, dtype, copy=True)

@@ -1,0 +1,138 @@
+"""What black-box attacks share: a model that is only asked, and a count of how often for each image."""
+
+import sys
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from advkit._engine.checks import check_number
+from advkit.attack import AdversarialResult, Attack, Kind
+from advkit.goals import Goal
+from advkit.model import Model
+
+__all__ = ["BlackBox", "Oracle", "as_pixels", "overwrite"]
+
+
+class Oracle:
+    """The model as a black box: candidates in, heights out, and each forward charged to the image it is for.
+
+    The height of a candidate is the goal's loss, which an attack climbs, and infinite where the goal is reached.
+
+    Args:
+        model: pixels to logits.
+        images: (N, ...), the batch.
+        goal: of the N images.
+        limit: how many forwards may be spent on an image.
+
+    Attributes:
+        queries: int64 (N,), the forwards spent on each image so far.
+    """
+
+    def __init__(self, model: Model, images: Tensor, goal: Goal, limit: int) -> None:
+        self.limit = limit
+        self.queries = torch.zeros_like(goal.classes)
+        self._model = model
+        self._goal = goal
+        # A CPU is at its best with small batches, whose activations stay in its caches.
+        self._rows = 64 if images.device.type == "cpu" else max(64, min(1024, 2**22 // images[0].numel()))
+
+    def __call__(self, candidates: Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
+        """The heights (m,) of m candidates, which are made and asked about a full batch at a time.
+
+        Args:
+            candidates: makes some of them, (b, ...), from their ``index`` (b,) and ``parameters`` (b, ...).
+            index: int64 (m,), the image that each of them is a candidate for, m at least 1.
+            parameters: (m, ...) each, what else tells the candidates apart.
+        """
+        self.queries.index_add_(0, index, torch.ones_like(index))
+        batches = zip(*(torch.split(rows, self._rows) for rows in (index, *parameters)), strict=True)
+        logits = torch.cat([self._model(candidates(*batch)) for batch in batches])
+        goal = self._goal.rows(index)
+        return goal.loss(logits).where(~goal.success(logits), torch.inf)
+
+    def width(self, images: int, tried: int) -> int:
+        """How many candidates to try at once for each of so many images, when some were tried in vain already.
+
+        Enough to fill a batch; but what comes after the first candidate that fools is wasted, so that no more
+        than eight, or a quarter of what was tried, are ventured.
+        """
+        return max(1, min(self._rows // images, max(8, tried // 4)))
+
+
+@dataclass(frozen=True, eq=False)
+class BlackBox(Attack):
+    """Base of the attacks that see nothing of a model but its answers: any callable will do, gradients or not.
+
+    Args:
+        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the attack wants.
+    """
+
+    kind: ClassVar[Kind] = "black-box"
+
+    _: KW_ONLY
+    max_queries: int | None = None
+
+    _ledger: ClassVar[list[Tensor] | None] = None  # where a run's copy of the attack leaves its queries
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_queries is not None:
+            check_number("max_queries", self.max_queries, at_least=1, integer=True)
+
+    @abstractmethod
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
+        """The attack itself, on images that do not fool yet. It asks the oracle alone.
+
+        Args:
+            ask: the model, and how many forwards it may be asked for each image.
+            images: (N, ...), N at least 1.
+            heights: (N,), those of the images themselves.
+
+        Returns:
+            (N, ...), new images that fool; an image that the attack fails on is returned as it is.
+        """
+
+    def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
+        """Attack a batch as `__call__` does, and ask the model about the outcome.
+
+        The result carries ``queries``. The forward that judges the outcome is not among them.
+        """
+        ledger: list[Tensor] = []
+        result = Attack.run(self._with(_ledger=ledger), images, labels, targets=targets)
+        nothing = torch.zeros(0, dtype=torch.int64, device=result.labels.device)
+        return replace(result, queries=torch.cat([nothing, *(queries.to(nothing.device) for queries in ledger)]))
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        limit = sys.maxsize if self.max_queries is None else self.max_queries
+        with torch.no_grad():
+            first = Oracle(self.model, images, goal, limit)
+            heights = first(lambda index: images[index], torch.arange(len(images), device=images.device))
+            queries, found = first.queries, images.clone()
+            rows = (heights < torch.inf).nonzero().squeeze(1)
+            if len(rows) and limit > 1:
+                ask = Oracle(self.model, images[rows], goal.rows(rows), limit - 1)
+                found[rows] = self._search(ask, images[rows], heights[rows])
+                queries[rows] += ask.queries
+        if self._ledger is not None:
+            self._ledger.append(queries)
+        return found
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Images (N, C, ...) as a row of pixels (N, C, P). Each feature of flat vectors (N, P) is a pixel, (N, 1, P)."""
+    return images.unsqueeze(1) if images.ndim == 2 else images.flatten(2)
+
+
+def overwrite(pixels: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    """The pixels (m, C, P) with values (m, C, k) at ``places``, int64 (m, k). The last to be written stays.
+
+    The place P is nowhere. Who is last is settled by a maximum, since a scatter on a GPU leaves it to chance.
+    """
+    count = pixels.shape[2]
+    slots = torch.arange(1, places.shape[1] + 1, device=places.device).expand_as(places)
+    last = places.new_zeros(len(places), count + 1).scatter_reduce(1, places, slots, "amax")[:, None, :count]
+    return torch.where(last > 0, values.gather(2, (last - 1).clamp_min(0).expand_as(pixels)), pixels)

@@ -1,0 +1,87 @@
+"""Iterative pixel swap."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advkit._engine.blackbox import BlackBox, Oracle, as_pixels
+from advkit._engine.checks import check_number
+
+__all__ = ["PixelSwap"]
+
+_NEVER = torch.iinfo(torch.int64).max
+
+
+@dataclass(frozen=True, eq=False)
+class PixelSwap(BlackBox):
+    """Iterative pixel swap: exchange the darkest pixel with the lightest, and so on, until the model errs.
+
+    A pixel is a location with all its channels, and its light value is the mean over them. The i-th darkest is
+    mapped to the i-th lightest, so that the most different pair comes first; equal ones are in order of place.
+    The answer is the image after the fewest swaps that fool the model: a permutation of its own pixels, and the
+    image itself when it is wrong already or when no number of swaps fools. A pair of identical pixels is passed
+    over; it is no swap and costs no query.
+
+    Campbell & Lasselle, "Enhancing the robustness of deep neural networks", WPI 2024, section 2.2.4.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
+        max_swaps: how many pairs to swap at most, at least 1; None for all, half the number of pixels.
+        max_queries: how many forwards may be spent on an image, at least 1; None for no limit. One is spent on the
+            image itself and one on each number of swaps, up to a quarter more where a batch had room for them.
+        bounds: the lowest and the highest value of a pixel.
+        generator: not drawn from.
+
+    Raises:
+        InputError: a number is out of its range; see `Attack` for the rest.
+    """
+
+    max_swaps: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_swaps is not None:
+            check_number("max_swaps", self.max_swaps, at_least=1, integer=True)
+
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
+        pixels = as_pixels(images)
+        turn, swapped, pairs = _mapping(pixels)
+        most = pairs.clamp_max(ask.limit if self.max_swaps is None else min(ask.limit, self.max_swaps))
+
+        def after(index: Tensor, swaps: Tensor) -> Tensor:
+            candidates = torch.where(turn[index] < swaps.view(-1, 1, 1), swapped[index], pixels[index])
+            return candidates.view(-1, *images.shape[1:])
+
+        every = torch.arange(len(images), device=images.device)
+        fewest = torch.full_like(pairs, _NEVER)
+        tried = 0
+        while len(rows := every[(fewest == _NEVER) & (most > tried)]):
+            width = ask.width(len(rows), tried)
+            index = rows.repeat_interleave(width)
+            swaps = torch.arange(tried + 1, tried + width + 1, device=images.device).repeat(len(rows))
+            allowed = swaps <= most[index]
+            index, swaps = index[allowed], swaps[allowed]
+            fooling = swaps.where(ask(after, index, swaps) == torch.inf, _NEVER)
+            fewest.scatter_reduce_(0, index, fooling, "amin")
+            tried += width
+        return after(every, fewest.where(fewest < _NEVER, 0))
+
+
+def _mapping(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which pixels change places, and when, from pixels (N, C, P).
+
+    Returns:
+        When it is each pixel's turn, from 0 on, or never, int64 (N, 1, P); the pixels after all swaps,
+        (N, C, P); and how many swaps that makes, int64 (N,).
+    """
+    count = pixels.shape[2]
+    order = pixels.mean(1).argsort(dim=1, stable=True)
+    dark, light = order[:, : count // 2], order.flip(1)[:, : count // 2]
+    partner = torch.arange(count, device=pixels.device).expand_as(order)
+    partner = partner.scatter(1, dark, light).scatter(1, light, dark)
+    swapped = pixels.gather(2, partner[:, None].expand_as(pixels))
+    differs = (swapped != pixels).any(1).gather(1, dark)
+    turns = torch.where(differs, differs.cumsum(1) - 1, _NEVER)
+    turn = torch.full_like(order, _NEVER).scatter(1, dark, turns).scatter(1, light, turns)
+    return turn[:, None], swapped, differs.sum(1)

@@ -1,0 +1,101 @@
+"""Pixle."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advkit._engine.blackbox import BlackBox, Oracle, as_pixels, overwrite
+from advkit._engine.checks import check_number
+from advkit._engine.random import uniform_like
+from advkit.errors import InputError
+
+__all__ = ["Pixle"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pixle(BlackBox):
+    """Pixle: overwrite random pixels with those of a random patch of the image, until the model errs.
+
+    An iteration takes a patch of the original image, of random sides and place, and copies each of its pixels
+    to a random place of the best image so far. After ``iterations`` of them the one with the least probability
+    of the label (the most of the target), if it betters the best, is the new best; so ``restarts`` times, or
+    until one fools the model. An image that the attack fails on is returned unchanged.
+
+    Pomponi, Scardapane & Uncini, "Pixle: a fast and effective black-box attack based on rearranging pixels",
+    IJCNN 2022, algorithm 1, with the random mapping.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
+        restarts: how many times to go on from the best, at least 1.
+        iterations: how many patches to try each time, at least 1.
+        patch: the smallest and the largest side of a patch in pixels, at least 1 and each cut to the image.
+        max_queries: how many forwards may be spent on an image, at least 1; None for no limit. One is spent on the
+            image itself, and at most ``restarts * iterations`` on patches.
+        bounds: the lowest and the highest value of a pixel.
+        generator: what the patches and places are drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range; see `Attack` for the rest.
+    """
+
+    restarts: int = 20
+    iterations: int = 10
+    patch: tuple[int, int] = (2, 10)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("restarts", self.restarts, at_least=1, integer=True)
+        check_number("iterations", self.iterations, at_least=1, integer=True)
+        if not isinstance(self.patch, tuple) or len(self.patch) != 2:
+            raise InputError(f"patch must be a pair, the smallest and the largest side; got {self.patch!r}")
+        check_number("patch[0]", self.patch[0], at_least=1, integer=True)
+        check_number("patch[1]", self.patch[1], at_least=self.patch[0], integer=True)
+
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
+        originals = as_pixels(images)
+        best = base = originals.clone()
+
+        def rearranged(index: Tensor, sources: Tensor, places: Tensor) -> Tensor:
+            values = originals[index].gather(2, sources[:, None].expand(-1, originals.shape[1], -1))
+            return overwrite(base[index], places, values)
+
+        def candidates(*parameters: Tensor) -> Tensor:
+            return rearranged(*parameters).view(-1, *images.shape[1:])
+
+        rows, tried = torch.arange(len(images), device=images.device), 0
+        most = min(ask.limit, self.restarts * self.iterations)
+        while len(rows) and tried < most:
+            done = tried % self.iterations
+            if not done:
+                base = best.clone()
+            width = min(ask.width(len(rows), tried), self.iterations - done, most - tried)
+            index = rows.repeat_interleave(width)
+            sources, places = self._patches(index, images)
+            top, which = ask(candidates, index, sources, places).view(-1, width).max(1)
+            better = top > heights[rows]
+            winners = (which + torch.arange(0, len(index), width, device=which.device))[better]
+            best[rows[better]] = rearranged(index[winners], sources[winners], places[winners])
+            heights[rows] = top.maximum(heights[rows])
+            rows = rows[top < torch.inf]
+            tried += width
+        return best.where((heights == torch.inf)[:, None, None], originals).view_as(images)
+
+    def _patches(self, index: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The pixels of random patches, and where to put each of them: int64 (m, k) twice, for m rows ``index``."""
+        sizes = images.shape[2:] or images.shape[1:]  # (height, width), or any other number of dimensions
+
+        def below(limit: int | Tensor, per_row: int = 1) -> Tensor:
+            chance = uniform_like(images.new_empty(len(index), per_row), self.generator)
+            return (chance * limit).long().clamp_max(limit - 1)
+
+        sources, inside = torch.zeros_like(index)[:, None], torch.ones_like(index, dtype=torch.bool)[:, None]
+        for size in sizes:
+            low, high = (min(side, size) for side in self.patch)
+            side = low + below(high - low + 1)
+            place = below(size - side + 1) + torch.arange(high, device=index.device)
+            sources = (sources[:, :, None] * size + place[:, None]).flatten(1)
+            inside = (inside[:, :, None] & (place < place[:, :1] + side)[:, None]).flatten(1)
+        count = math.prod(sizes)
+        return sources.clamp_max(count - 1), below(count, sources.shape[1]).where(inside, count)

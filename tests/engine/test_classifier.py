@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from advkit import Untargeted
+from advkit._engine.classifier import Classifier, loss_gradient
+from advkit.errors import InputError, ModelError
+from contracts.scenes import IMAGE, conv_net, draw
+
+
+def test_logits_are_float32_or_better() -> None:
+    for dtype, expected in [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)]:
+        logits = Classifier(conv_net().to(dtype), {})(draw(2, *IMAGE))
+        assert logits.dtype == expected
+
+
+def test_later_nan_is_noted_and_told_when_asked() -> None:
+    answers = iter([torch.zeros(1, 2), torch.tensor([[0.0, torch.nan]]), torch.zeros(1, 2)])
+    model = Classifier(lambda x: next(answers), {})
+    for _ in range(3):
+        model(torch.zeros(1, 3))
+    with pytest.raises(ModelError, match="the model returned NaN logits"):
+        model.verify()
+
+
+def test_a_gradient_of_nan_is_noted_and_told_when_asked() -> None:
+    model = Classifier(lambda x: x.sqrt(), {})
+    x = torch.tensor([[-0.0, 1.0, 4.0]], requires_grad=True)
+    values = (model(x) * torch.tensor([0.0, 1.0, 1.0])).sum()  # 0 * inf
+    model.verify()
+    torch.autograd.grad(values, x)
+    with pytest.raises(ModelError, match="the gradient of the model's logits with respect to its images is NaN"):
+        model.verify()
+
+
+def test_large_gradients_of_both_signs_are_no_nan() -> None:
+    model = Classifier(lambda x: 1e38 * x, {})
+    x = torch.ones(1, 4, requires_grad=True)
+    torch.autograd.grad((model(x) * torch.tensor([9.0, -9.0, 9.0, -9.0])).sum(), x)
+    model.verify()
+
+
+def test_labels_are_held_against_the_first_answer() -> None:
+    with pytest.raises(InputError, match=r"targets must lie in \[0, 3\)"):
+        Classifier(lambda x: x, {"labels": torch.tensor([2]), "targets": torch.tensor([3])})(torch.zeros(1, 3))
+
+
+def test_the_gradient_is_of_the_sum_over_the_batch() -> None:
+    """A mean would shrink with the batch, and with it the gradients of large batches to nothing."""
+    model = conv_net().double()
+    images, goal = draw(4, *IMAGE).double(), Untargeted(torch.tensor([0, 1, 2, 3]))
+    x = images.clone().requires_grad_()
+    together = loss_gradient(x, model(x), goal)
+    for row in range(4):
+        x = images[row : row + 1].clone().requires_grad_()
+        alone = loss_gradient(x, model(x), goal.rows(torch.tensor([row])))
+        torch.testing.assert_close(alone, together[row : row + 1])
+    assert all(parameter.grad is None for parameter in model.parameters())

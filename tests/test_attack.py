@@ -1,0 +1,70 @@
+"""What the base class does for every attack; what it promises is in ``contracts``."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+import advkit
+from advkit import Attack
+from advkit.errors import AdvkitError
+from advkit.goals import Goal
+from contracts.scenes import IMAGE, conv_net, draw
+
+IMAGES, LABELS = draw(3, *IMAGE), torch.tensor([0, 1, 2])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Careless(Attack):
+    """An attack that leaves the clean-up to its base."""
+
+    shift: float | Tensor = 5.0
+    shape: bool = True
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        moved = images.requires_grad_() * 1 + torch.as_tensor(self.shift)
+        return moved if self.shape else moved[:1]
+
+
+def test_the_base_clips_and_detaches() -> None:
+    found = Careless(conv_net())(IMAGES, LABELS)
+    assert found.equal(torch.ones_like(IMAGES))
+    assert not found.requires_grad
+    assert not IMAGES.requires_grad
+
+
+def test_an_attack_of_the_wrong_shape_is_the_authors_mistake() -> None:
+    with pytest.raises(AdvkitError, match=r"Careless._perturb returned shape \(1, 3, 8, 8\) for images of shape"):
+        Careless(conv_net(), shape=False)(IMAGES, LABELS)
+
+
+def test_a_tensor_for_each_row_is_checked_for_any_hyperparameter() -> None:
+    with pytest.raises(advkit.errors.InputError, match=r"shift has shape \(2,\), and a batch of 3 images"):
+        Careless(conv_net(), shift=torch.zeros(2))(IMAGES, LABELS)
+
+
+def test_an_attack_is_immutable() -> None:
+    attack = advkit.FGSM(conv_net())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        attack.eps = 0.5  # type: ignore[misc]
+    with pytest.raises(TypeError, match="abstract"):
+        Attack(conv_net())
+
+
+def test_it_prints_what_was_chosen() -> None:
+    model = conv_net()
+    assert str(advkit.FGSM(model)) == "FGSM"
+    assert str(advkit.PGD(model, eps=4 / 255, steps=40)) == "PGD(eps=4/255, steps=40)"
+    assert str(advkit.PGD(model, eps=0.5, norm="l2")) == "PGD(eps=0.5, norm='l2')"
+    assert str(advkit.MIFGSM(model, bounds=(-1.0, 1.0))) == "MIFGSM(bounds=(-1.0, 1.0))"
+    assert str(advkit.FGSM(model, eps=torch.tensor([1 / 255, 0.5]))) == "FGSM(eps=[1/255 to 0.5])"
+
+
+def test_distances_of_a_result() -> None:
+    result = advkit.FGSM(conv_net(), eps=0.1).run(0.5 + 0 * IMAGES, LABELS)
+    torch.testing.assert_close(result.distance("linf"), torch.full((3,), 0.1))
+    torch.testing.assert_close(result.distance(advkit.norms.L2), torch.full((3,), 0.1 * 192**0.5))
+    torch.testing.assert_close(result.distance("l0"), torch.full((3,), 192.0))
+    half = dataclasses.replace(result, images=result.images.half(), originals=result.originals.half())
+    assert half.distance("l1").dtype == torch.float32

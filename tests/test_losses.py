@@ -1,0 +1,50 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from advkit import losses
+
+LOGITS = torch.tensor([[3.0, 1.0, 0.5, -2.0], [-5.0, -1.0, -3.0, -2.0], [0.0, 2.0, 2.0, 1.0]], dtype=torch.float64)
+LABELS = torch.tensor([0, 2, 1])
+
+
+def test_cross_entropy_is_per_image() -> None:
+    found = losses.cross_entropy(LOGITS, LABELS)
+    torch.testing.assert_close(found, -LOGITS.log_softmax(1)[torch.arange(3), LABELS])
+    assert found.mean().item() == pytest.approx(F.cross_entropy(LOGITS, LABELS).item())
+
+
+def test_margin() -> None:
+    """The second row's logits are all negative: a mask of zero would make its margin -3."""
+    torch.testing.assert_close(losses.margin(LOGITS, LABELS), torch.tensor([2.0, -2.0, 0.0]).double())
+    torch.testing.assert_close(losses.best_other(LOGITS, LABELS), torch.tensor([1.0, -1.0, 2.0]).double())
+
+
+@pytest.mark.parametrize("shift", [-100.0, 0.0, 100.0])
+def test_margin_and_dlr_do_not_see_a_shift(shift: float) -> None:
+    torch.testing.assert_close(losses.margin(LOGITS + shift, LABELS), losses.margin(LOGITS, LABELS))
+    torch.testing.assert_close(losses.dlr(LOGITS + shift, LABELS), losses.dlr(LOGITS, LABELS))
+    logs = LOGITS.log_softmax(1)
+    torch.testing.assert_close(losses.margin(logs, LABELS), losses.margin(LOGITS, LABELS))
+
+
+def test_dlr_by_hand() -> None:
+    """-(Z_y - max_{i != y} Z_i) / (Z_(1) - Z_(3)): -2 / 2.5, 2 / 2, 0 / 1."""
+    torch.testing.assert_close(losses.dlr(LOGITS, LABELS), torch.tensor([-0.8, 1.0, 0.0]).double())
+    torch.testing.assert_close(losses.dlr(7 * LOGITS, LABELS), losses.dlr(LOGITS, LABELS))
+
+
+def test_dlr_of_two_classes_and_of_ties() -> None:
+    two = torch.tensor([[1.0, 3.0], [2.0, 2.0]])
+    torch.testing.assert_close(losses.dlr(two, torch.tensor([0, 1])), torch.tensor([2.0, 0.0]))
+    ties = torch.ones(1, 5, requires_grad=True)
+    loss = losses.dlr(ties, torch.tensor([2]))
+    assert loss.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin, losses.dlr, losses.best_other])
+def test_gradients(loss: object) -> None:
+    logits = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert callable(loss)
+    assert torch.autograd.gradcheck(lambda z: loss(z, torch.tensor([0, 4, 2, 2])), logits)
+    assert loss(logits[:0], torch.empty(0, dtype=torch.long)).shape == (0,)

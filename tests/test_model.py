@@ -1,0 +1,165 @@
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import advkit
+from advkit import Normalized
+from advkit import model as advkit_model
+from advkit.errors import InputError
+from advkit.model import attacking, placement
+from contracts.scenes import IMAGE, RowsReader, conv_net, draw, initialised, said_by
+
+IMAGES = draw(4, *IMAGE)
+
+
+def test_normalized_is_the_normalisation_and_the_network() -> None:
+    network = conv_net()
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+    expected = network((IMAGES - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
+    for model in (
+        Normalized(network, mean, std),
+        Normalized(network, tuple(mean), torch.tensor(std)),
+        Normalized(network, torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).double()),
+    ):
+        torch.testing.assert_close(model(IMAGES), expected)
+    torch.testing.assert_close(Normalized(network, 0.5, 0.25)(IMAGES), network((IMAGES - 0.5) / 0.25))
+    torch.testing.assert_close(
+        Normalized(network, mean, 0.25)(IMAGES), network((IMAGES - torch.tensor(mean).view(3, 1, 1)) / 0.25)
+    )
+
+
+def test_normalized_takes_vectors_and_functions() -> None:
+    model = Normalized(lambda x: x * 2, [0.0, 0.5], [1.0, 0.5])
+    torch.testing.assert_close(model(torch.tensor([[1.0, 1.0]])), torch.tensor([[2.0, 2.0]]))
+
+
+def test_normalized_is_saved_and_moved() -> None:
+    model = Normalized(conv_net(), [0.4, 0.5, 0.6], 0.25)
+    again = Normalized(conv_net(seed=1), [0.0, 0.0, 0.0], 1.0)
+    again.load_state_dict(model.state_dict())
+    assert again.eval()(IMAGES).equal(model(IMAGES))
+    assert pickle.loads(pickle.dumps(model))(IMAGES).equal(model(IMAGES))
+    assert model.double()(IMAGES.double()).dtype == torch.float64
+    assert "mean=[0.4" in repr(model)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        ([0.1, 0.2, 0.3], [0.1, 0.2], "mean has 3 channels and std has 2"),
+        (0.5, 0.0, "std must be positive, got 0.0"),
+        (0.5, [0.1, -0.1], "std must be positive"),
+        (float("nan"), 1.0, "mean and std must be finite"),
+        (0.5, float("inf"), "mean and std must be finite"),
+    ],
+)
+def test_normalized_refuses(mean: object, std: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Normalized(conv_net(), mean, std)
+
+
+def test_normalized_for_other_images() -> None:
+    model = Normalized(conv_net(1), [0.1, 0.2, 0.3], 1.0)
+    with pytest.raises(InputError, match=r"a mean and std of 3 channels, and images of shape \(2, 1, 8, 8\) have 1"):
+        model(draw(2, 1, 8, 8))
+
+
+def test_attacking_sets_and_restores() -> None:
+    model = conv_net().train()
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    with torch.inference_mode():
+        with attacking(model):
+            assert not any(module.training for module in model.modules())
+            assert not any(parameter.requires_grad for parameter in model.parameters())
+            assert torch.is_grad_enabled()
+            assert not torch.is_inference_mode_enabled()
+        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
+    assert [module.training for module in model.modules()] == [True, True, False, True, True, True, True, True]
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False, True, True, True, True, True]
+
+
+def test_attacking_restores_after_an_exception() -> None:
+    model = conv_net().train()
+
+    def fail() -> None:
+        with attacking(model):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_attacking_a_function_only_records_gradients() -> None:
+    with torch.no_grad(), attacking(lambda x: x):
+        assert torch.is_grad_enabled()
+
+
+def test_a_model_made_in_inference_mode_is_left_as_it_was() -> None:
+    """Its tensors cannot take part in autograd, and their flags cannot be set back outside."""
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).train()
+    with attacking(model):
+        pass
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+        advkit.FGSM(model)(IMAGES, torch.zeros(4, dtype=torch.long))
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_recurrent_layers_that_cudnn_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stay in training mode with their dropout at zero, which computes what eval mode does."""
+    model = initialised(RowsReader())
+    labels = said_by(model, IMAGES)
+    expected = advkit.MIFGSM(model).run(IMAGES, labels)
+    logits = model(IMAGES)
+    modes = []
+    model.lstm.register_forward_pre_hook(lambda module, _: modes.append((module.training, module.dropout)))
+    monkeypatch.setattr(advkit_model, "_needs_training_mode", lambda module: isinstance(module, nn.RNNBase))
+    for training in (False, True):
+        model.train(training)
+        state = torch.get_rng_state()
+        with attacking(model):
+            assert model(IMAGES).equal(logits)
+        found = advkit.MIFGSM(model).run(IMAGES, labels)
+        assert found.images.equal(expected.images)
+        assert found.predictions.equal(expected.predictions)
+        assert torch.get_rng_state().equal(state)
+        assert (model.training, model.lstm.training, model.lstm.dropout) == (training, training, 0.5)
+    assert set(modes) == {(True, 0.0)}
+
+
+def test_recurrent_layers_on_a_cpu_are_in_eval_mode() -> None:
+    model = initialised(RowsReader()).train()
+    with attacking(model):
+        assert not model.lstm.training
+        assert model.lstm.dropout == 0.5
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_recurrent_layers_on_cuda() -> None:
+    model = initialised(RowsReader())
+    labels = said_by(model, IMAGES)
+    expected = advkit.FGSM(model)(IMAGES, labels)
+    found = advkit.FGSM(model.cuda())(IMAGES, labels)
+    assert found.device == IMAGES.device
+    assert (found - expected).abs().gt(1e-6).float().mean() < 0.01
+    assert not model.lstm.training
+
+
+def test_placement() -> None:
+    assert placement(conv_net()) == (torch.device("cpu"), torch.float32)
+    assert placement(conv_net().double()) == (torch.device("cpu"), torch.float64)
+    assert placement(nn.Flatten()) == (None, None)
+    assert placement(lambda x: x) == (None, None)
+    counter = nn.Module()
+    counter.register_buffer("count", torch.zeros(1, dtype=torch.long))
+    assert placement(counter) == (torch.device("cpu"), None)
