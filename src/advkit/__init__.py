@@ -3,13 +3,28 @@
 from advkit import attacks, data, errors, evaluation, goals, losses, norms, transforms
 from advkit._version import __version__
 from advkit.attack import AdversarialResult, Attack
-from advkit.attacks import FGSM, IFGSM, JSMA, MIFGSM, PGD, DeepFool, OnePixel, PixelSwap, Pixle, SparseL1Descent
+from advkit.attacks import (
+    CW,
+    EAD,
+    FGSM,
+    IFGSM,
+    JSMA,
+    MIFGSM,
+    PGD,
+    DeepFool,
+    OnePixel,
+    PixelSwap,
+    Pixle,
+    SparseL1Descent,
+)
 from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Normalized
 from advkit.transforms import AttackTransform, FGSMTransform
 
 __all__ = [
+    "CW",
+    "EAD",
     "FGSM",
     "IFGSM",
     "JSMA",

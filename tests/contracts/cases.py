@@ -97,6 +97,16 @@ BAD_QUERIES = (
 L1 = {"eps": 12.0, "alpha": 3.0, "steps": 8, "quantile": 0.9}
 LINF = {"eps": 0.1, "alpha": 0.05, "steps": 4}
 L2 = {"eps": 2.0, "alpha": 1.0, "steps": 4, "norm": "l2"}
+SEARCH = {"steps": 12, "binary_search_steps": 3}
+PUBLISHED = {**SEARCH, "lr": 0.05, "initial_c": 1.0, "schedule": "constant"}
+BAD_SEARCH = (
+    *BAD_STEPS,
+    ({"kappa": -1}, "kappa must be at least 0, got -1"),
+    ({"initial_c": 0.0}, "initial_c must be greater than 0"),
+    ({"initial_c": 1e11}, "initial_c must be greater than 0 and at most 1e+10"),
+    ({"binary_search_steps": 0}, "binary_search_steps must be at least 1, got 0"),
+    ({"lr": 0.0}, "lr must be greater than 0"),
+)
 
 
 CASES = [
@@ -239,4 +249,25 @@ CASES = [
         advkit.DeepFool,
         {"steps": 20, "norm": "linf"},
     ),
+    Case(
+        "CW",
+        advkit.CW,
+        SEARCH,
+        norm="l2",
+        bad=(*BAD_SEARCH, ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant'; got 'linear'")),
+    ),
+    Case("CW-kappa", advkit.CW, {**SEARCH, "kappa": 0.05}, norm="l2"),
+    Case("CW-published", advkit.CW, PUBLISHED, norm="l2"),
+    Case(
+        "EAD",
+        advkit.EAD,
+        SEARCH,
+        norm="l1",
+        bad=(
+            *BAD_SEARCH,
+            ({"beta": -1e-3}, "beta must be at least 0, got -0.001"),
+            ({"decision_rule": "l2"}, "decision_rule must be one of 'l1', 'elastic'; got 'l2'"),
+        ),
+    ),
+    Case("EAD-elastic", advkit.EAD, {**SEARCH, "decision_rule": "elastic"}, norm="l1"),
 ]
