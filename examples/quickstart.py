@@ -155,6 +155,9 @@ def main() -> None:
         advkit.FGSM(model, eps=8 / 255),
         advkit.MIFGSM(model, eps=8 / 255),
         advkit.PGD(model, eps=8 / 255),
+        advkit.DeepFool(model),
+        advkit.CW(model),
+        advkit.EAD(model),
     ]
     some = TensorDataset(*test[torch.randperm(len(test))[: options.images]])
     print(advkit.evaluate(model, DataLoader(some, batch_size=100), attacks))

@@ -1,6 +1,7 @@
 """Adversarial attacks and defenses for PyTorch image classifiers."""
 
 from advkit import attacks, data, errors, evaluation, goals, losses, norms, transforms
+from advkit._version import __version__
 from advkit.attack import AdversarialResult, Attack
 from advkit.attacks import (
     CW,
@@ -20,8 +21,6 @@ from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Normalized
 from advkit.transforms import AttackTransform, FGSMTransform
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CW",
@@ -44,6 +43,7 @@ __all__ = [
     "SparseL1Descent",
     "Targeted",
     "Untargeted",
+    "__version__",
     "attacks",
     "data",
     "errors",

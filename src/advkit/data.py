@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, SequentialSampler, default_collate
 
-import advkit
 from advkit._engine.checks import check_classes, check_number
 from advkit._engine.progress import track
+from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import AdvkitError, DtypeError, InputError
 from advkit.model import Model, placement
@@ -143,7 +143,8 @@ def generate(
             them, all images of one shape; or a `DataLoader` that does not shuffle, for its batch size, its
             workers and its collate function. All of the data set is copied, ``drop_last`` or not.
         path: a directory for the copy, which is made if need be; None to keep it in memory.
-        batch_size: how many images are attacked at once: 256 if None, or the loader's.
+        batch_size: how many images are attacked at once. If None, the loader's, or else 64 for a model on a CPU,
+            whose caches larger ones overflow, and 256 elsewhere.
         shard_size: how many images a file holds, best a multiple of the batch size. That many images are in
             memory at once.
         seed: what random attacks draw depends on it.
@@ -164,7 +165,7 @@ def generate(
             "generate draws from generators of its own, so that it can be resumed; leave out the attack's generator "
             "and give generate(..., seed=...)"
         )
-    source = _source(data, batch_size)
+    source = _source(data, batch_size, attack.model)
     check_number("batch_size", source.batch_size, at_least=1, integer=True)
     check_number("shard_size", shard_size, at_least=1, integer=True)
     check_number("seed", seed, at_least=0, integer=True)
@@ -334,7 +335,7 @@ class _Layout:
         return range(number * self.shard_size, min((number + 1) * self.shard_size, self.count))
 
 
-def _source(data: Any, batch_size: int | None) -> _Source:
+def _source(data: Any, batch_size: int | None, model: Model) -> _Source:
     loader = data if isinstance(data, DataLoader) else None
     data = data if loader is None else loader.dataset
     if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
@@ -345,7 +346,9 @@ def _source(data: Any, batch_size: int | None) -> _Source:
     if not len(data):
         raise InputError("the data set is empty")
     if loader is None:
-        return _Source(data, 256 if batch_size is None else batch_size, default_collate, {})
+        device = placement(model)[0]
+        usual = 64 if device is None or device.type == "cpu" else 256
+        return _Source(data, usual if batch_size is None else batch_size, default_collate, {})
     if type(loader.sampler) is not SequentialSampler or loader.batch_size is None:
         how = type(loader.sampler if loader.batch_size is not None else loader.batch_sampler).__name__
         raise InputError(
@@ -413,7 +416,7 @@ def _manifest(attack: Attack, source: _Source, layout: _Layout, first: _Batch, s
     """All that the copy depends on, in JSON."""
     names = [known.name for known in fields(attack) if known.name not in ("model", "generator")]
     manifest = {
-        "advkit": advkit.__version__,
+        "advkit": __version__,
         "attack": type(attack).__qualname__,
         **{f"attack.{name}": _plain(getattr(attack, name)) for name in names},
         **_fingerprint(attack.model),

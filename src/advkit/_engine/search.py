@@ -104,7 +104,7 @@ class Best:
 
 
 def sliver(logits: Tensor) -> Tensor:
-    """A margin beyond rounding, (n,): a success must still be one in a batch of another size, which rounds otherwise."""
+    """A margin beyond rounding, (n,): a success must still be one in a batch that rounds otherwise."""
     return 16 * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)
 
 

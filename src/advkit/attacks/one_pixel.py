@@ -43,8 +43,8 @@ class OnePixel(BlackBox):
     """
 
     pixels: int = 1
-    steps: int = 20
-    popsize: int = 100
+    steps: int = 40
+    popsize: int = 50
 
     def __post_init__(self) -> None:
         super().__post_init__()

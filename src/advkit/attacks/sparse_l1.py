@@ -122,7 +122,9 @@ def project(x: Tensor, originals: Tensor, eps: float | Tensor, bounds: tuple[flo
     for _ in range(2):  # the second time for what the running sum has rounded off
         threshold = (threshold + excess / slope).clamp_min(0)
         moved = (magnitudes - threshold).clamp_min(0).minimum(room)
-        excess = moved.sum(1, keepdim=True) - eps
+        size = moved.sum(1, keepdim=True)
+        excess = size - eps
+    moved = moved * (eps / size.clamp_min(torch.finfo(y.dtype).tiny)).clamp_max(1)  # the threshold is rounded too
     found = centre + moved.copysign(y)
     too_far = (found - centre).abs() > moved  # rounded outwards: over many features that would leave the ball
     inner = found - (found.abs() * unit).copysign(y)

@@ -10,10 +10,10 @@ from statistics import median
 import torch
 from torch import Tensor
 
-import advkit
 from advkit._engine.checks import check_classes, check_images, check_model
 from advkit._engine.classifier import answer
 from advkit._engine.progress import track
+from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError
 from advkit.evaluation.report import AttackScore, RobustnessReport
@@ -78,7 +78,7 @@ def evaluate(
         clean_accuracy=right / total,
         attacks=tuple(tallies[name].score(name, attack, total) for name, attack in named.items()),
         device=str(device),
-        advkit_version=advkit.__version__,
+        advkit_version=__version__,
         torch_version=str(torch.__version__),
     )
 
