@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from advkit import Pixle
-from advkit._engine.blackbox import overwrite
+from advkit.black_box import overwrite
 from contracts.scenes import Counting, draw, said_by
 
 

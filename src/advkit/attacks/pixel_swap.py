@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advkit._engine.blackbox import BlackBox, Oracle, as_pixels
 from advkit._engine.checks import check_number
+from advkit.black_box import BlackBox, Oracle, as_pixels
 
 __all__ = ["PixelSwap"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advkit._engine.blackbox import BlackBox, Oracle, as_pixels, overwrite
 from advkit._engine.checks import check_number
 from advkit._engine.random import uniform_like
+from advkit.black_box import BlackBox, Oracle, as_pixels, overwrite
 from advkit.errors import InputError
 
 __all__ = ["Pixle"]
