@@ -232,7 +232,7 @@ def _descend(model: Model, rows: _Trial, best: Best, *, initial_c: float | None,
         gap, edge = gap.detach(), sliver(logits)
         del x, logits  # and with them the graph, before the step makes tensors of its own
         if not step:
-            rows.aim = (gap * objective.overshoot).clamp_min(0)
+            rows.aim = (gap * objective.overshoot * rows.effort).clamp_min(0)
             rows.c = _starting_c(rows, objective, tangent, gap + rows.aim, initial_c)
         weight = objective.memory * weight + (1 - objective.memory)
         blend = (1 - objective.memory) / weight

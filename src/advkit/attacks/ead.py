@@ -59,7 +59,7 @@ class EAD(Attack):
     kappa: float = 0.0
     initial_c: float | None = None
     binary_search_steps: int = 5
-    steps: int = 50
+    steps: int = 30
     lr: float = 0.01
     beta: float = 1e-3
     _: KW_ONLY
