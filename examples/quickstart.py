@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="let torchvision download it")
     parser.add_argument("--names", help="what to call the classes in the picture, with commas between")
     parser.add_argument("--epochs", type=int, default=5, help="how long to train (%(default)s)")
-    parser.add_argument("--images", type=int, default=300, help="how many test images to attack (%(default)s)")
+    parser.add_argument("--images", type=int, default=150, help="how many test images to attack (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     parser.add_argument("--out", default="quickstart.png", help="where to write the picture (%(default)s)")
     options = parser.parse_args()
