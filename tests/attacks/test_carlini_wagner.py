@@ -1,54 +1,15 @@
 """CW against closed forms, its own promises, and the defects of other implementations."""
 
 import math
-from functools import cache
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from advkit import CW, losses
-from contracts.scenes import IMAGE, Shifted, conv_net, draw, linear_net, said_by
+from contracts.scenes import IMAGE, Passes, Shifted, conv_net, draw, linear_net, said_by, trained_net
 
 PUBLISHED = {"initial_c": 1e-3, "binary_search_steps": 9, "lr": 0.01, "schedule": "constant"}
-
-
-class Passes(nn.Module):
-    """Another model, and the rows of its forwards and backwards."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.forwards: list[int] = []
-        self.backwards: list[int] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.forwards.append(len(images))
-        logits = self.model(images)
-        if logits.requires_grad:
-            logits.register_hook(lambda gradient: self.backwards.append(len(gradient)))
-        return logits
-
-
-@cache
-def trained(seed: int = 0, classes: int = 4) -> tuple[nn.Module, Tensor, Tensor]:
-    """A small network that has learned patterns under noise, and images that it gets right."""
-    patterns = draw(classes, *IMAGE, seed=seed)
-    labels = torch.arange(64) % classes
-    images = (0.6 * patterns[labels] + draw(64, *IMAGE, seed=seed + 1, high=0.4)).clamp(0, 1)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, classes))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    optimizer.zero_grad()
-    assert said_by(model, images).equal(labels)
-    return model.eval(), images[:8], labels[:8]
 
 
 def nearest_boundary(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -101,7 +62,7 @@ def test_the_nearest_point_in_the_box() -> None:
     "settings", [{}, {"schedule": "constant", "steps": 60, "lr": 0.05}], ids=["default", "constant"]
 )
 def test_a_success_has_the_margin_asked_for(settings: dict[str, object]) -> None:
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     with torch.no_grad():
         assert (losses.margin(model(images), labels) > 1).all()
     result = CW(model, kappa=5.0, **settings).run(images, labels)
@@ -116,7 +77,7 @@ def test_a_success_has_the_margin_asked_for(settings: dict[str, object]) -> None
 
 
 def test_it_reaches_any_target() -> None:
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     for shift in (1, 2, 3):
         targets = (labels + shift) % 4
         result = CW(model).run(images, labels, targets=targets)
@@ -126,7 +87,7 @@ def test_it_reaches_any_target() -> None:
 
 def test_an_untargeted_attack_is_no_worse_than_its_best_target() -> None:
     """The margin of all classes leads to the class that was nearest where it began; the search tries the others."""
-    model, images, labels = trained(seed=3)
+    model, images, labels = trained_net(seed=3)
     distance = CW(model).run(images, labels).distance()
     best = torch.stack([CW(model).run(images, labels, targets=(labels + shift) % 4).distance() for shift in (1, 2, 3)])
     assert (distance <= 1.02 * best.amin(0)).all()
@@ -150,7 +111,7 @@ def test_pixels_at_their_bounds_move(settings: dict[str, object]) -> None:
 @pytest.mark.parametrize("change", [lambda z: z - 100, lambda z: z.log_softmax(1)], ids=["negative", "log"])
 def test_logits_that_are_all_negative(change: object) -> None:
     """torchattacks masks the label with zero, which is then the largest logit."""
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     shifted = Shifted(model, change)
     assert CW(model).run(images, labels).success.all()
     result = CW(shifted).run(images, labels)
@@ -178,7 +139,7 @@ class Deaf(nn.Module):
 )
 def test_one_impossible_row(settings: dict[str, object]) -> None:
     """foolbox gives black images for rows that it cannot solve."""
-    network, images, _ = trained()
+    network, images, _ = trained_net()
     images = images.clone()
     images[2, 0, 0, 0] = 1.0
     images[[0, 1, 3, 4, 5, 6, 7], 0, 0, 0] = 0.3
@@ -205,7 +166,7 @@ def test_a_pixel_that_nothing_depends_on_does_not_move() -> None:
 
 
 def test_rows_leave_and_passes_are_few() -> None:
-    network, images, labels = trained()
+    network, images, labels = trained_net()
     model = Passes(network)
     result = CW(model).run(images, labels)
     assert result.success.all()
@@ -220,7 +181,7 @@ def test_rows_leave_and_passes_are_few() -> None:
 
 def test_the_published_search_is_adam_and_bisection() -> None:
     """Against a plain loop over images that follows the paper."""
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     settings = {"initial_c": 1e-2, "binary_search_steps": 4, "steps": 30, "lr": 0.02, "schedule": "constant"}
     found = CW(model, **settings).run(images, labels)
     expected = torch.stack([reference(model, image, int(label)) for image, label in zip(images, labels, strict=True)])
@@ -258,7 +219,7 @@ def reference(model: nn.Module, image: Tensor, label: int) -> Tensor:
 
 
 def test_c_grows_until_the_image_is_reached() -> None:
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     for schedule in ("cosine", "constant"):
         small = {"initial_c": 1e-6, "steps": 60, "lr": 0.05, "schedule": schedule}
         assert not CW(model, binary_search_steps=1, **small).run(images, labels).success.any()
@@ -266,7 +227,7 @@ def test_c_grows_until_the_image_is_reached() -> None:
 
 
 def test_the_largest_c_is_no_nan() -> None:
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     for schedule in ("cosine", "constant"):
         result = CW(model, initial_c=1e10, steps=30, schedule=schedule).run(images, labels)
         assert result.images.isfinite().all()

@@ -10,27 +10,10 @@ from torch import Tensor, nn
 
 from advkit import PGD, DeepFool, norms
 from advkit.errors import ModelError
-from contracts.scenes import conv_net, draw, said_by
+from contracts.scenes import Passes, conv_net, draw, said_by
 
 NORMS = pytest.mark.parametrize("norm", ["l2", "linf"])
 DUAL = {"l2": 2, "linf": 1}
-
-
-class Passes(nn.Module):
-    """A model that counts the images that go forwards and backwards through it."""
-
-    def __init__(self, model: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.model = model
-        self.forwards: list[int] = []
-        self.backwards: list[int] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.forwards.append(len(images))
-        seen = images.view_as(images)
-        if seen.requires_grad:
-            seen.register_hook(lambda gradient: self.backwards.append(len(gradient)))
-        return self.model(seen)
 
 
 def linear(classes: int, features: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Linear:

@@ -1,33 +1,11 @@
 """EAD against closed forms, its own promises, and the defects of other implementations."""
 
-from functools import cache
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from advkit import CW, EAD, losses
-from contracts.scenes import IMAGE, draw, linear_net, said_by
-
-
-@cache
-def trained(classes: int = 4) -> tuple[nn.Module, Tensor, Tensor]:
-    """A small network that has learned patterns under noise, and images that it gets right."""
-    patterns = draw(classes, *IMAGE, seed=0)
-    labels = torch.arange(64) % classes
-    images = (0.6 * patterns[labels] + draw(64, *IMAGE, seed=1, high=0.4)).clamp(0, 1)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, classes))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    optimizer.zero_grad()
-    return model.eval(), images[:8], labels[:8]
+from contracts.scenes import IMAGE, draw, linear_net, said_by, trained_net
 
 
 def least_l1(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -66,7 +44,7 @@ def test_the_nearest_boundary_of_a_linear_model(classes: int) -> None:
 
 
 def test_more_beta_moves_fewer_pixels() -> None:
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     found = [EAD(model, beta=beta).run(images, labels) for beta in (1e-5, 1e-3, 1e-1)]
     assert all(result.success.all() for result in found)
     moved = [result.distance("l0").mean() for result in found]
@@ -76,7 +54,7 @@ def test_more_beta_moves_fewer_pixels() -> None:
 
 
 def test_the_decision_rule_is_what_is_smallest() -> None:
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     beta = 0.02
     l1 = EAD(model, beta=beta).run(images, labels)
     elastic = EAD(model, beta=beta, decision_rule="elastic").run(images, labels)
@@ -89,7 +67,7 @@ def test_the_decision_rule_is_what_is_smallest() -> None:
 
 
 def test_a_success_has_the_margin_asked_for() -> None:
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     result = EAD(model, kappa=5.0).run(images, labels)
     assert result.success.all()
     with torch.no_grad():
@@ -97,7 +75,7 @@ def test_a_success_has_the_margin_asked_for() -> None:
 
 
 def test_it_reaches_any_target() -> None:
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     for shift in (1, 2, 3):
         targets = (labels + shift) % 4
         assert EAD(model).run(images, labels, targets=targets).predictions.equal(targets)
@@ -117,7 +95,7 @@ def test_pixels_at_their_bounds_move() -> None:
 
 def test_the_original_does_not_drift() -> None:
     """torchattacks' parameter is the image it measures from, and writes to it."""
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     before = images.clone()
     result = EAD(model).run(images, labels)
     assert images.equal(before)
@@ -128,14 +106,14 @@ def test_the_original_does_not_drift() -> None:
 
 
 def test_c_grows_until_the_image_is_reached() -> None:
-    model, images, labels = trained()
+    model, images, labels = trained_net()
     assert not EAD(model, initial_c=1e-6, binary_search_steps=1).run(images, labels).success.any()
     assert EAD(model, initial_c=1e-6, binary_search_steps=9).run(images, labels).success.all()
     assert EAD(model, initial_c=1e10).run(images, labels).success.all()
 
 
 def test_one_impossible_row() -> None:
-    network, images, _ = trained()
+    network, images, _ = trained_net()
 
     images = images.clone()
     images[:, 0, 0] = 0.4

@@ -1,6 +1,7 @@
 """Small models and images for the contracts, and the judge of what an attack gave back."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -92,10 +93,48 @@ class Counting(nn.Module):
         return self.model(images)
 
 
+class Passes(nn.Module):
+    """Another model, and the number of rows in each of its forwards and backwards."""
+
+    def __init__(self, model: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.forwards: list[int] = []
+        self.backwards: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.forwards.append(len(images))
+        seen = images.view_as(images)
+        if seen.requires_grad:
+            seen.register_hook(lambda gradient: self.backwards.append(len(gradient)))
+        return self.model(seen)
+
+
 def said_by(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """What a model in eval mode says of images: the label that makes an attack work for its success."""
     with torch.no_grad():
         return model(images).argmax(1)
+
+
+@cache
+def trained_net(seed: int = 0, classes: int = 4) -> tuple[nn.Module, Tensor, Tensor]:
+    """A small network that has learned patterns under noise, and images that it gets right."""
+    patterns = draw(classes, *IMAGE, seed=seed)
+    labels = torch.arange(64) % classes
+    images = (0.6 * patterns[labels] + draw(64, *IMAGE, seed=seed + 1, high=0.4)).clamp(0, 1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, classes))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    assert said_by(model, images).equal(labels)
+    return model.eval(), images[:8], labels[:8]
 
 
 def linear_net(classes: int = 3, shape: Shape = IMAGE, offset: float | None = None) -> nn.Module:

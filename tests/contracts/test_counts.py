@@ -7,25 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import advkit
-from contracts.scenes import IMAGE, conv_net, draw, easy_images, linear_net, said_by
-
-
-class Passes(nn.Module):
-    """Another model, with the number of rows in each of its forwards and backwards."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.forwards: list[int] = []
-        self.backwards: list[int] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.forwards.append(len(images))
-        logits = self.model(images)
-        if logits.requires_grad:
-            logits.register_hook(lambda gradient: self.backwards.append(len(gradient)))
-        return logits
-
+from contracts.scenes import IMAGE, Passes, conv_net, draw, easy_images, linear_net, said_by
 
 STEPS = [1, 3, 7]
 ITERATIVE = {

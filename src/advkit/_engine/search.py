@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from advkit._engine.checks import check_number
 from advkit._engine.classifier import image_gradient
 from advkit._engine.rows import Rows
 from advkit.goals import Goal, Untargeted
 from advkit.model import Model
 from advkit.norms import column
 
-__all__ = ["LARGEST_C", "Best", "Objective", "dot", "search"]
+__all__ = ["LARGEST_C", "Best", "Objective", "check_search", "dot", "search"]
 
 LARGEST_C = 1e10
 _CANDIDATES = 9  # classes that are looked at for each image
@@ -37,6 +38,15 @@ _LOOK = 5  # steps between looks at which rows may leave: each look makes a GPU 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each row: (n, ...) and (n, ...) to (n,)."""
     return (a * b).flatten(1).sum(1)
+
+
+def check_search(kappa: object, initial_c: object, binary_search_steps: object, steps: object) -> None:
+    """Refuse hyperparameters of a search that are out of their range."""
+    check_number("kappa", kappa, at_least=0)
+    if initial_c is not None:
+        check_number("initial_c", initial_c, above=0, at_most=LARGEST_C)
+    check_number("binary_search_steps", binary_search_steps, at_least=1, integer=True)
+    check_number("steps", steps, at_least=1, integer=True)
 
 
 class Objective(ABC):

@@ -9,7 +9,7 @@ from torch import Tensor
 from advkit._engine.checks import check_choice, check_number
 from advkit._engine.classifier import image_gradient
 from advkit._engine.rows import Rows
-from advkit._engine.search import LARGEST_C, Best, Objective, dot, search
+from advkit._engine.search import LARGEST_C, Best, Objective, check_search, dot, search
 from advkit.attack import Attack, Kind
 from advkit.goals import Goal
 from advkit.norms import L2, column
@@ -68,11 +68,7 @@ class CW(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("kappa", self.kappa, at_least=0)
-        if self.initial_c is not None:
-            check_number("initial_c", self.initial_c, above=0, at_most=LARGEST_C)
-        check_number("binary_search_steps", self.binary_search_steps, at_least=1, integer=True)
-        check_number("steps", self.steps, at_least=1, integer=True)
+        check_search(self.kappa, self.initial_c, self.binary_search_steps, self.steps)
         check_number("lr", self.lr, above=0)
         check_choice("schedule", self.schedule, ("cosine", "constant"))
 
