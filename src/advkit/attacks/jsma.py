@@ -93,8 +93,7 @@ class JSMA(Attack):
             pair, exists = best_pair(-alpha, beta, domain)
 
         moved = x.scatter(1, pair, moved.gather(1, pair))
-        failed = originals.masked_fill((alpha + beta).isnan(), torch.nan)  # a broken gradient is no flat one
-        rows.move(torch.where(exists[:, None], moved, failed).view_as(rows.x))
+        rows.move(torch.where(exists[:, None], moved, originals).view_as(rows.x))
         still_open = rows.close(~exists)
         rows.compact()
         return still_open

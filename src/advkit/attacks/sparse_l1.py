@@ -10,7 +10,7 @@ from advkit._engine.ascent import Ascent, ascend
 from advkit._engine.checks import check_number, check_per_row
 from advkit.attack import Attack
 from advkit.goals import Goal
-from advkit.norms import L1, Linf, Norm, column
+from advkit.norms import L1, Norm, column
 
 __all__ = ["SparseL1Descent"]
 
@@ -86,7 +86,7 @@ class SparseL1Descent(Attack):
         moving = flat.shape[1] - math.ceil(self.quantile * (flat.shape[1] - 1) - 1e-6)
         magnitudes = flat.abs()
         threshold = magnitudes.topk(moving, dim=1, sorted=False).values.amin(1, keepdim=True)
-        direction = Linf.steepest(flat).where(~(magnitudes < threshold), 0)  # NaN stays NaN
+        direction = flat.sign().where(magnitudes >= threshold, 0)
         return (direction / L1.size(direction).clamp_min(1)[:, None]).view_as(gradient)
 
 
