@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
@@ -51,6 +51,7 @@ def test_the_projection_of_a_convex_solver(seed: int, eps: float) -> None:
 @given(
     seed=st.integers(0, 10**6), eps=st.sampled_from([0.0, 0.01, 1.0, 12.0, 100.0]), high=st.sampled_from([1.0, 255.0])
 )
+@example(seed=65874, eps=12.0, high=1.0)  # a row of it ends in the box, just inside the ball
 @settings(max_examples=60, deadline=None)
 def test_inside_the_ball_and_the_box_and_as_close_as_it_gets(seed: int, eps: float, high: float) -> None:
     originals = draw(3, 5, 20, seed=seed) * high
@@ -65,9 +66,8 @@ def test_inside_the_ball_and_the_box_and_as_close_as_it_gets(seed: int, eps: flo
     boxed = (x.clamp(0, high) - originals).flatten(1)
     inside = boxed.abs().sum(1) < 0.999 * eps
     torch.testing.assert_close(moved[inside].float(), boxed[inside], rtol=1e-5, atol=1e-5 * high)
-    torch.testing.assert_close(
-        size[~inside].float(), torch.full_like(size[~inside], eps).float(), rtol=1e-4, atol=1e-4 * high
-    )
+    reach = boxed.abs().sum(1).clamp_max(eps)  # all of the ball, or all that the box leaves of the way
+    torch.testing.assert_close(size.float(), reach, rtol=1e-4, atol=1e-4 * high)
     again = project(found, originals, eps, (0.0, high))
     torch.testing.assert_close(again, found, rtol=1e-5, atol=1e-5 * high)
 
