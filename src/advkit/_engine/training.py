@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from advkit._engine.checks import check_choice, check_classes, check_number
+from advkit._engine.classifier import own
 from advkit._engine.files import write_whole
 from advkit._engine.progress import track
 from advkit.errors import DtypeError, InputError, ModelError
@@ -46,6 +47,9 @@ class Network(nn.Module):
     Args:
         model: images (N, ...) to logits (N, K).
         autocast: the dtype that matrix products and convolutions are computed in; None for the model's own.
+
+    Attributes:
+        largest_label: of the batch at hand. There must be a logit for it: a GPU would stop without a word.
     """
 
     def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
@@ -54,6 +58,7 @@ class Network(nn.Module):
         device, self.dtype = placement(model)
         self.device = device or torch.device("cpu")
         self.autocast = autocast
+        self.largest_label = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K), float32 or better, of images (N, ...)."""
@@ -64,6 +69,11 @@ class Network(nn.Module):
             raise ModelError(
                 f"the model returned {seen} for images of shape {tuple(images.shape)}; training needs logits of shape "
                 f"({len(images)}, K)"
+            )
+        if logits.shape[1] <= self.largest_label:
+            raise InputError(
+                f"labels must lie in [0, {logits.shape[1]}), since the model returned {logits.shape[1]} logits an "
+                f"image; the largest is {self.largest_label}"
             )
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -162,7 +172,7 @@ class Training:
         what = f"epoch {epoch + 1} of {epochs}"
         if self.history:
             what += f" (loss {self.history[-1].loss:.3g})"
-        for index, (images, labels) in enumerate(_batches(loader, self._network.device, what, self.progress)):
+        for index, (images, labels) in enumerate(_batches(loader, self._network, what, self.progress)):
             value = loss(self._network, images, labels, epoch + index)
             # A GPU waits for this, once a batch: weights are worth more than the time, once they are lost.
             number = float(value.detach())
@@ -186,7 +196,7 @@ class Training:
         total, count = 0.0, 0
         assert self.validation is not None
         with attacking(self._network):  # eval mode, no gradients of parameters, and back again
-            for index, (images, labels) in enumerate(_batches(self.validation, self._network.device, "", False)):
+            for index, (images, labels) in enumerate(_batches(self.validation, self._network, "", False)):
                 total += float(loss(self._network, images, labels, index)) * len(images)
                 count += len(images)
         mean = _mean(total, count, "validation loader")
@@ -313,7 +323,7 @@ def _training_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _batches(
-    loader: Iterable[Any], device: torch.device, what: str, progress: bool | None
+    loader: Iterable[Any], network: Network, what: str, progress: bool | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The images and labels of each batch that has any, on the device of the model."""
     for batch in track(loader, what, unit="batch", progress=progress):
@@ -331,9 +341,8 @@ def _batches(
             )
         check_classes("labels", labels, images)
         if len(images):
-            if images.is_inference():
-                images = images.clone()
-            yield images.to(device, non_blocking=True), labels.to(device, torch.int64, non_blocking=True)
+            network.largest_label = int(labels.max())
+            yield own(images, network.device, images.dtype), own(labels, network.device, torch.int64)
 
 
 def _mean(total: float, count: int, name: str) -> float:
