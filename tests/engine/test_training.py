@@ -272,6 +272,17 @@ def test_flags_are_as_before_and_a_frozen_batch_norm_stays_frozen(whole_in_train
     assert set(seen) == {attacked, learned}
 
 
+def test_a_wrapper_in_training_mode_around_a_model_in_eval_mode_freezes_nothing() -> None:
+    net, modes = conv_net(), set()
+    net[1].register_forward_pre_hook(lambda module, _: modes.add(module.training))
+    model = advkit.Normalized(net, 0.5, 0.5)
+    assert model.training
+    plainly().fit(model, DataLoader(data(), 12), sgd(model), 1)
+    assert modes == {True}
+    assert model.training
+    assert not net.training
+
+
 def test_flags_are_as_before_after_an_error() -> None:
     model = conv_net().train()
     model[1].eval()

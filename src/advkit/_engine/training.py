@@ -309,12 +309,13 @@ def _generators_of(loader: object) -> list[torch.Generator | None]:
 def _training_mode(model: nn.Module) -> Iterator[None]:
     """The model in training mode, and afterwards each module as it was.
 
-    In a model that is in training mode already, a part in eval mode is meant to be there, such as a frozen
-    BatchNorm. One that is in eval mode as a whole has no such part.
+    Where some layer is in training mode already, one in eval mode is meant to be, such as a frozen BatchNorm. A model
+    that is in eval mode as a whole has no such layer. Modules without parameters of their own do not count, since
+    one that was just wrapped around a model in eval mode is in training mode itself.
     """
     before = [(module, module.training) for module in model.modules()]
     try:
-        if not model.training:
+        if not any(training for module, training in before if any(True for _ in module.parameters(recurse=False))):
             model.train()
         yield
     finally:

@@ -27,7 +27,7 @@ class Stack(Defense):
         defenses: the members, in order.
         differentiable: whether all are.
         stochastic: whether any is.
-        eot_samples: the largest of any.
+        eot_samples: the largest of any that is stochastic.
 
     Raises:
         InputError: there is no defense.
@@ -44,7 +44,8 @@ class Stack(Defense):
             raise InputError("Stack has no defense in it; give at least one")
         self.differentiable = all(member.differentiable for member in self.defenses)
         self.stochastic = any(member.stochastic for member in self.defenses)
-        self.eot_samples = max(member.eot_samples for member in self.defenses)
+        draws = [member.eot_samples for member in self.defenses if member.stochastic]
+        self.eot_samples = max(draws, default=Defense.eot_samples)
 
     def __repr__(self) -> str:
         return f"Stack([{', '.join(map(repr, self.defenses))}])"
