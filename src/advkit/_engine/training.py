@@ -6,7 +6,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K), float32 or better, of images (N, ...)."""
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        with nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast):
             logits = self.model(images if self.dtype is None else images.to(self.dtype))
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             seen = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -267,8 +267,8 @@ class _Chance:
 
     def __init__(self, device: torch.device, generators: Iterable[torch.Generator | None]) -> None:
         self.generators = list({id(one): one for one in generators if one is not None}.values())
-        self.accelerator = None if device.type == "cpu" else torch.get_device_module(device)
-        self.device = device
+        self.accelerator = None if device.type == "cpu" else getattr(torch, device.type)
+        self.place = () if device.type == "mps" else (device,)  # there is only one, and its functions take none
 
     def state(self) -> dict[str, Any]:
         """In tensors, numbers and lists, which can be read without running any code."""
@@ -277,7 +277,7 @@ class _Chance:
             "python": random.getstate(),
             "numpy": [name, np.asarray(keys).tolist(), *rest],
             "torch": torch.get_rng_state(),
-            "accelerator": None if self.accelerator is None else self.accelerator.get_rng_state(self.device),
+            "accelerator": None if self.accelerator is None else self.accelerator.get_rng_state(*self.place),
             "generators": [generator.get_state() for generator in self.generators],
         }
 
@@ -287,7 +287,7 @@ class _Chance:
         np.random.set_state(tuple(state["numpy"]))
         torch.set_rng_state(state["torch"])
         if self.accelerator is not None and state["accelerator"] is not None:
-            self.accelerator.set_rng_state(state["accelerator"], self.device)
+            self.accelerator.set_rng_state(state["accelerator"], *self.place)
         for generator, its in zip(self.generators, state["generators"], strict=True):
             generator.set_state(its)
 
