@@ -204,7 +204,9 @@ def test_a_nan_loss_stops_before_it_is_saved_or_learned(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     model = Turning(at=5, how=lambda logits: logits * torch.nan)  # the second batch of the second epoch
     defense = plainly()
-    with pytest.raises(ModelError, match=r"the loss is nan in batch 2 of epoch 2.*Lower the learning rate"):
+    with pytest.raises(
+        ModelError, match=r"stopped in epoch 2: the loss is nan in batch 2, .*has epoch 1\. Lower the learning rate"
+    ):
         defense.fit(model, DataLoader(data(), 8), sgd(model), checkpoint=path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert len(torch.load(path)["history"]) == len(defense.history) == 1
@@ -213,7 +215,7 @@ def test_a_nan_loss_stops_before_it_is_saved_or_learned(tmp_path: Path) -> None:
 def test_weights_that_the_last_step_broke_are_not_saved(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     model = Turning(at=6, how=lambda logits: logits + (logits - logits.detach()).abs().sqrt())  # its gradient is NaN
-    with pytest.raises(ModelError, match=r"model.1.weight is no longer finite after epoch 2; training stopped"):
+    with pytest.raises(ModelError, match=r"training stopped in epoch 2: model\.1\.weight is no longer finite"):
         plainly().fit(model, DataLoader(data(), 8), sgd(model), checkpoint=path)
     saved = torch.load(path)
     assert len(saved["history"]) == 1
@@ -223,7 +225,7 @@ def test_weights_that_the_last_step_broke_are_not_saved(tmp_path: Path) -> None:
 def test_a_nan_validation_loss_stops_before_it_is_saved(tmp_path: Path) -> None:
     model = flat_net(192)
     broken = [(torch.full((2, 3, 8, 8), torch.nan), torch.tensor([0, 1]))]
-    with pytest.raises(ModelError, match=r"the validation loss is nan after epoch 1"):
+    with pytest.raises(ModelError, match=r"stopped in epoch 1: the validation loss is nan; there is no checkpoint yet"):
         plainly().fit(model, DataLoader(data(), 8), sgd(model), validation=broken, checkpoint=tmp_path / "model.pt")
     assert not list(tmp_path.iterdir())
 
@@ -242,6 +244,17 @@ def test_the_epoch_with_the_best_validation_loss_is_kept() -> None:
     assert same(weights(model), weights(once))
     expected = nn.functional.cross_entropy(model(images), (labels + 1) % 4).item()
     assert min(losses) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_best_of_a_validation_that_is_over_does_not_come_back(tmp_path: Path) -> None:
+    images, labels = data().tensors
+    opposite = DataLoader(TensorDataset(images, (labels + 1) % 4), 8)
+    once, path = flat_net(192), tmp_path / "model.pt"
+    plainly().fit(once, DataLoader(data(), 8), sgd(once), 5)
+    for epochs, validation in ((4, opposite), (5, None)):
+        model = flat_net(192)
+        plainly().fit(model, DataLoader(data(), 8), sgd(model), epochs, validation=validation, checkpoint=path)
+    assert same(weights(model), weights(once))
 
 
 def test_validation_sees_the_model_in_eval_mode_and_leaves_no_trace() -> None:

@@ -145,7 +145,7 @@ class Training:
                 self._close(epoch, Epoch(mean, validation))
                 if self.checkpoint is not None:
                     self._save(Path(self.checkpoint), recipe, chance)
-            if self._best is not None:
+            if self.validation is not None and self._best is not None:
                 self.model.load_state_dict(self._best)
             self.optimizer.zero_grad()
 
@@ -177,11 +177,7 @@ class Training:
             # A GPU waits for this, once a batch: weights are worth more than the time, once they are lost.
             number = float(value.detach())
             if not math.isfinite(number):
-                raise ModelError(
-                    f"the loss is {number} in batch {index + 1} of epoch {epoch + 1}, and training stopped before it "
-                    f"changed the model; the checkpoint, if any, is that of epoch {epoch}. Lower the learning rate, or "
-                    "look for infinite images"
-                )
+                raise _stopped(f"the loss is {number} in batch {index + 1}, which did not change the model", epoch)
             self.optimizer.zero_grad()
             self._scaler.scale(value).backward()
             self._scaler.step(self.optimizer)
@@ -201,20 +197,14 @@ class Training:
                 count += len(images)
         mean = _mean(total, count, "validation loader")
         if not math.isfinite(mean):
-            raise ModelError(
-                f"the validation loss is {mean} after epoch {epoch + 1}; training stopped, and the checkpoint, if any, "
-                f"is that of epoch {epoch}. Lower the learning rate"
-            )
+            raise _stopped(f"the validation loss is {mean}", epoch)
         return mean
 
     def _close(self, epoch: int, result: Epoch) -> None:
         """The end of an epoch: the weights are sound, the scheduler knows, and the best is kept."""
         for name, parameter in self.model.named_parameters():
             if not bool(parameter.isfinite().all()):  # the last step may have done it, where no loss tells of it
-                raise ModelError(
-                    f"{name} is no longer finite after epoch {epoch + 1}; training stopped, and the checkpoint, if "
-                    f"any, is that of epoch {epoch}. Lower the learning rate"
-                )
+                raise _stopped(f"{name} is no longer finite", epoch)
         losses = [before.validation_loss for before in self.history if before.validation_loss is not None]
         self.history.append(result)
         if isinstance(self.scheduler, ReduceLROnPlateau):
@@ -344,6 +334,13 @@ def _batches(
         if len(images):
             network.largest_label = int(labels.max())
             yield own(images, network.device, images.dtype), own(labels, network.device, torch.int64)
+
+
+def _stopped(why: str, epoch: int) -> ModelError:
+    kept = f"a checkpoint has epoch {epoch}" if epoch else "there is no checkpoint yet"
+    return ModelError(
+        f"training stopped in epoch {epoch + 1}: {why}; {kept}. Lower the learning rate, and look for infinite images"
+    )
 
 
 def _mean(total: float, count: int, name: str) -> float:
