@@ -204,9 +204,7 @@ def test_a_nan_loss_stops_before_it_is_saved_or_learned(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     model = Turning(at=5, how=lambda logits: logits * torch.nan)  # the second batch of the second epoch
     defense = plainly()
-    with pytest.raises(
-        ModelError, match=r"stopped in epoch 2: the loss is nan in batch 2, .*has epoch 1\. Lower the learning rate"
-    ):
+    with pytest.raises(ModelError, match=r"stopped in epoch 2: the loss is nan in batch 2, .*has epoch 1\."):
         defense.fit(model, DataLoader(data(), 8), sgd(model), checkpoint=path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert len(torch.load(path)["history"]) == len(defense.history) == 1
