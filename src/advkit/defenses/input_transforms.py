@@ -44,7 +44,7 @@ class BitDepthReduction(PictureTransformation):
 
     def _transform(self, pictures: Tensor) -> Tensor:
         low, high = self.bounds
-        levels = 2 ** int(self.bits) - 1
+        levels = (1 << int(self.bits)) - 1
         index = ((pictures - low) * (levels / (high - low))).round()
         return index * ((high - low) / levels) + low
 
