@@ -1,5 +1,6 @@
 """The input transformations of Guo, Rana, Cisse & van der Maaten, ICLR 2018."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -87,8 +88,10 @@ class JPEGCompression(PictureTransformation):
         low, high = self.bounds
         scaled = (pictures - low) * (255 / (high - low))
         seen = scaled.round().clamp(0, 255).to("cpu", torch.uint8)
-        for image in seen:  # the codec takes one image at a time
-            image.copy_(decode_jpeg(encode_jpeg(image, int(self.quality))))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The image decoding and encoding", DeprecationWarning)  # from 0.29 on
+            for image in seen:  # the codec takes one image at a time
+                image.copy_(decode_jpeg(encode_jpeg(image, int(self.quality))))
         return seen.to(pictures) * ((high - low) / 255) + low
 
 
