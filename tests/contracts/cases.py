@@ -106,6 +106,7 @@ BAD_SEARCH = (
     ({"initial_c": 1e11}, "initial_c must be greater than 0 and at most 1e+10"),
     ({"binary_search_steps": 0}, "binary_search_steps must be at least 1, got 0"),
     ({"lr": 0.0}, "lr must be greater than 0"),
+    ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant'; got 'linear'"),
 )
 
 
@@ -254,7 +255,7 @@ CASES = [
         advkit.CW,
         SEARCH,
         norm="l2",
-        bad=(*BAD_SEARCH, ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant'; got 'linear'")),
+        bad=BAD_SEARCH,
     ),
     Case("CW-kappa", advkit.CW, {**SEARCH, "kappa": 0.05}, norm="l2"),
     Case("CW-published", advkit.CW, PUBLISHED, norm="l2"),
@@ -269,5 +270,6 @@ CASES = [
             ({"decision_rule": "l2"}, "decision_rule must be one of 'l1', 'elastic'; got 'l2'"),
         ),
     ),
+    Case("EAD-published", advkit.EAD, PUBLISHED, norm="l1"),
     Case("EAD-elastic", advkit.EAD, {**SEARCH, "decision_rule": "elastic"}, norm="l1"),
 ]
