@@ -26,7 +26,7 @@ from advkit.goals import Goal, Untargeted
 from advkit.model import Model
 from advkit.norms import column
 
-__all__ = ["LARGEST_C", "Best", "Descent", "Objective", "bisect", "check_search", "dot", "search"]
+__all__ = ["LARGEST_C", "Best", "Descent", "Objective", "bisect", "check_search", "dot", "search", "sliver"]
 
 LARGEST_C = 1e10
 _CANDIDATES = 9  # classes that are looked at for each image
