@@ -22,6 +22,7 @@ __all__ = ["JSMA"]
 
 
 _SLIGHT = 1e-4  # of the logits' absolute sum: how far a linear model may be from what was expected of it
+_ROUNDING = 1e-4  # of a step: how near a bound is at it
 _TURNS = 6  # tries at putting features back
 
 
@@ -124,7 +125,7 @@ class JSMA(Attack):
             beta = image_gradient(total, x) - alpha
             del x, logits, raised, total  # and with them the graph, before the search makes tensors of its own
             alpha, beta, came = rows.compact(alpha, beta, came)
-            if not self._move(rows, alpha, beta, came, 2 ** (step + 1)):
+            if not self._move(rows, alpha, beta, came, 2 ** (step + 2)):
                 break
         return rows.whole().clone(), settled
 
@@ -145,14 +146,17 @@ class JSMA(Attack):
         # Of the features that lead none but those of these pairs can leave on the way.
         lead, present = leaders(gain, loss, domain, 2 * pairs)
         gain, loss, start = (values.gather(1, lead) for values in (gain, loss, x))
-        at, going = start, torch.ones_like(rows.open)
-        for count in range(pairs):
-            moved = (at + self.theta).clamp(*self.bounds)
-            pair, exists = best_pair(gain, loss, present & (moved != at))
-            going = going & exists & (count < most)
-            if not count:
-                possible = going
-            at = torch.where(going[:, None], at.scatter(1, pair, moved.gather(1, pair)), at)
+        at, possible = start, None
+        while possible is None or most.any():
+            domain = present & ((at + self.theta).clamp(*self.bounds) != at)
+            pair, exists = best_pair(gain, loss, domain)
+            # The same pair is the best until one of the two is at its bound.
+            far = (self.bounds[self.theta > 0] - at.gather(1, pair)) / self.theta
+            times = (far.amin(1) - _ROUNDING).ceil().clamp_min(1).minimum(most).where(exists, 0)
+            moved = (at.gather(1, pair) + self.theta * times[:, None]).clamp(*self.bounds)
+            at = at.scatter(1, pair, moved)
+            most = (most - times).where(exists, 0)
+            possible = exists if possible is None else possible
         filled = torch.cat([x, originals[:, :1]], 1).scatter(1, lead.where(present, x.shape[1]), at)[:, :-1]
         rows.expected = came + torch.stack([dot(alpha, filled - x), dot(alpha + beta, filled - x)], 1)
         rows.move(filled.where(possible[:, None], originals).view_as(rows.x))
