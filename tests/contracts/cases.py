@@ -166,8 +166,11 @@ CASES = [
             ({"theta": float("inf")}, "theta must be finite, got inf"),
             ({"gamma": 0.0}, "gamma must be greater than 0 and at most 1, got 0.0"),
             ({"gamma": 1.1}, "gamma must be greater than 0 and at most 1, got 1.1"),
+            ({"pairs": 0}, "pairs must be at least 1, got 0"),
+            ({"pairs": 1.5}, "pairs must be an integer, got 1.5"),
         ),
     ),
+    Case("JSMA-published", advkit.JSMA, {"gamma": 1.0, "pairs": 1}, norm="l0", one_way=True),
     Case("JSMA-down", advkit.JSMA, {"theta": -0.3, "gamma": 1.0}, norm="l0", one_way=True),
     Case(
         "SparseL1Descent",

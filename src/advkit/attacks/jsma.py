@@ -58,8 +58,16 @@ class JSMA(Attack):
     maximal -(alpha_p + alpha_q) * (beta_p + beta_q) by ``theta``, among the pairs with alpha_p + alpha_q > 0
     and beta_p + beta_q < 0; for a negative ``theta`` both signs are turned round. A feature leaves the search
     when it reaches a bound. Without ``targets``, t is the runner-up of the label on the original image, and any
-    class but the label is a success. An image for which no pair is left is returned unchanged. Each step is one
+    class but the label is a success. An image for which no pair is left is returned unchanged. A Jacobian is one
     forward and two backwards, whatever the number of classes, and memory grows linearly with the features.
+
+    The paper takes one pair from each Jacobian; ``JSMA(model, pairs=1)`` is its algorithm. By default the first
+    Jacobian gives four pairs, the second eight, and so on, at most a quarter of those that ``gamma`` leaves, each
+    the best of the features that are still in the search. What fools the model by then has more features than
+    it needs; in six tries, those are put back first that the margin, linearised where the image has come to, needs
+    least. Where the logits went just where the Jacobian said, as in a linear model, the image is done again with one
+    pair at a time and nothing is put back, so that a linear model gets the paper's answer; where many pairs at a time
+    came to no success it is done again too, so that all that the paper's algorithm fools is fooled.
 
     Papernot, McDaniel, Jha, Fredrikson, Celik & Swami, "The limitations of deep learning in adversarial settings",
     EuroS&P 2016, eq. (8) to (10) and algorithm 3, on logits.
@@ -68,6 +76,7 @@ class JSMA(Attack):
         model: pixels (N, ...) to logits (N, K).
         theta: how far a step moves a feature, in units of pixels: positive or negative, not 0.
         gamma: the largest fraction of an image's features that may change, in (0, 1].
+        pairs: how many pairs to take from one Jacobian at most; 1 for the paper's algorithm, None for no limit.
         bounds: the lowest and the highest value of a pixel.
         generator: not drawn from.
 
@@ -92,21 +101,21 @@ class JSMA(Attack):
             check_number("pairs", self.pairs, at_least=1, integer=True)
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        found, settled = self._saturate(images, goal)
+        found, fooled, bent = self._saturate(images, goal)
         if self.pairs == 1:
             return found
-        rest = (~settled).nonzero().squeeze(1)
+        rest = (~(fooled & bent)).nonzero().squeeze(1)
         if len(rest):
             found[rest] = self._with(pairs=1)._perturb(images[rest], goal.rows(rest))
-        moved = (settled & (found != images).flatten(1).any(1)).nonzero().squeeze(1)
+        moved = (bent & (found != images).flatten(1).any(1)).nonzero().squeeze(1)
         if len(moved):
             found[moved] = self._put_back(_Fooling(found[moved], images[moved], goal.rows(moved)))
         return found
 
-    def _saturate(self, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Move pair after pair. Also says where that fooled a model that was not linear on the way: bool (N,)."""
+    def _saturate(self, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
+        """Move pair after pair: images (N, ...), where they fool the model, and where it was not linear: bool (N,)."""
         rows = _Saliency(images, images, goal, goal.classes)
-        settled = torch.zeros_like(rows.open)
+        reached, bent = torch.zeros_like(rows.open), torch.zeros_like(rows.open)
         for step in itertools.count():
             x = rows.x.detach().requires_grad_()
             logits = self.model(x)
@@ -118,7 +127,8 @@ class JSMA(Attack):
             if step:
                 rows.bent = rows.bent | ((came - rows.expected).abs() > slight).any(1)
             fooled = rows.goal.success(logits)
-            settled[rows.index] = fooled & rows.bent
+            reached[rows.index] = fooled
+            bent[rows.index] = rows.bent if step else fooled  # what is wrong already needs nothing
             if not rows.close(fooled):
                 break
             alpha = image_gradient(raised, x, keep_graph=True)
@@ -127,13 +137,13 @@ class JSMA(Attack):
             alpha, beta, came = rows.compact(alpha, beta, came)
             if not self._move(rows, alpha, beta, came, 2 ** (step + 2)):
                 break
-        return rows.whole().clone(), settled
+        return rows.whole().clone(), reached, bent
 
     def _move(self, rows: _Saliency, alpha: Tensor, beta: Tensor, came: Tensor, pace: int) -> int:
         """Move the best pairs of each row, ``pace`` of them at most; says how many rows are open.
 
-        A row that has no pair closes where it came from. One takes no more than a quarter of the pairs that it may
-        still change, so that no limit is met on the way.
+        A row that has no pair closes where it came from. Others take at most a quarter of the pairs that may still
+        change, so that this limit is not met on the way.
         """
         x, originals, alpha, beta = (each.flatten(1) for each in (rows.x, rows.originals, alpha, beta))
         gain, loss = (alpha, -beta) if self.theta > 0 else (-alpha, beta)
@@ -143,7 +153,7 @@ class JSMA(Attack):
         most = (left // 8).clamp(1, pace if self.pairs is None else min(pace, self.pairs))
         pairs = int(most.max())
 
-        # Of the features that lead none but those of these pairs can leave on the way.
+        # No other feature comes into a best pair: only those of the pairs taken can leave the search on the way.
         lead, present = leaders(gain, loss, domain, 2 * pairs)
         gain, loss, start = (values.gather(1, lead) for values in (gain, loss, x))
         at, possible = start, None
