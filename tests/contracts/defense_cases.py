@@ -124,7 +124,7 @@ DEFENSES = [
     DefenseCase(
         "RandomCropRescale",
         defenses.RandomCropRescale,
-        {"scale": 0.6, "eot_samples": 3},
+        {"scale": 0.875, "eot_samples": 10},
         bad=(
             ({"scale": 0.0}, "scale must be greater than 0 and at most 1, got 0.0"),
             ({"scale": 1.5}, "scale must be greater than 0 and at most 1, got 1.5"),

@@ -114,7 +114,7 @@ def test_a_random_defense_draws_for_each_image_from_its_generator(case: DefenseC
     assert not defense(images).equal(first)
     assert transformation(case)(images).equal(first)
     assert torch.get_rng_state().equal(state)
-    assert len(first.flatten(1).unique(dim=0)) > 3
+    assert len(first.flatten(1).unique(dim=0)) > 2
     own = transformation(case, generator=None)
     torch.manual_seed(1)
     first = own(images)
@@ -249,10 +249,10 @@ def test_the_gradient_of_a_differentiable_defense_is_its_derivative(case: Defens
 @pytest.mark.parametrize("attack", STRONG, ids=lambda attack: attack.__name__)
 def test_knowing_the_defense_never_hurts(case: DefenseCase, attack: type[Attack]) -> None:
     net, images, _ = trained_net()
-    images, defended = images[:4], case.make().wrap(net)
+    defended = case.make().wrap(net)
     labels = votes(defended, images)
     # What is fooled by no margin in the mean, a random defense gets right in every other draw.
-    margin = {advkit.CW: {"kappa": 1.0}, advkit.DeepFool: {"overshoot": 0.5}}.get(attack, {}) if case.stochastic else {}
+    margin = {advkit.CW: {"kappa": 1.0}, advkit.DeepFool: {"overshoot": 1.0}}.get(attack, {}) if case.stochastic else {}
     adaptive = attack(defended, **STRONG[attack], **margin)
     knowing = adaptive.run(images, labels).success.float().mean()
     unknowing = adaptive.on(defended, adaptive=False).run(images, labels).success.float().mean()
