@@ -158,13 +158,17 @@ class Bench:
         return model.eval()
 
 
-def attacks(model: nn.Module, options: argparse.Namespace) -> dict[str, advkit.Attack]:
-    """The attacks of the table, on a model."""
+def attacks(model: nn.Module, options: argparse.Namespace, *, random: bool = False) -> dict[str, advkit.Attack]:
+    """The attacks of the table, on a model.
+
+    A minimal attack stops where the model is undecided. Whoever knows that a defense is random asks for more: what is
+    fooled by no margin in the mean, the defense gets right in every other draw.
+    """
     return {
         "FGSM": advkit.FGSM(model, eps=EPS),
         "MIFGSM": advkit.MIFGSM(model, eps=EPS),
-        "DeepFool": advkit.DeepFool(model),
-        "CW": advkit.CW(model, binary_search_steps=2, steps=options.cw_steps),
+        "DeepFool": advkit.DeepFool(model, overshoot=0.5 if random else 0.02),
+        "CW": advkit.CW(model, binary_search_steps=2, steps=options.cw_steps, kappa=5.0 if random else 0.0),
         "PixelSwap": advkit.PixelSwap(model, max_swaps=options.swaps),
     }
 
@@ -179,20 +183,27 @@ def says(model: nn.Module, images: Tensor) -> Tensor:
 class Table:
     """Cells that have been measured, each a line of a file."""
 
-    def __init__(self, path: Path, settings: dict[str, object]) -> None:
-        self.path, self.settings = path, settings
+    def __init__(self, path: Path, options: argparse.Namespace) -> None:
+        self.path, self.options = path, options
         lines = path.read_text().splitlines() if path.exists() else []
-        self.cells = {self._key(cell): cell for cell in map(json.loads, lines) if settings.items() <= cell.items()}
+        self.cells = {
+            self._key(cell): cell for cell in map(json.loads, lines) if self._settings(cell).items() <= cell.items()
+        }
 
     def _key(self, cell: dict[str, object]) -> tuple[object, ...]:
         return cell["defense"], cell["attack"], cell["attacker"]
+
+    def _settings(self, cell: dict[str, object]) -> dict[str, object]:
+        """The options that the number in a cell depends on."""
+        names = ["images", "seed", "eot", *{"CW": ["cw_steps"], "PixelSwap": ["swaps"]}.get(str(cell["attack"]), [])]
+        return {name: getattr(self.options, name) for name in names}
 
     def __contains__(self, key: object) -> bool:
         return key in self.cells
 
     def add(self, **cell: object) -> None:
         """Keep a cell, in the file too."""
-        cell |= self.settings
+        cell |= self._settings(cell)
         self.cells[self._key(cell)] = cell
         with self.path.open("a") as file:
             print(json.dumps(cell), file=file)
@@ -285,8 +296,7 @@ def main() -> None:
     undefended = bench.undefended()
     known = attacks(undefended, options)
     columns = options.attacks.split(",") if options.attacks else list(known)
-    chosen = ("images", "eot", "cw_steps", "swaps", "seed")
-    table = Table(options.folder / "cells.jsonl", {name: getattr(options, name) for name in chosen})
+    table = Table(options.folder / "cells.jsonl", options)
 
     wanted = [(name, "clean", "none") for name in names]
     wanted += [(name, column, attacker) for column in columns for name in names for attacker in ATTACKERS]
@@ -300,14 +310,16 @@ def main() -> None:
         if column == "clean":
             cell = measure(model, None, images, labels, None, options)
         elif attacker == "oblivious":
-            path = options.folder / f"{column} {options.images} {options.cw_steps} {options.swaps}.images.pt"
+            key = [column, options.images, *{"CW": [options.cw_steps], "PixelSwap": [options.swaps]}.get(column, [])]
+            path = options.folder / f"{' '.join(map(str, key))}.images.pt"
             shown = oblivious(path, known[column], images, labels, options.batch)
             cell = measure(model, None, images, labels, shown, options)
         elif attacker == "adaptive" and (not knowing or known[column].kind == "black-box"):
             same = table.cells[name, column, "naive"]  # nothing to know, or no gradient to take
             cell = {field: same[field] for field in ("accuracy", "l2", "seconds")}
         else:
-            attack = known[column].on(model, adaptive=attacker == "adaptive")
+            random = attacker == "adaptive" and is_stochastic(model)
+            attack = attacks(model, options, random=random)[column].on(model, adaptive=attacker == "adaptive")
             cell = measure(model, attack, images, labels, None, options)
         table.add(defense=name, attack=column, attacker=attacker, **cell)
     print(table.markdown(names, columns))

@@ -45,7 +45,7 @@ class DefenseCase:
         if self.patches:
             bounds = settings.get("bounds")
             low, high = bounds if isinstance(bounds, tuple) else (0.0, 1.0)
-            settings.setdefault("patches", draw(40, channels, 4, 4, seed=5, low=low, high=high))
+            settings.setdefault("patches", draw(40, channels, 5, 5, seed=5, low=low, high=high))
         defense = self.defense(**settings)
         if "generator" not in overrides and hasattr(defense, "generator"):
             defense.generator = torch.Generator().manual_seed(0)
@@ -124,7 +124,7 @@ DEFENSES = [
     DefenseCase(
         "RandomCropRescale",
         defenses.RandomCropRescale,
-        {"scale": 0.6, "eot_samples": 3},
+        {"scale": 0.875, "eot_samples": 10},
         bad=(
             ({"scale": 0.0}, "scale must be greater than 0 and at most 1, got 0.0"),
             ({"scale": 1.5}, "scale must be greater than 0 and at most 1, got 1.5"),
@@ -134,7 +134,7 @@ DEFENSES = [
     DefenseCase(
         "TotalVarianceMinimization",
         defenses.TotalVarianceMinimization,
-        {"iterations": 8, "eot_samples": 3},
+        {"iterations": 5, "eot_samples": 2},
         exports=False,
         bad=(
             ({"drop": -0.1}, "drop must be at least 0 and at most 1, got -0.1"),
@@ -162,6 +162,6 @@ DEFENSES = [
         ),
     ),
     DefenseCase(
-        "ImageQuilting-random", defenses.ImageQuilting, {"neighbors": 5, "eot_samples": 3}, exports=False, patches=True
+        "ImageQuilting-random", defenses.ImageQuilting, {"neighbors": 5, "eot_samples": 2}, exports=False, patches=True
     ),
 ]

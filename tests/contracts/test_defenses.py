@@ -24,7 +24,7 @@ STRONG: dict[type[Attack], dict[str, Any]] = {
     advkit.FGSM: {"eps": 0.25},
     advkit.MIFGSM: {"eps": 0.2, "alpha": 0.04},
     advkit.DeepFool: {"steps": 20},
-    advkit.CW: {"kappa": 1.0, "steps": 12, "binary_search_steps": 2},
+    advkit.CW: {"binary_search_steps": 2},
 }
 
 
@@ -114,7 +114,7 @@ def test_a_random_defense_draws_for_each_image_from_its_generator(case: DefenseC
     assert not defense(images).equal(first)
     assert transformation(case)(images).equal(first)
     assert torch.get_rng_state().equal(state)
-    assert len(first.flatten(1).unique(dim=0)) > 3
+    assert len(first.flatten(1).unique(dim=0)) > 2
     own = transformation(case, generator=None)
     torch.manual_seed(1)
     first = own(images)
@@ -179,7 +179,7 @@ def test_state_dict(case: DefenseCase) -> None:
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    overrides = {"patches": draw(40, 3, 4, 4, seed=8)} if case.patches else {}
+    overrides = {"patches": draw(40, 3, 5, 5, seed=8)} if case.patches else {}
     other = case.make(**overrides).wrap(conv_net(seed=2))
     other.load_state_dict(torch.load(file, weights_only=True))
     torch.testing.assert_close(other(images), model(images), rtol=0, atol=0)
@@ -251,12 +251,13 @@ def test_knowing_the_defense_never_hurts(case: DefenseCase, attack: type[Attack]
     net, images, _ = trained_net()
     defended = case.make().wrap(net)
     labels = votes(defended, images)
-    adaptive = attack(defended, **STRONG[attack])
+    # What is fooled by no margin in the mean, a random defense gets right in every other draw.
+    margin = {advkit.CW: {"kappa": 1.0}, advkit.DeepFool: {"overshoot": 1.0}}.get(attack, {}) if case.stochastic else {}
+    adaptive = attack(defended, **STRONG[attack], **margin)
     knowing = adaptive.run(images, labels).success.float().mean()
     unknowing = adaptive.on(defended, adaptive=False).run(images, labels).success.float().mean()
-    assert knowing >= unknowing
-    # DeepFool stops at the border of the mean, from where a random defense falls to either side.
-    assert knowing > (0.3 if case.stochastic and attack is advkit.DeepFool else 0.5)
+    assert knowing >= unknowing, (knowing, unknowing)
+    assert knowing >= 0.5
     if not defended.defense.differentiable:
         assert unknowing < 0.3  # it saw no gradient; a random defense changes its mind by itself
 
