@@ -37,13 +37,12 @@ class Passes:
 
 
 @contextmanager
-def counting(model: nn.Module) -> Iterator[Passes]:
-    """Count the passes through the network at the heart of a model while this lasts.
+def counting(model: nn.Module, passes: Passes) -> Iterator[None]:
+    """Add the passes through the network at the heart of a model to ``passes`` while this lasts.
 
     That is the model itself, or what the defenses in it defend: a surrogate that averages over ten draws asks it ten
     times.
     """
-    passes = Passes()
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
@@ -57,7 +56,7 @@ def counting(model: nn.Module) -> Iterator[Passes]:
     with ExitStack() as hooks:
         for network in _networks(model) or [model]:
             hooks.callback(network.register_forward_hook(note).remove)
-        yield passes
+        yield
 
 
 def _networks(model: Model | Callable[..., object]) -> list[nn.Module]:

@@ -98,7 +98,8 @@ def evaluate(
     """
     check_number("draws", draws, at_least=1, integer=True)
     for protocol in protocols:
-        check_choice("protocols", protocol, PROTOCOLS)
+        check_choice("each of the protocols", protocol, PROTOCOLS)
+    protocols = [protocol for protocol in PROTOCOLS if protocol in protocols]
     named = _attacks(attacks)
     given = {BARE: model, **_defenses(defenses)}
     contenders = [Contender(name, _wrapped(model, one, name), draws) for name, one in given.items()]
@@ -109,7 +110,7 @@ def evaluate(
         "torch": str(torch.__version__),
         "models": {name: [type(one).__name__, _settings(one)] for name, one in given.items()},
         "attacks": {name: [type(attack).__name__, _arguments(attack)] for name, attack in named.items()},
-        "protocols": list(protocols),
+        "protocols": protocols,
         "stop_when_fooled": stop_when_fooled,
         "draws": draws,
         "seed": seed,
@@ -120,7 +121,10 @@ def evaluate(
     digests: dict[int, str] = {}
     bounds = {attack.bounds for attack in named.values()}
     steps = len(loader) * len(plan) if isinstance(loader, Sized) else None
-    with together() as ranks, ticking(steps, "evaluate", progress=False if ranks.rank else progress) as tick:
+    with (
+        together() as ranks,
+        ticking(steps, "evaluate", unit="attack", progress=False if ranks.rank else progress) as tick,
+    ):
         trial = Trial(contenders, plan, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick)
         for index, batch in enumerate(loader):
             images, labels = _pair(batch, index, bounds)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advkit import norms
 from advkit._engine.classifier import answer
-from advkit._engine.passes import counting
+from advkit._engine.passes import Passes, counting
 from advkit._engine.seeds import repeatable
 from advkit.attack import Attack
 from advkit.errors import InputError, MissingExtraError
@@ -260,43 +260,53 @@ class Trial:
             before: for each cell int64 (draws, n), what its contender says before the attack.
         """
         model = assault.cells[0].contender.model
-        wanted = [batch.right(said) for said in before]
-        rows = torch.cat(wanted).unique()
-        seconds = 0.0
+        adversarials = batch.images.detach().clone()
+        tried = made = torch.zeros(0, dtype=torch.int64)
+        errors: list[tuple[Tensor, Exception]] = []
+        outcomes: list[Outcome] = []
+        passes, seconds = Passes(), 0.0
 
-        def craft(some: Tensor) -> Tensor:
+        def craft(rows: Tensor) -> Tensor:
             nonlocal seconds
             start = _now(batch.device(model))
-            found = assault.attack(*batch.rows(some))
+            with counting(model, passes):
+                found = assault.attack(*batch.rows(rows))
             seconds += _now(batch.device(model)) - start
             return found
 
-        with counting(model) as passes:
-            parts, errors = self._salvaged(craft, rows, batch, model, assault.cells[0].names)
-        adversarials = batch.images.detach().clone()
-        for some, found in parts:
-            adversarials[some.to(found.device)] = found
-        made = torch.cat([rows[:0], *(some for some, _ in parts)])
-        outcomes: list[Outcome] = []
-        for place, (cell, said, some) in enumerate(zip(assault.cells, before, wanted, strict=True)):
+        for place, (cell, said) in enumerate(zip(assault.cells, before, strict=True)):
             if place and cell.contender is assault.cells[place - 1].contender and torch.equal(said, before[place - 1]):
                 outcomes.append(outcomes[-1])  # the same under another protocol
                 continue
-            outcome = Outcome(said.clone(), attack_seconds=seconds, crafted=len(made))
-            outcome.forwards, outcome.backwards = passes.forwards, passes.backwards
-            outcome.lose([(where[torch.isin(where, some)], error) for where, error in errors])
-            some = some[torch.isin(some, made)]
-            some = self._judge(outcome, cell.contender, batch, adversarials, some, (*cell.names, "judged"))
-            if self.stop_when_fooled:
-                # Of a random model's answers, those that are right least often stand.
-                better = batch.hits(outcome.predictions) > batch.hits(said)
-                outcome.predictions = torch.where(better, said, outcome.predictions)
-            was_right = _vote(said) == batch.labels
-            fooled = some[(was_right & (_vote(outcome.predictions) != batch.labels))[some]]
-            outcome.attacked, outcome.right = len(some), int(was_right[some].sum())
-            outcome.distances = _distances(adversarials, batch.images, fooled)
+            # What is missing is made by itself, so that the bare model's images, and their random numbers, do not
+            # depend on the defenses that see them as well.
+            wanted = batch.right(said)
+            missing = wanted[~torch.isin(wanted, tried)]
+            parts, more_errors = self._salvaged(craft, missing, batch, model, cell.names)
+            for rows, found in parts:
+                adversarials[rows.to(found.device)] = found
+            tried = torch.cat([tried, missing])
+            made = torch.cat([made, *(rows for rows, _ in parts)])
+            errors += more_errors
+            outcome = Outcome(said.clone(), attack_seconds=seconds, crafted=len(made), **asdict(passes))
+            outcome.lose([(rows[torch.isin(rows, wanted)], error) for rows, error in errors])
+            self._show(outcome, cell, batch, adversarials, wanted[torch.isin(wanted, made)], said)
             outcomes.append(outcome)
         return outcomes
+
+    def _show(
+        self, outcome: Outcome, cell: Cell, batch: "_Batch", adversarials: Tensor, rows: Tensor, said: Tensor
+    ) -> None:
+        """Show rows of adversarial images to the contender of a cell, which said something else of the originals."""
+        rows = self._judge(outcome, cell.contender, batch, adversarials, rows, (*cell.names, "judged"))
+        if self.stop_when_fooled:
+            # Of a random model's answers, those that are right least often stand.
+            better = batch.hits(outcome.predictions) > batch.hits(said)
+            outcome.predictions = torch.where(better, said, outcome.predictions)
+        was_right = _vote(said) == batch.labels
+        fooled = was_right & (_vote(outcome.predictions) != batch.labels)
+        outcome.attacked, outcome.right = len(rows), int(was_right[rows].sum())
+        outcome.distances = _distances(adversarials, batch.images, rows[fooled[rows]])
 
     def _judge(
         self, outcome: Outcome, contender: Contender, batch: "_Batch", images: Tensor, rows: Tensor, names: "_Names"
