@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from advkit.model import Defended, Model
@@ -60,8 +61,8 @@ def counting(model: nn.Module, passes: Passes) -> Iterator[None]:
 
 
 def _networks(model: Model | Callable[..., object]) -> list[nn.Module]:
-    """The undefended networks in a model, each once."""
-    if not isinstance(model, nn.Module):
+    """The undefended networks in a model, each once, as far as hooks can be put on them."""
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return []
     defended = [module for module in model.modules() if isinstance(module, Defended)]
     if not defended:
