@@ -22,13 +22,13 @@ from torch import Tensor
 from advkit import norms
 from advkit._engine.ascent import Ascent, ascend
 from advkit._engine.classifier import Classifier, own, prediction, workplace
-from advkit.attack import Attack
+from advkit.attack import Attack, _short
 from advkit.goals import Untargeted
 from advkit.losses import cross_entropy
 from advkit.model import Model, attacking, is_stochastic
 from advkit.norms import L2, Linf
 
-__all__ = ["Flag", "Outcome", "beats", "compared", "probed", "rising"]
+__all__ = ["Flag", "Outcome", "beats", "compared", "named_norm", "probed", "rising"]
 
 _ATHALYE = "Athalye, Carlini & Wagner 2018, section 3.1"
 _CARLINI = "Carlini et al. 2019"
@@ -89,7 +89,7 @@ class Outcome:
         A budget attack might have if that lies within its budget. A minimal one has no budget, and might have returned
         anything; but one that counts pixels stops after a number of them, and a black-box one when its queries end.
         """
-        norm, eps = _norm(self.attack), _number(self.attack, "eps")
+        norm, eps = named_norm(self.attack), _number(self.attack, "eps")
         if self.attack.kind == "budget" and norm is not None and eps is not None:
             return other.distances[norm.name] <= eps * (1 + 1e-4)
         anything = self.attack.kind == "minimal" and norm is not norms.L0
@@ -313,7 +313,7 @@ def _of_accuracy(who: str, one: Outcome, clean: Tensor) -> list[Flag]:
             "nobody attacks; an attack that helps is none: it is aimed at another model, or its gradient misleads."
         )
         found.append(Flag("above clean accuracy", sentence, _CARLINI))
-    norm, eps, (low, high) = _norm(one.attack), _number(one.attack, "eps"), one.attack.bounds
+    norm, eps, (low, high) = named_norm(one.attack), _number(one.attack, "eps"), one.attack.bounds
     if (
         (_number(one.attack, "steps") or 0) > 1
         and norm is Linf
@@ -347,7 +347,7 @@ def _of_steps(who: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
                 "step size is wrong."
             )
             found.append(Flag("one step beats many", sentence, _ATHALYE))
-        same = type(one.attack) is type(other.attack) and _norm(one.attack) is _norm(other.attack)
+        same = type(one.attack) is type(other.attack) and named_norm(one.attack) is named_norm(other.attack)
         if steps > 1 and same and _number(one.attack, "eps") == _number(other.attack, "eps"):
             n, fooled = int(one.right.sum()), int((one.right & ~other.right).sum())
             if beats(~other.right, ~one.right) and _many(fooled, n, _GAIN):
@@ -361,13 +361,13 @@ def _of_steps(who: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
 
 def _of_budgets(who: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
     """Whether the same attack does worse with a larger budget."""
-    eps, norm = _number(one.attack, "eps"), _norm(one.attack)
+    eps, norm = _number(one.attack, "eps"), named_norm(one.attack)
     if eps is None or one.protocol == "oblivious":
         return []
     found = []
     for other in peers:
         larger = _number(other.attack, "eps")
-        alike = type(other.attack) is type(one.attack) and _norm(other.attack) is norm
+        alike = type(other.attack) is type(one.attack) and named_norm(other.attack) is norm
         no_shorter = (_number(other.attack, "steps") or 0) >= (_number(one.attack, "steps") or 0)
         if alike and no_shorter and larger is not None and larger > eps and _beaten(other, one):
             name = type(one.attack).__name__
@@ -393,7 +393,7 @@ def _of_knowledge(who: str, one: Outcome, outcomes: Sequence[Outcome]) -> list[F
     ranks = {"oblivious": 0, "naive": 1, "adaptive": 2}
     found = []
     for other in outcomes:
-        knows_more = ranks[other.protocol] > ranks[one.protocol]
+        knows_more = ranks[other.protocol or "adaptive"] > ranks[one.protocol or "adaptive"]
         if other.name != one.name or not knows_more or not (won := _beaten(other, one)):
             continue
         seen = "without knowing of the defense" if one.protocol == "oblivious" else "through the gradient as it is"
@@ -409,9 +409,9 @@ def _of_knowledge(who: str, one: Outcome, outcomes: Sequence[Outcome]) -> list[F
 
 def _rises(name: str, who: str, low: float, high: float, right_low: Tensor, right_high: Tensor) -> Flag:
     sentence = (
-        f"{who} is right on {_share(right_low)} of the images under {name} with eps={_eps(low)}, and on "
-        f"{_share(right_high)} with eps={_eps(high)}, which allows all that the smaller one does; take more steps, and "
-        "look for what makes the gradients mislead."
+        f"{who} is right on {_share(right_low)} of the images under {name} with eps={_short(low)}, and on "
+        f"{_share(right_high)} with eps={_short(high)}, which allows all that the smaller one does; take more steps, "
+        "and if the accuracy still rises, look for what makes the gradients mislead."
     )
     return Flag("accuracy rises with eps", sentence, _ATHALYE)
 
@@ -467,7 +467,7 @@ def _number(attack: Attack, name: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) or (isinstance(value, Tensor) and not value.ndim) else None
 
 
-def _norm(attack: Attack) -> norms.Norm | None:
+def named_norm(attack: Attack) -> norms.Norm | None:
     """The norm that the attack measures in, if it says so."""
     norm = getattr(attack, "norm", None)
     return None if norm is None else norms.get(norm)
@@ -479,8 +479,3 @@ def _called(one: Outcome) -> str:
 
 def _share(right: Tensor) -> str:
     return f"{100 * int(right.sum()) / len(right):.1f} %"
-
-
-def _eps(value: float) -> str:
-    levels = round(value * 255)
-    return f"{levels}/255" if 0 < value < 1 and abs(value * 255 - levels) < 1e-6 else f"{value:g}"
