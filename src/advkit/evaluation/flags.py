@@ -42,7 +42,6 @@ _STEPS = 10  # of the attack without a budget, each a quarter of the pixels' ran
 _MORE = 4  # times as many steps, for an attack that tries again
 _AGREE = 0.99  # the least cosine of two gradients that are the same but for rounding
 _SIGNAL = 0.5  # the least cosine of two means over random draws that are more than noise
-_DIRECTION = 0.9  # the least cosine of a gradient and what is left of it, where that still points the way
 _SAME = 1e-3  # how far two answers may be apart, in parts of the range of the logits
 
 
@@ -194,7 +193,7 @@ def _of_model(
         logits, again = classifier(x), classifier(x)
         gradient, repeated = (_gradient(goal.loss(answer), x) for answer in (logits, again))
         x, logits, again = x.detach(), logits.detach().requires_grad_(), again.detach()
-        of_loss, of_odds = (_gradient(loss, logits) for loss in (cross_entropy(logits, labels), goal.loss(logits)))
+        of_loss = _gradient(cross_entropy(logits, labels), logits)
         logits = logits.detach()
         broken = ~gradient.isfinite().flatten(1).all(1)
         flat = (gradient == 0).flatten(1).all(1)
@@ -215,7 +214,7 @@ def _of_model(
     spread = (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).tiny)
     moody = ((logits - again).abs().amax(1) > _SAME * spread) & (not averaged)
     noisy = climbing & ~moody & (_cosine(gradient, repeated) < (_SIGNAL if averaged else _AGREE))
-    saturated = climbing & (_cosine(of_loss, of_odds) < _DIRECTION)
+    saturated = climbing & (of_loss.abs().amax(1) < torch.finfo(logits.dtype).tiny)
     sums_to_one = (logits.sum(1) - 1).abs() < 1e-3
     probabilities = sums_to_one & (logits >= 0).all(1)
 
@@ -247,8 +246,8 @@ def _of_model(
             saturated,
             _FEW,
             "saturated softmax",
-            "the cross-entropy of {who} has lost the direction of its gradient to rounding, while its logits still "
-            "have one; use attacks on the margin (CW, DeepFool), or divide the logits by a temperature",
+            "the cross-entropy of {who} has no gradient left that floats can hold, while the logits, which are huge, "
+            "still have one; use attacks on the margin (CW, DeepFool), or divide the logits by a temperature",
             _DISTILLED,
         ),
         (noisy, _FEW, "gradient noise", mostly_noise if averaged else noise, _ATHALYE),
