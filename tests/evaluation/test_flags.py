@@ -241,6 +241,17 @@ def test_a_probe_leaves_the_model_as_it_was_and_is_cheap():
     assert torch.get_rng_state().equal(state)
 
 
+def test_a_probe_that_raises_is_a_flag_and_no_more():
+    def no(net, x):
+        raise RuntimeError("not this one")
+
+    net, images, labels = trained(True)
+    model = Masked(net, no)
+    found = probed("D", model, {"PGD": advkit.PGD(model)}, images, labels)
+    assert names(found) == ["not probed", "not probed"]
+    assert "gradients of the model behind D, since a probe raised RuntimeError: not this one" in found[0].sentence
+
+
 def test_other_bounds():
     net, images, labels = trained(True)
     model = Masked(net, lambda net, x: net(x / 255))

@@ -13,7 +13,8 @@ The papers:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from dataclasses import dataclass
 
 import torch
@@ -122,16 +123,24 @@ def probed(
         images: floating (n, ...), images that the model gets right, n at least 1; some 32 are enough.
         labels: int64 (n,).
 
-    Raises:
-        ModelError: the model's logits are NaN or no batch of logits, or a defense in it has no surrogate.
+    Returns:
+        The flags. A probe that raises is one more: it looks for reasons to doubt, and must not stop what it looks at.
     """
     who = "the model" if defense == "none" else f"the model behind {defense}"
     adaptive = all(attack._adaptive for attack in attacks.values())
     bounds = next((attack.bounds for attack in attacks.values()), (0.0, 1.0))
-    found = _of_model(who, model, images, labels, bounds, adaptive)
+    found = _probe(f"gradients of {who}", partial(_of_model, who, model, images, labels, bounds, adaptive))
     for name, attack in attacks.items():
-        found += _of_effort(who, name, attack, images, labels)
+        found += _probe(f"steps of {name}", partial(_of_effort, who, name, attack, images, labels))
     return tuple(found)
+
+
+def _probe(what: str, look: Callable[[], list[Flag]]) -> list[Flag]:
+    try:
+        return look()
+    except Exception as error:
+        sentence = f"nobody has looked at the {what}, since a probe raised {type(error).__name__}: {error}"
+        return [Flag("not probed", sentence, _CARLINI)]
 
 
 def compared(defense: str, clean: Tensor, outcomes: Sequence[Outcome]) -> tuple[Flag, ...]:
