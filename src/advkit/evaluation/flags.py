@@ -14,8 +14,8 @@ The papers:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
