@@ -19,8 +19,9 @@ from typing_extensions import Self
 from advkit.errors import InputError
 from advkit.evaluation.flags import Flag
 
-__all__ = ["AttackScore", "DefenseScore", "Failure", "RobustnessReport", "Score", "WorstCase"]
+__all__ = ["BARE", "AttackScore", "DefenseScore", "Failure", "RobustnessReport", "Score", "WorstCase"]
 
+BARE = "none"  # what the report calls the bare model, among the defenses
 _SCHEMA = 2
 _WIDTH = 80
 Content = TypeVar("Content")
@@ -83,7 +84,7 @@ class DefenseScore(Score):
     Attributes:
         name: how the report calls the defense; "none" for the bare model.
         defense: the class of the defense, or of the model.
-        arguments: its numbers by name.
+        arguments: what it was made with, by name, and a digest of its weights where it has any.
         draws: how many times a random model was asked about each image; 1 for others.
     """
 
@@ -114,7 +115,7 @@ class AttackScore(Score):
 
     name: str
     attack: str
-    defense: str = "none"
+    defense: str = BARE
     protocol: str | None = None
     attacked: int
     success_rate: float
@@ -143,7 +144,7 @@ class WorstCase(_Share):
         protocol: as in `AttackScore`.
     """
 
-    defense: str = "none"
+    defense: str = BARE
     protocol: str | None = None
 
 
@@ -186,7 +187,6 @@ class RobustnessReport:
         seed: what the random numbers were drawn from; None if from elsewhere.
         device: where the models were, such as "cpu" or "cuda:0".
         hardware: what that is.
-        model_digest: of the bare model's weights.
         data_digest: of the images and labels.
         advkit_version: the version of advkit that measured.
         torch_version: the version of torch that it ran on.
@@ -203,7 +203,6 @@ class RobustnessReport:
     seed: int | None = 0
     device: str
     hardware: str
-    model_digest: str
     data_digest: str
     advkit_version: str
     torch_version: str
@@ -217,7 +216,7 @@ class RobustnessReport:
     @property
     def attacks(self) -> tuple[AttackScore, ...]:
         """The bare model's score under each attack."""
-        return tuple(score for score in self.scores if score.defense == self.defenses[0].name)
+        return tuple(score for score in self.scores if score.defense == BARE)
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -228,7 +227,7 @@ class RobustnessReport:
         """The bare model's score under the attack of that name."""
         return self.score(name)
 
-    def score(self, attack: str, defense: str = "none", protocol: str | None = None) -> AttackScore:
+    def score(self, attack: str, defense: str = BARE, protocol: str | None = None) -> AttackScore:
         """The score of one attack on one defense.
 
         Args:
@@ -239,7 +238,7 @@ class RobustnessReport:
         Raises:
             KeyError: there is none.
         """
-        wanted = None if defense == "none" else protocol or "adaptive"
+        wanted = None if defense == BARE else protocol or "adaptive"
         for score in self.scores:
             if (score.name, score.defense, score.protocol) == (attack, defense, wanted):
                 return score
@@ -248,3 +247,239 @@ class RobustnessReport:
         if defense not in [one.name for one in self.defenses]:
             raise KeyError(f"no defense is called {defense!r}; the report has {[one.name for one in self.defenses]}")
         raise KeyError(f"the report has no protocol {wanted!r}; it has {list(self.protocols)}")
+
+    def __str__(self) -> str:
+        """A table that fits 80 columns; names wrap where they have to. What else there is to say stands beneath it."""
+        table = self._table()
+        return "\n".join([*_aligned(table, names=1 if self._is_bare else 2), *self._remarks(_WIDTH)])
+
+    def to_markdown(self, path: str | PathLike[str] | None = None) -> str:
+        """The table and its remarks in Markdown, written to ``path`` as well if there is one."""
+        header, *rows = self._table(intervals=True)
+        names = 1 if self._is_bare else 2
+        rule = ("---",) * names + ("---:",) * (len(header) - names)
+        table = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in (header, rule, *rows)]
+        return _written("\n".join([*table, *self._remarks(None), ""]), path)
+
+    def to_csv(self, path: str | PathLike[str] | None = None) -> str:
+        """All the numbers, written to ``path`` as well if there is one: a line for each score.
+
+        A line without an attack is of the model when nobody attacks, and one whose attack is "all together" of the
+        worst case over attacks. ``class`` is the attack's, or the defense's. A number that nothing was measured for is
+        left empty.
+        """
+        columns = ["defense", "attack", "protocol", "class"]
+        columns += [known.name for known in fields(AttackScore) if known.name not in {*columns, "name", "confusion"}]
+        text = io.StringIO()
+        lines = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        lines.writeheader()
+        for clean in self.defenses:
+            lines.writerow(_cells(clean) | {"defense": clean.name, "attack": "", "class": clean.defense})
+            scores = [score for score in self.scores if score.defense == clean.name]
+            lines.writerows(_cells(score) | {"attack": score.name, "class": score.attack} for score in scores)
+            lines.writerows(_cells(w) | {"attack": _TOGETHER} for w in self.worst if w.defense == clean.name)
+        return _written(text.getvalue(), path)
+
+    def to_json(self, path: str | PathLike[str] | None = None) -> str:
+        """Everything in JSON, written to ``path`` as well if there is one. NaN becomes null."""
+        text = json.dumps(_without_nan({"schema": _SCHEMA, **asdict(self)}), indent=2, allow_nan=False)
+        # The triples of a confusion a line each.
+        return _written(re.sub(r"\[\s+(\d+),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3]", text) + "\n", path)
+
+    @classmethod
+    def from_json(cls, source: str | PathLike[str]) -> Self:
+        """The report that `to_json` wrote.
+
+        Args:
+            source: the JSON text itself, or the path of a file of it.
+
+        Raises:
+            InputError: this is no report, or a report of another version of the schema.
+        """
+        text = fspath(source)
+        if not text.lstrip().startswith("{"):
+            text = Path(text).read_text(encoding="utf-8")
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"this is no report of advkit's, since it is not JSON: {error}") from error
+        schema = content.pop("schema", None)
+        if schema != _SCHEMA:
+            raise InputError(f"this report has schema {schema!r}, and this version of advkit reads schema {_SCHEMA}")
+        parts: dict[str, type] = {
+            "defenses": DefenseScore,
+            "scores": AttackScore,
+            "worst": WorstCase,
+            "flags": Flag,
+            "failures": Failure,
+        }
+        try:
+            for name, kind in parts.items():
+                content[name] = tuple(_read(kind, part) for part in content[name])
+            return cls(**content)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"this is no report of advkit's: {error}") from error
+
+    @property
+    def _is_bare(self) -> bool:
+        return len(self.defenses) == 1
+
+    def _table(self, *, intervals: bool = False) -> list[tuple[str, ...]]:
+        """The header and the rows."""
+        if self._is_bare:
+            rows = [
+                (BARE, *_accuracy(self.defenses[0]), *["-"] * 4),
+                *((score.name, *_accuracy(score), *_costs(score)) for score in self.attacks),
+                *((_TOGETHER, *_accuracy(worst), *["-"] * 4) for worst in self._together()),
+            ]
+            return [("attack", "accuracy", "95 % interval", "success", "L2", "Linf", "ms/image"), *rows]
+
+        def row(defense: str, attack: str, shares: Mapping[str | None, _Share]) -> tuple[str, ...]:
+            """The bare model's only number stands where the adaptive attacker's does: it is the one that counts."""
+            found = [shares.get(protocol) for protocol in protocols]
+            found[-1] = found[-1] or shares.get(None)
+            return defense, attack, *("" if share is None else _cell(share, intervals) for share in found)
+
+        protocols = self.protocols or ("accuracy",)
+        rows = [("defense", "attack", *protocols)]
+        for clean in self.defenses:
+            rows.append(row(clean.name, "no attack", {None: clean}))
+            for name in [score.name for score in self.attacks]:
+                scores = {s.protocol: s for s in self.scores if (s.name, s.defense) == (name, clean.name)}
+                rows.append(row("", name, scores))
+            together = {worst.protocol: worst for worst in self._together() if worst.defense == clean.name}
+            if together:
+                rows.append(row("", _TOGETHER, together))
+        return rows
+
+    def _together(self) -> tuple[WorstCase, ...]:
+        """The worst case over attacks, where it says something new."""
+        return self.worst if len(self.attacks) > 1 else ()
+
+    def _remarks(self, width: int | None) -> list[str]:
+        """What stands beneath the table: lines, after an empty one for each paragraph."""
+        paragraphs = [
+            self._caption(),
+            *self._failures(),
+            *(f"Flag: {flag.sentence} ({flag.paper})" for flag in self.flags),
+        ]
+        lines: list[str] = []
+        for paragraph in paragraphs:
+            lines += ["", *(textwrap.wrap(paragraph, width) if width else [paragraph])]
+        return lines
+
+    def _caption(self) -> str:
+        versions = f"{self.images} images on {self.device}, advkit {self.advkit_version}, torch {self.torch_version}."
+        if not self._is_bare:
+            shares: list[_Share] = [*self.defenses, *self.scores, *self.worst]
+            ends = [max(one.high - one.accuracy, one.accuracy - one.low) for one in shares if one.images]
+            widest = max(ends, default=math.nan)
+            text = (
+                f"{versions} Accuracy over all images; 95 % intervals reach {_percent(widest)} at most to either side."
+            )
+        else:
+            right = round(self.clean_accuracy * self.defenses[0].images)
+            text = (
+                f"{versions} Only the {right} that the model gets right are attacked: success and time are over those, "
+                "L2 and Linf medians over the successes, accuracy over all."
+            )
+        if self.stop_when_fooled:
+            text += " Each attack was tried on what those above it left, and its accuracy is what they leave together."
+        return text
+
+    def _failures(self) -> list[str]:
+        """A sentence for each error, however many images it cost."""
+        lost: dict[str, int] = {}
+        for failure in self.failures:
+            what = "the model, without an attack," if failure.attack is None else failure.attack
+            where = "" if failure.defense == BARE else f" against {failure.defense}"
+            by = f" ({failure.protocol})" if failure.protocol else ""
+            sentence = f"{what}{where}{by} raised {failure.error}"
+            lost[sentence] = lost.get(sentence, 0) + len(failure.rows)
+        return [f"{count} image{'s' if count > 1 else ''} lost: {sentence}" for sentence, count in lost.items()]
+
+
+def _aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:
+    """The lines of a table of 80 columns: the first ``names`` columns are text that wraps, the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    room = _WIDTH - sum(widths[names:]) - 2 * (len(widths) - 1)
+    while sum(widths[:names]) > room:
+        widths[widths.index(max(widths[:names]))] -= 1
+    lines: list[str] = []
+    for row in table:
+        wrapped = [textwrap.wrap(cell, width, subsequent_indent="  ") for cell, width in zip(row, widths, strict=True)]
+        for index in range(max(map(len, wrapped))):
+            cells = [cell[index] if index < len(cell) else "" for cell in wrapped]
+            padded = [cell.ljust(width) for cell, width in zip(cells[:names], widths, strict=False)]
+            padded += [cell.rjust(width) for cell, width in zip(cells[names:], widths[names:], strict=True)]
+            lines.append("  ".join(padded).rstrip())
+        if len(lines) and row is table[0]:
+            lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return lines
+
+
+_TOGETHER = "all together"
+
+
+def _accuracy(share: _Share) -> tuple[str, str]:
+    """The accuracy and its interval as cells."""
+    within = "-" if math.isnan(share.low) else f"{100 * share.low:.1f} to {100 * share.high:.1f}"
+    return _percent(share.accuracy), within
+
+
+def _cell(share: _Share, interval: bool) -> str:
+    """The accuracy as a cell, and its interval in it where there is room."""
+    accuracy, within = _accuracy(share)
+    return f"{accuracy} ({within})" if interval else accuracy
+
+
+def _costs(score: AttackScore) -> tuple[str, ...]:
+    return (
+        _percent(score.success_rate),
+        _number(score.median_l2, ".3f"),
+        _number(score.median_linf, ".4f"),
+        _number(1000 * score.seconds_per_image, ".2f"),
+    )
+
+
+def _cells(share: _Share) -> dict[str, object]:
+    """The values of a line of CSV."""
+    values = {known.name: getattr(share, known.name) for known in fields(share)}
+    values = {name: "" if value is None or value != value else value for name, value in values.items()}
+    return values | {"arguments": json.dumps(values["arguments"])} if "arguments" in values else values
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for NaN, wherever it is."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _read(kind: type[Content], content: Mapping[str, Any]) -> Content:
+    """A part of a report from its JSON: null is NaN where a number is due, and lists are tuples."""
+    types = {known.name: known.type for known in fields(kind)}  # type: ignore[arg-type]
+    read = {}
+    for name, value in content.items():
+        if value is None and types.get(name) is float:
+            value = math.nan
+        elif isinstance(value, list):
+            value = tuple(tuple(part) if isinstance(part, list) else part for part in value)
+        read[name] = value
+    return kind(**read)
+
+
+def _percent(value: float) -> str:
+    return _number(100 * value, ".1f", " %")
+
+
+def _number(value: float, style: str, unit: str = "") -> str:
+    return "-" if math.isnan(value) else format(value, style) + unit
+
+
+def _written(text: str, path: str | PathLike[str] | None) -> str:
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
