@@ -361,7 +361,7 @@ class RobustnessReport:
         paragraphs = [
             self._caption(),
             *self._failures(),
-            *(f"Flag: {flag.sentence} ({flag.paper})" for flag in self.flags),
+            *(f"Flag, {flag}" for flag in self.flags),
         ]
         lines: list[str] = []
         for paragraph in paragraphs:
@@ -373,10 +373,8 @@ class RobustnessReport:
         if not self._is_bare:
             shares: list[_Share] = [*self.defenses, *self.scores, *self.worst]
             ends = [max(one.high - one.accuracy, one.accuracy - one.low) for one in shares if one.images]
-            widest = max(ends, default=math.nan)
-            text = (
-                f"{versions} Accuracy over all images; 95 % intervals reach {_percent(widest)} at most to either side."
-            )
+            widest = _number(100 * max(ends, default=math.nan), ".1f")
+            text = f"{versions} Accuracy over all images; 95 % intervals reach {widest} points at most to either side."
         else:
             right = round(self.clean_accuracy * self.defenses[0].images)
             text = (
