@@ -47,12 +47,12 @@ def counting(model: nn.Module, passes: Passes) -> Iterator[None]:
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
-            passes.forwards += len(output)
+            passes.forwards += output.shape[:1].numel()  # 1 of a scalar, which is for others to refuse
             if output.requires_grad:
                 output.register_hook(differentiated)
 
     def differentiated(gradient: Tensor) -> None:
-        passes.backwards += len(gradient)
+        passes.backwards += gradient.shape[:1].numel()
 
     with ExitStack() as hooks:
         for network in _networks(model) or [model]:

@@ -45,6 +45,7 @@ def evaluate(
     seed: int | None = 0,
     flags: bool = True,
     run_folder: str | PathLike[str] | None = None,
+    share: bool = True,
     progress: bool | None = None,
 ) -> RobustnessReport:
     """Measure a model's accuracy, and what each attack leaves of it, bare and behind each defense.
@@ -82,6 +83,8 @@ def evaluate(
             `advkit.evaluation.flags`.
         run_folder: a folder to keep the results of each batch in as they come. The same call with the same folder
             goes on where the last one was killed. The loader has to give the same batches again.
+        share: whether the processes of torch.distributed, where there are several, share the work. All of them have to
+            call then, and wait for each other; False for one that evaluates by itself.
         progress: True for a progress bar, False for none, None for one where stderr is a terminal and tqdm is
             installed.
 
@@ -120,7 +123,7 @@ def evaluate(
     batches = ((index, *_pair(batch, index, bounds)) for index, batch in enumerate(loader))
     steps = len(loader) * len(plan) if isinstance(loader, Sized) else None
     with (
-        together() as ranks,
+        together(share) as ranks,
         ticking(steps, "evaluate", unit="attack", progress=False if ranks.rank else progress) as tick,
     ):
         trial = Trial(contenders, plan, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick)
@@ -171,7 +174,8 @@ def _records(
                 )
             if index not in records and index % ranks.count == ranks.rank:
                 records[index] = trial(index, digest, images, labels, probe=probe and is_first)
-                folder.save(index, records[index])
+                if not trial.first_error():  # the caller's mistake may be mended until the run goes on
+                    folder.save(index, records[index])
                 continue
         trial.tick(len(trial.plan))
     everyones = ranks.gather((digests, records))

@@ -268,7 +268,7 @@ class RobustnessReport:
         worst case over attacks. ``class`` is the attack's, or the defense's. A number that nothing was measured for is
         left empty.
         """
-        columns = ["defense", "attack", "protocol", "class"]
+        columns = ["defense", "attack", "protocol", "class", "draws"]
         columns += [known.name for known in fields(AttackScore) if known.name not in {*columns, "name", "confusion"}]
         text = io.StringIO()
         lines = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")

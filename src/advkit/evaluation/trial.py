@@ -24,6 +24,7 @@ __all__ = ["LOST", "NORMS", "Assault", "Cell", "Contender", "Outcome", "Record",
 LOST = -1  # the prediction of an image that an error cost
 NORMS = ("l0", "l1", "l2", "linf")
 _PROBED = 32  # images that the flags are looked for on
+_HOPELESS = 8  # single images that fail, and none that does not, before the rest of a batch is not looked into
 _ENOUGH = 3  # batches on which everything fails before it is taken for an error of the caller's
 
 # What is no single image's fault. A GPU that has failed once answers nothing any more.
@@ -237,7 +238,7 @@ class Trial:
         return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells, flags)
 
     def first_error(self) -> Exception | None:
-        """The first error of something that has never worked."""
+        """The first error of something that has not worked so far."""
         return next((errors[0] for names, errors in self._failed.items() if names not in self._worked), None)
 
     def _clean(self, contender: Contender, batch: "_Batch") -> Outcome:
@@ -384,17 +385,23 @@ class _Batch:
 def _salvaged(
     work: Callable[[Tensor], Tensor], rows: Tensor
 ) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Exception]]]:
-    if not len(rows):
-        return [], []
-    try:
-        return [(rows, work(rows))], []
-    except _FATAL:
-        raise
-    except Exception as error:
-        if len(rows) == 1:
-            return [], [(rows, error)]
-    halves = [_salvaged(work, half) for half in rows.tensor_split(2)]
-    return [part for parts, _ in halves for part in parts], [error for _, errors in halves for error in errors]
+    """The results of work on parts of the rows, and the errors of others."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    errors: list[tuple[Tensor, Exception]] = []
+    waiting = [rows] if len(rows) else []
+    while waiting:
+        some = waiting.pop()
+        try:
+            parts.append((some, work(some)))
+        except _FATAL:
+            raise
+        except Exception as error:
+            if len(some) == 1 or (len(errors) >= _HOPELESS and not parts):
+                errors.append((some, error))
+            else:
+                first, second = some.tensor_split(2)
+                waiting += [second, first]
+    return parts, errors
 
 
 def vote(predictions: Tensor) -> Tensor:
