@@ -99,6 +99,8 @@ def evaluate(
         MissingExtraError: ``progress`` is True and tqdm is not installed.
     """
     check_number("draws", draws, at_least=1, integer=True)
+    if seed is not None:
+        check_number("seed", seed, integer=True)
     protocols = _protocols(protocols)
     named = _attacks(attacks)
     given = {BARE: model, **_defenses(defenses)}

@@ -346,10 +346,9 @@ class RobustnessReport:
             rows.append(row(clean.name, "no attack", {None: clean}))
             for name in [score.name for score in self.attacks]:
                 scores = {s.protocol: s for s in self.scores if (s.name, s.defense) == (name, clean.name)}
-                rows.append(row("", name, scores))
+                rows += [row("", name, scores)] if scores else []
             together = {worst.protocol: worst for worst in self._together() if worst.defense == clean.name}
-            if together:
-                rows.append(row("", _TOGETHER, together))
+            rows += [row("", _TOGETHER, together)] if together else []
         return rows
 
     def _together(self) -> tuple[WorstCase, ...]:
