@@ -1,0 +1,52 @@
+"""From the records of the batches to the flags that attacks raise when they are held against each other."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from advkit.evaluation.flags import Flag, Outcome, compared
+from advkit.evaluation.trial import LOST, NORMS, Assault, Contender, Record
+from advkit.evaluation.trial import Outcome as Answers
+
+__all__ = ["comparison"]
+
+
+def comparison(
+    records: Mapping[int, Record], contenders: Sequence[Contender], plan: Sequence[Assault]
+) -> tuple[Flag, ...]:
+    """The flags of all contenders; see `advkit.evaluation.flags.compared`.
+
+    An image that an error cost under one attack on a contender is left out of what is said of the contender.
+
+    Args:
+        records: of each batch, by its index in the loader, from attacks on every image that the contender gets right.
+        contenders: whose outcomes the records hold.
+        plan: likewise.
+    """
+    labels = torch.tensor([label for record in records.values() for label in record.labels])
+    found: list[Flag] = []
+    for index, contender in enumerate(contenders):
+        before = [record.clean[index] for record in records.values()]
+        clean, kept = _right(before, labels)
+        outcomes = []
+        cells = [(assault.attack, cell) for assault in plan for cell in assault.cells]
+        for place, (attack, cell) in enumerate(cells):
+            if cell.contender is not contender:
+                continue
+            after = [record.cells[place] for record in records.values()]
+            right, judged = _right(after, labels)
+            distances = torch.zeros(len(NORMS), len(labels))
+            # In the order of the rows, of those that the contender got right before the attack and wrong after it.
+            distances[:, clean & ~right & judged] = torch.cat([torch.tensor(one.distances) for one in after], 1)
+            by_norm = dict(zip(NORMS, distances, strict=True))
+            outcomes.append(Outcome(cell.attack, cell.protocol, attack, right, by_norm))
+            kept = kept & judged
+        found += compared(contender.name, [outcome.rows(kept) for outcome in outcomes])
+    return tuple(found)
+
+
+def _right(answers: Sequence[Answers], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether most draws are right, and whether no error cost the image: bool (N,) each."""
+    said = torch.cat([one.predictions for one in answers], 1)
+    return said.mode(0).values == labels, (said != LOST).all(0)
