@@ -43,7 +43,7 @@ def trained(adversarially):
         attack = advkit.PGD(net, eps=EPS, alpha=EPS / 2, steps=4)
         images, labels = scene(512)
         optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-        for _ in range(8):
+        for _ in range(8 if adversarially else 3):
             for x, y in zip(images.split(64), labels.split(64), strict=True):
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(net(attack(x, y) if adversarially else x), y).backward()
@@ -56,20 +56,20 @@ def trained(adversarially):
     return net, images[right][:32], labels[right][:32]
 
 
-def usual(model):
+def usual(model, seed=0):
+    random = {"generator": torch.Generator().manual_seed(seed)}
     return {
         str(attack): attack
         for attack in (
             advkit.FGSM(model, eps=EPS),
-            advkit.PGD(model, eps=EPS / 2, alpha=EPS / 8),
-            advkit.PGD(model, eps=EPS, alpha=EPS / 4),
-            advkit.PGD(model, eps=EPS, alpha=EPS / 4, steps=40),
+            advkit.PGD(model, eps=EPS / 2, alpha=EPS / 8, **random),
+            advkit.PGD(model, eps=EPS, alpha=EPS / 4, **random),
+            advkit.PGD(model, eps=EPS, alpha=EPS / 4, steps=40, **random),
             advkit.MIFGSM(model, eps=EPS, alpha=EPS / 4),
-            advkit.PGD(model, eps=0.5, alpha=0.1, norm="l2"),
+            advkit.PGD(model, eps=0.5, alpha=0.1, norm="l2", **random),
             advkit.SparseL1Descent(model, eps=3.0),
             advkit.DeepFool(model),
-            advkit.CW(model, binary_search_steps=1, steps=10),
-            advkit.OnePixel(model, steps=3, popsize=10),
+            advkit.OnePixel(model, steps=3, popsize=10, **random),
         )
     }
 

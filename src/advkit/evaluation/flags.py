@@ -31,7 +31,7 @@ from advkit.model import Model, attacking, is_stochastic
 from advkit.norms import L2, Linf
 
 if TYPE_CHECKING:
-    from advkit.evaluation.report import RobustnessReport
+    from advkit.evaluation.report import AttackScore, RobustnessReport
 
 __all__ = ["Flag", "Outcome", "beats", "compared", "named_norm", "probed", "raised", "rising"]
 
@@ -181,9 +181,8 @@ def raised(report: "RobustnessReport") -> tuple[Flag, ...]:
     for score in report.scores:
         before = clean[score.defense]
         if score.low > before.high:
-            name = score.name if score.protocol in (None, "adaptive") else f"{score.name} ({score.protocol})"
             sentence = (
-                f"{_who(score.defense)} is right on {score.accuracy:.1%} of the images under {name}, and on "
+                f"{_who(score.defense)} is right on {score.accuracy:.1%} of the images under {_called(score)}, and on "
                 f"{before.accuracy:.1%} when nobody attacks; an attack that helps is none: it is aimed at another "
                 "model, or its gradient misleads."
             )
@@ -502,8 +501,8 @@ def _who(defense: str) -> str:
     return "the model" if defense == "none" else f"the model behind {defense}"
 
 
-def _called(one: Outcome) -> str:
-    return one.name if one.protocol == "adaptive" else f"{one.name} ({one.protocol})"
+def _called(one: "Outcome | AttackScore") -> str:
+    return one.name if one.protocol in (None, "adaptive") else f"{one.name} ({one.protocol})"
 
 
 def _share(right: Tensor) -> str:
