@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def report(accuracies, attacks, protocol="adaptive"):
         for defense, (_, *row) in accuracies.items()
         for name, accuracy in zip(attacks, row, strict=True)
     )
-    about = ("device", "hardware", "model_digest", "data_digest", "advkit_version", "torch_version", "python_version")
+    about = [known.name for known in fields(RobustnessReport) if known.type is str]
     return RobustnessReport(
         images=100,
         defenses=tuple(DefenseScore(name=name, defense=name, **share(row[0])) for name, row in accuracies.items()),

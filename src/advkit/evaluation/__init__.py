@@ -2,8 +2,9 @@
 
 from advkit.evaluation.evaluate import PROTOCOLS, evaluate
 from advkit.evaluation.flags import Flag
-from advkit.evaluation.plot import picture_rows
+from advkit.evaluation.plot import accuracy_bars, confusion_matrix, picture_rows, security_curves
 from advkit.evaluation.report import AttackScore, DefenseScore, Failure, RobustnessReport, Score, WorstCase
+from advkit.evaluation.security import SecurityCurve, security_curve
 
 __all__ = [
     "PROTOCOLS",
@@ -13,7 +14,12 @@ __all__ = [
     "Flag",
     "RobustnessReport",
     "Score",
+    "SecurityCurve",
     "WorstCase",
+    "accuracy_bars",
+    "confusion_matrix",
     "evaluate",
     "picture_rows",
+    "security_curve",
+    "security_curves",
 ]

@@ -4,7 +4,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import fields
+from dataclasses import fields, replace
 from hashlib import blake2b
 from math import isfinite
 from os import PathLike
@@ -20,9 +20,11 @@ from advkit._engine.progress import ticking
 from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError, ModelError
+from advkit.evaluation.comparison import comparison
+from advkit.evaluation.flags import raised
 from advkit.evaluation.report import BARE, RobustnessReport
 from advkit.evaluation.runs import Ranks, RunFolder, together
-from advkit.evaluation.summary import comparisons, hopeless, summary
+from advkit.evaluation.summary import hopeless, summary
 from advkit.evaluation.trial import Assault, Contender, Record, Trial, assaults
 from advkit.model import Model, attacking, placement
 
@@ -134,8 +136,8 @@ def evaluate(
         raise InputError("the loader has no images; a generator that was gone through before has none left")
     if error := hopeless(records.values()):
         raise trial.first_error() or ModelError(f"something failed on every image: {error}")
-    compared = comparisons(records, contenders, plan) if flags and not stop_when_fooled else []
-    return RobustnessReport(
+    compared = comparison(records, contenders, plan) if flags and not stop_when_fooled else ()
+    report = RobustnessReport(
         **summary(records, contenders, plan, setup),
         flags=(*(flag for record in records.values() for flag in record.flags), *compared),
         stop_when_fooled=stop_when_fooled,
@@ -147,6 +149,7 @@ def evaluate(
         torch_version=str(torch.__version__),
         python_version=platform.python_version(),
     )
+    return replace(report, flags=report.flags + raised(report)) if flags else report
 
 
 def _records(

@@ -14,8 +14,9 @@ The papers:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,7 +30,10 @@ from advkit.losses import cross_entropy
 from advkit.model import Model, attacking, is_stochastic
 from advkit.norms import L2, Linf
 
-__all__ = ["Flag", "Outcome", "beats", "compared", "named_norm", "probed", "rising"]
+if TYPE_CHECKING:
+    from advkit.evaluation.report import AttackScore, RobustnessReport
+
+__all__ = ["Flag", "Outcome", "beats", "compared", "named_norm", "probed", "raised", "rising"]
 
 _ATHALYE = "Athalye, Carlini & Wagner 2018, section 3.1"
 _CARLINI = "Carlini et al. 2019"
@@ -95,6 +99,11 @@ class Outcome:
         anything = self.attack.kind == "minimal" and norm is not norms.L0
         return torch.full_like(other.right, anything)
 
+    def rows(self, kept: Tensor) -> "Outcome":
+        """The same for some of the images, bool (N,)."""
+        distances = {norm: distance[kept] for norm, distance in self.distances.items()}
+        return replace(self, right=self.right[kept], distances=distances)
+
 
 class _LogOdds(Untargeted):
     """The goal whose loss never saturates, log sum_{i != y} exp Z_i - Z_y.
@@ -126,7 +135,7 @@ def probed(
     Returns:
         The flags. A probe that raises is one more: it looks for reasons to doubt, and must not stop what it looks at.
     """
-    who = "the model" if defense == "none" else f"the model behind {defense}"
+    who = _who(defense)
     adaptive = all(attack._adaptive for attack in attacks.values())
     bounds = next((attack.bounds for attack in attacks.values()), (0.0, 1.0))
     found = _probe(f"gradients of {who}", partial(_of_model, who, model, images, labels, bounds, adaptive))
@@ -143,23 +152,41 @@ def _probe(what: str, look: Callable[[], list[Flag]]) -> list[Flag]:
         return [Flag("not probed", sentence, _CARLINI)]
 
 
-def compared(defense: str, clean: Tensor, outcomes: Sequence[Outcome]) -> tuple[Flag, ...]:
+def compared(defense: str, outcomes: Sequence[Outcome]) -> tuple[Flag, ...]:
     """The flags that show when the attacks on one model are held against each other, image by image.
 
     Args:
         defense: what the report calls the model's defense; "none" for the bare model.
-        clean: bool (N,), whether the model is right on each image when nobody attacks.
         outcomes: of the attacks on the same N images, each of which attacked every image that the model gets right.
     """
-    who = "the model" if defense == "none" else f"the model behind {defense}"
+    who = _who(defense)
     found = []
     for one in outcomes:
-        found += _of_accuracy(who, one, clean)
+        found += _of_reach(who, one)
         peers = [other for other in outcomes if other.protocol == one.protocol and other is not one]
         found += _of_steps(who, one, peers)
         found += _of_budgets(who, one, peers)
         found += _of_sight(who, one, peers)
         found += _of_knowledge(who, one, outcomes)
+    return tuple(found)
+
+
+def raised(report: "RobustnessReport") -> tuple[Flag, ...]:
+    """The flags that the numbers of a report raise by themselves: an accuracy under attack above the clean one.
+
+    It is above if the intervals of the two have nothing in common.
+    """
+    clean = {one.name: one for one in report.defenses}
+    found = []
+    for score in report.scores:
+        before = clean[score.defense]
+        if score.low > before.high:
+            sentence = (
+                f"{_who(score.defense)} is right on {score.accuracy:.1%} of the images under {_called(score)}, and on "
+                f"{before.accuracy:.1%} when nobody attacks; an attack that helps is none: it is aimed at another "
+                "model, or its gradient misleads."
+            )
+            found.append(Flag("above clean accuracy", sentence, _CARLINI))
     return tuple(found)
 
 
@@ -312,30 +339,19 @@ def _of_effort(who: str, name: str, attack: Attack, images: Tensor, labels: Tens
     return [Flag("more steps help", sentence, _CARLINI)]
 
 
-def _of_accuracy(who: str, one: Outcome, clean: Tensor) -> list[Flag]:
-    """What an accuracy under attack says by itself."""
-    found = []
-    if beats(one.right, clean):
-        sentence = (
-            f"{who} is right on {_share(one.right)} of the images under {_called(one)}, and on {_share(clean)} when "
-            "nobody attacks; an attack that helps is none: it is aimed at another model, or its gradient misleads."
-        )
-        found.append(Flag("above clean accuracy", sentence, _CARLINI))
+def _of_reach(who: str, one: Outcome) -> list[Flag]:
+    """Whether the attack fails though it may do anything."""
     norm, eps, (low, high) = named_norm(one.attack), _number(one.attack, "eps"), one.attack.bounds
-    if (
-        (_number(one.attack, "steps") or 0) > 1
-        and norm is Linf
-        and eps is not None
-        and eps >= (high - low) / 2
-        and one.protocol != "oblivious"
-        and _many(count := int(one.right.sum()), len(clean), _FEW)
-    ):
-        sentence = (
-            f"{who} is right on {count} of {len(clean)} images under {_called(one)}, which may make every image the "
-            "same grey; its gradients mislead, so use a surrogate for what masks them, or black-box attacks."
-        )
-        found.append(Flag("unbounded attack", sentence, _ATHALYE))
-    return found
+    many_steps = (_number(one.attack, "steps") or 0) > 1
+    anything = norm is Linf and eps is not None and eps >= (high - low) / 2
+    count, n = int(one.right.sum()), len(one.right)
+    if one.protocol == "oblivious" or not many_steps or not anything or not _many(count, n, _FEW):
+        return []
+    sentence = (
+        f"{who} is right on {count} of {n} images under {_called(one)}, which may make every image the same grey; its "
+        "gradients mislead, so use a surrogate for what masks them, or black-box attacks."
+    )
+    return [Flag("unbounded attack", sentence, _ATHALYE)]
 
 
 def _of_steps(who: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
@@ -481,8 +497,12 @@ def named_norm(attack: Attack) -> norms.Norm | None:
     return None if norm is None else norms.get(norm)
 
 
-def _called(one: Outcome) -> str:
-    return one.name if one.protocol == "adaptive" else f"{one.name} ({one.protocol})"
+def _who(defense: str) -> str:
+    return "the model" if defense == "none" else f"the model behind {defense}"
+
+
+def _called(one: "Outcome | AttackScore") -> str:
+    return one.name if one.protocol in (None, "adaptive") else f"{one.name} ({one.protocol})"
 
 
 def _share(right: Tensor) -> str:

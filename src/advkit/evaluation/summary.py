@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit.evaluation.flags import Flag, compared
-from advkit.evaluation.flags import Outcome as Comparison
 from advkit.evaluation.metrics import macro, wilson
 from advkit.evaluation.report import AttackScore, DefenseScore, Failure, WorstCase
-from advkit.evaluation.trial import LOST, NORMS, Assault, Cell, Contender, Outcome, Record, vote
+from advkit.evaluation.trial import LOST, NORMS, Assault, Cell, Contender, Outcome, Record
 
-__all__ = ["comparisons", "hopeless", "summary"]
+__all__ = ["hopeless", "summary"]
 
 
 def summary(
@@ -129,46 +127,6 @@ def hopeless(records: Iterable[Record]) -> str | None:
         if errors and not any(outcome.predicted for outcome in outcomes):
             return errors[0]
     return None
-
-
-def comparisons(records: Mapping[int, Record], contenders: Sequence[Contender], plan: Sequence[Assault]) -> list[Flag]:
-    """The flags that show when the attacks on a contender are held against each other, image by image.
-
-    Each attack has to have been tried on every image that the contender gets right, so not with ``stop_when_fooled``.
-    """
-    labels = torch.tensor([label for record in records.values() for label in record.labels])
-    found: list[Flag] = []
-    places = {cell: place for place, cell in enumerate(cell for assault in plan for cell in assault.cells)}
-    of_cells = list(zip(*(record.cells for record in records.values()), strict=True))
-    of_contenders = zip(*(record.clean for record in records.values()), strict=True)
-    for contender, clean in zip(contenders, of_contenders, strict=True):
-        # Of protocols that are the same for this contender, the last.
-        lasting = {assault.attack: cell for assault in plan for cell in assault.cells if cell.contender is contender}
-        said = {attack: _predictions(of_cells[places[cell]]) for attack, cell in lasting.items()}
-        nobody = _predictions(clean)
-        kept = torch.stack([(one != LOST).all(0) for one in (nobody, *said.values())]).all(0)
-        if bool(kept.any()):
-            tried = [
-                Comparison(
-                    name=cell.attack,
-                    protocol=cell.protocol,
-                    attack=attack,
-                    right=(vote(said[attack]) == labels)[kept],
-                    distances={norm: far[kept] for norm, far in _moved(of_cells[places[cell]]).items()},
-                )
-                for attack, cell in lasting.items()
-            ]
-            found += compared(contender.name, (vote(nobody) == labels)[kept], tried)
-    return found
-
-
-def _moved(outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
-    """How far each image (N,) was moved, by norm; 0 where it was not attacked."""
-    far = {norm: [torch.zeros(outcome.predictions.shape[1]) for outcome in outcomes] for norm in NORMS}
-    for index, outcome in enumerate(outcomes):
-        for norm, distances in zip(NORMS, outcome.distances, strict=True):
-            far[norm][index][outcome.rows] = torch.tensor(distances)
-    return {norm: torch.cat(parts) for norm, parts in far.items()}
 
 
 def _predictions(outcomes: Sequence[Outcome]) -> Tensor:
