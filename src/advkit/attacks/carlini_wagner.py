@@ -11,7 +11,7 @@ from torch import Tensor
 from advkit._engine.search import Descent, Objective, bisect, check_search, dot, search
 from advkit.attack import Attack, Kind
 from advkit.goals import Goal
-from advkit.norms import L2, column
+from advkit.norms import L2, Norm, column
 
 __all__ = ["CW"]
 
@@ -56,6 +56,7 @@ class CW(Attack):
     """
 
     kind: ClassVar[Kind] = "minimal"
+    norm: ClassVar[Norm] = L2
 
     kappa: float = 0.0
     initial_c: float | None = None
