@@ -55,14 +55,17 @@ def curves(
     figure.savefig(path)
 
 
-def bars(path: Path, panels: Mapping[str, Mapping[str, Mapping[str, float | None]]], *, y: str) -> None:
+def bars(
+    path: Path, panels: Mapping[str, Mapping[str, Mapping[str, float | None]]], *, y: str, top: float = 1.0
+) -> None:
     """Panels one above the other, of groups of bars: the same bar has the same colour in all of them.
 
     Args:
         path: where to save it.
-        panels: by title, the groups by name, and in each the heights of its bars by name, in [0, 1]; None where
-            nothing was measured.
+        panels: by title, the groups by name, and in each the heights of its bars by name; None where nothing was
+            measured.
         y: what is on the vertical axis.
+        top: where it ends.
     """
     figure = Figure(figsize=(7.2, 2.1 * len(panels) + 0.5), dpi=150, layout="constrained")
     axes = figure.subplots(len(panels), 1, sharey=True, squeeze=False)[:, 0]
@@ -79,7 +82,7 @@ def bars(path: Path, panels: Mapping[str, Mapping[str, Mapping[str, float | None
                     axis.text(middle, 0, "\N{EN DASH}", ha="center", va="bottom", fontsize=7, color="#777777")
         axis.set_title(title, fontsize=9.5, loc="left")
         axis.set_xticks(range(len(groups)), list(groups), fontsize=8)
-        axis.set_ylim(0, 1)
+        axis.set_ylim(0, top)
         axis.set_ylabel(y, fontsize=8.5)
         axis.grid(axis="y", alpha=0.25, linewidth=0.6)
         axis.set_axisbelow(True)
