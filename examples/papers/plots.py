@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-__all__ = ["bars", "curves"]
+__all__ = ["Curve", "bars", "curves"]
 
 # Okabe & Ito's, which people of every colour vision tell apart, and markers for print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -51,7 +51,7 @@ def curves(
     axes[0].set_ylabel(y, fontsize=8.5)
     if limits:
         axes[0].set_ylim(*limits)
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     figure.savefig(path)
 
 

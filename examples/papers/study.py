@@ -133,19 +133,25 @@ class Study(Generic[Scale]):
         draw(self._folder / f"{name}.png")
         self._pieces.append(f"![{caption}]({name}.png)")
 
-    def finish(self) -> None:
-        """Write the report, and print it."""
+    def write(self) -> None:
+        """Write all that there is: results.json and results.md."""
         self._save()
-        scale = ", ".join(f"{key} {_number(value)}" for key, value in self._about["scale"].items() if key != "name")
+        _write(self._folder / "results.md", self.report)
+
+    @property
+    def report(self) -> str:
+        """The tables and figures so far in Markdown, and where they come from."""
+        if not self._measured:
+            return "\n\n".join(["Nothing has been measured yet.", *self._pieces]) + "\n"
+        scale = ", ".join(
+            f"{key} {'all' if value is None else _number(value)}" for key, value in asdict(self.scale).items()
+        )
         minutes = sum(entry["seconds"] for entry in self._measured.values()) / 60
         head = (
             f"Measured with `{self._command}` on {_machine(self.device)}, with advkit {advkit.__version__} and torch "
             f"{torch.__version__}: {minutes:.0f} minutes of work. The scale is *{self._options.scale}*: {scale}."
         )
-        pieces = [head if self._measured else "Nothing has been measured yet.", *self._pieces]
-        text = "\n\n".join(pieces) + "\n"
-        _write(self._folder / "results.md", text)
-        print(text)
+        return "\n\n".join([head, *self._pieces]) + "\n"
 
     def _so_far(self) -> dict[str, Any]:
         path = self._folder / "results.json"

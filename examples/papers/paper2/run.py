@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             top=100,
         ),
     )
-    study.finish()
+    study.write()
+    print(study.report)
 
 
 def on_image(transform: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Item], Item]:

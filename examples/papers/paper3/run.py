@@ -9,8 +9,8 @@ DIR has cifar10.npz. A run that was killed goes on where it was when it is start
 
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from images import Images, batches
 from networks import CNN, CNNLSTM
-from plots import curves
+from plots import Curve, curves
 from study import Study, percent
 from training import accuracy_and_loss, fit
 
@@ -36,7 +36,6 @@ NETWORKS = {"CNN": CNN, "CNN-LSTM": CNNLSTM}
 class Scale:
     """How much is done; the defaults are the paper's."""
 
-    networks: tuple[str, ...] = ("CNN", "CNN-LSTM")
     images: int | None = None  # the baseline learns from; all 50,000
     epochs: int = 10
     copied_images: int | None = None  # that each robust network learns from, together with their FGSM copies
@@ -45,24 +44,26 @@ class Scale:
     test_images: int | None = None
 
 
-QUICK = Scale(("CNN",), images=50_000, epochs=6, copied_images=40_000, copied_epochs=2, test_images=1000)
 SCALES = {
     "tiny": Scale(images=128, epochs=1, copied_images=64, copied_epochs=1, training_eps=(0.2,), test_images=8),
-    "quick": QUICK,
-    "quick-lstm": replace(QUICK, networks=("CNN-LSTM",)),
+    "quick": Scale(images=50_000, epochs=6, copied_images=40_000, copied_epochs=2, test_images=1000),
     "paper": Scale(),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     study: Study[Scale] = Study("paper3", SCALES, __doc__, arguments)
-    for architecture in study.scale.networks:
-        reproduce(study, architecture)
-    study.finish()
+    found = {}
+    for architecture in NETWORKS:
+        found[architecture] = reproduce(study, architecture)
+        study.write()
+    compare(study, found)
+    study.write()
+    print(study.report)
 
 
-def reproduce(study: Study[Scale], architecture: str) -> None:
-    """The table of one architecture, and its figures."""
+def reproduce(study: Study[Scale], architecture: str) -> dict[str, Curve]:
+    """The table of one architecture, and its figures. Returns its accuracies on the baseline's images."""
     train, test = study.images("cifar10", study.scale.images, study.scale.test_images)
     models = networks(study, architecture, train)
     testing = study.paper["testing eps"]
@@ -94,29 +95,50 @@ def reproduce(study: Study[Scale], architecture: str) -> None:
     printed = study.paper["accuracy"][architecture]
     rows = [
         [name, f"{eps:g}", printed[name][place], transferred[name][place], adaptive[name][place]]
-        for name in printed
-        if name in models
+        for name in models
         for place, eps in enumerate(testing)
     ]
     study.table(f"Accuracy of the {architecture}, %", ["trained on eps", "tested at eps"], rows)
+    panels = {"the paper": printed, "ours, its protocol": transferred, "ours, adaptive": adaptive}
     study.figure(
         f"accuracy-{architecture.lower()}",
         f"Accuracy of the {architecture} over the testing eps: the paper's, ours on the baseline's images, and ours "
         "on images made against the network itself",
-        lambda path: curves(
-            path,
-            {"the paper": printed, "ours, its protocol": transferred, "ours, adaptive": adaptive},
-            testing,
-            x="testing eps",
-            y="accuracy, %",
-            limits=(0, 100),
-        ),
+        lambda path: curves(path, panels, testing, x="testing eps", y="accuracy, %", limits=(0, 100)),
     )
     study.figure(
         f"loss-{architecture.lower()}",
         f"Loss of the {architecture} on the baseline's images, over the testing eps",
         lambda path: curves(path, {"ours, its protocol": losses}, testing, x="testing eps", y="cross-entropy"),
     )
+    return transferred
+
+
+def compare(study: Study[Scale], found: Mapping[str, Mapping[str, Curve]]) -> None:
+    """Figures 2 and 3: the baselines and the best networks of both architectures, and what training gains."""
+    best = str(study.scale.training_eps[-1])
+    panels: dict[str, dict[str, Curve]] = {}
+    changes: dict[str, dict[str, Curve]] = {}
+    for title, numbers in {"the paper": study.paper["accuracy"], "ours, its protocol": found}.items():
+        panels[title] = {f"{a}, {name}": numbers[a][name] for a in found for name in ("baseline", best)}
+        changes[title] = {a: differences(numbers[a][best], numbers[a]["baseline"]) for a in found}
+    testing = study.paper["testing eps"]
+    study.figure(
+        "comparison",
+        f"Accuracy of the baselines and of the networks trained at eps {best}, on images made against the baseline",
+        lambda path: curves(path, panels, testing, x="testing eps", y="accuracy, %", limits=(0, 100)),
+    )
+    study.figure(
+        "change",
+        f"What training at eps {best} gains over the baseline, on images made against the baseline",
+        lambda path: curves(path, changes, testing, x="testing eps", y="points of accuracy"),
+    )
+
+
+def differences(these: Curve, those: Curve) -> Curve:
+    """Those that there are."""
+    pairs = zip(these, those, strict=True)
+    return [None if this is None or that is None else this - that for this, that in pairs]
 
 
 def networks(study: Study[Scale], architecture: str, train: Images) -> dict[str, nn.Module]:
