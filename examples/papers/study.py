@@ -94,25 +94,26 @@ class Study(Generic[Scale]):
         return self._measured.get(name, {}).get("value")
 
     def trained(
-        self, name: str, network: Callable[[], nn.Module], train: Callable[[nn.Module, Path], object]
+        self, name: str, network: Callable[[], nn.Module], train: Callable[[nn.Module, Path], Any]
     ) -> nn.Module:
         """A network, trained once in the life of the folder, in eval mode.
 
         Args:
             name: of the network.
             network: makes it, with weights from the seed.
-            train: trains it in place; it is given a path for a checkpoint to go on from.
+            train: trains it in place, given a path for a checkpoint to go on from. What it returns is kept as a
+                measurement, "train " and the name.
         """
         torch.manual_seed(self.seed)
         model = network().to(self.device)
         weights, checkpoint = (self.work / f"{name}{suffix}" for suffix in (".pt", ".checkpoint"))
 
-        def train_and_keep() -> int:
-            train(model, checkpoint)
+        def train_and_keep() -> Any:
+            history = train(model, checkpoint)
             torch.save(model.state_dict(), weights.with_suffix(".tmp"))
             weights.with_suffix(".tmp").replace(weights)
             checkpoint.unlink(missing_ok=True)
-            return sum(parameter.numel() for parameter in model.parameters())
+            return history
 
         self.once(f"train {name}", train_and_keep)
         if weights.exists():

@@ -24,7 +24,7 @@ def fit(
     validation: Dataset | None = None,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
-) -> nn.Module:
+) -> list[float]:
     """Train a model, or go on from the checkpoint, at a learning rate that falls linearly to 0.
 
     Args:
@@ -38,13 +38,13 @@ def fit(
         learning_rate: the first.
 
     Returns:
-        The model, or what the defense makes of it.
+        The mean training loss of each epoch.
     """
     loader = DataLoader(data, batch_size, shuffle=True, drop_last=len(data) > batch_size)
     optimizer = torch.optim.Adam(model.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=epochs * len(loader))
     defense = defense or AdversarialTraining(advkit.FGSM(model), clean_ratio=1)  # all images clean: nothing is attacked
-    return defense.fit(
+    defense.fit(
         model,
         loader,
         optimizer,
@@ -53,6 +53,7 @@ def fit(
         validation=None if validation is None else DataLoader(validation, batch_size),
         checkpoint=checkpoint,
     )
+    return [epoch.loss for epoch in defense.history]
 
 
 @torch.no_grad()

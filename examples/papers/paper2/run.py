@@ -102,11 +102,11 @@ def seeded(seed: int) -> Callable[[], nn.Module]:
     return network
 
 
-def trained_by_fgsm(train: Images, epochs: int, eps: float | None, model: nn.Module, checkpoint: Path) -> None:
+def trained_by_fgsm(train: Images, epochs: int, eps: float | None, model: nn.Module, checkpoint: Path) -> list[float]:
     """Train on clean images and, where there is an eps, as much on what FGSM makes of them."""
     fgsm = None if eps is None else advkit.FGSM(model, eps, bounds=BOUNDS)
     defense = None if fgsm is None else advkit.defenses.AdversarialTraining(fgsm)
-    fit(model, train, epochs, checkpoint, defense=defense)
+    return fit(model, train, epochs, checkpoint, defense=defense)
 
 
 def tested(model: nn.Module, test: Images, eps: float, steps: int) -> dict[str, float]:

@@ -152,10 +152,11 @@ def networks(study: Study[Scale], architecture: str, train: Images) -> dict[str,
     for eps in scale.training_eps:
         copies = study.work / f"{architecture}-{eps}-copies"
 
-        def train_on_both(model: nn.Module, checkpoint: Path, eps: float = eps, copies: Path = copies) -> None:
+        def train_on_both(model: nn.Module, checkpoint: Path, eps: float = eps, copies: Path = copies) -> list[float]:
             both = advkit.data.augment(clean, advkit.data.generate(advkit.FGSM(baseline, eps), clean, copies))
-            fit(model, both, scale.copied_epochs, checkpoint)
+            history = fit(model, both, scale.copied_epochs, checkpoint)
             shutil.rmtree(copies)
+            return history
 
         models[str(eps)] = study.trained(f"{architecture}-{eps}", network, train_on_both)
     return models
