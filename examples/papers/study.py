@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import platform
 import time
 import zlib
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from images import Images, load
+from images import Images, batches, load
 from torch import nn
 
 import advkit
+from advkit.evaluation import RobustnessReport, Score
 
-__all__ = ["Study", "percent"]
+__all__ = ["COLUMNS", "Study", "percent", "score"]
 
 Scale = TypeVar("Scale")
 COLUMNS = ("the paper", "ours, its protocol", "ours, adaptive")
@@ -120,6 +122,27 @@ class Study(Generic[Scale]):
             model.load_state_dict(torch.load(weights, map_location=self.device, weights_only=True))
         return model.eval()
 
+    def evaluated(
+        self, name: str, model: nn.Module, test: Images, attacks: Mapping[str, advkit.Attack], **settings: Any
+    ) -> RobustnessReport | None:
+        """What `advkit.evaluate` finds, which is done once in the life of the folder; None if a report lacks it.
+
+        Args:
+            name: of the measurement.
+            model: the bare model.
+            test: images and labels.
+            attacks: by name.
+            settings: for `advkit.evaluate`.
+        """
+
+        def evaluate() -> Any:
+            folder = self.work / f"{name}.evaluation"
+            report = advkit.evaluate(model, batches(test), attacks, run_folder=folder, seed=self.seed, **settings)
+            return json.loads(report.to_json())
+
+        found = self.once(f"evaluate {name}", evaluate)
+        return None if found is None else RobustnessReport.from_json(json.dumps(found))
+
     def table(
         self, title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], columns: Sequence[str] = COLUMNS
     ) -> None:
@@ -183,7 +206,23 @@ class Study(Generic[Scale]):
 
 def percent(share: float | None) -> float | None:
     """A share in per cent, with one decimal as the papers have it; None if there is none."""
-    return None if share is None else round(100 * share, 1)
+    return None if share is None or math.isnan(share) else round(100 * share, 1)
+
+
+def score(report: RobustnessReport | None, defense: str, attack: str, protocol: str) -> Score | None:
+    """A score of the report, of the attack "none" too; None if there is no report.
+
+    Args:
+        report: of an evaluation.
+        defense: by its name; "none" for the bare model.
+        attack: by its name; "none" for images that nobody attacked.
+        protocol: "oblivious", "naive" or "adaptive".
+    """
+    if report is None:
+        return None
+    if attack == "none":
+        return next(one for one in report.defenses if one.name == defense)
+    return report.score(attack, defense, protocol)
 
 
 def _write(path: Path, text: str) -> None:
@@ -195,7 +234,7 @@ def _write(path: Path, text: str) -> None:
 
 def _number(value: Any) -> str:
     """A number as the papers print them; a dash for one that was not measured."""
-    if value is None:
+    if value is None or value != value:
         return "\N{EN DASH}"
     if isinstance(value, (list, tuple)):
         return "/".join(map(_number, value)) or "none"
