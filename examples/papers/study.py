@@ -114,7 +114,8 @@ class Study(Generic[Scale]):
             history = train(model, checkpoint)
             torch.save(model.state_dict(), weights.with_suffix(".tmp"))
             weights.with_suffix(".tmp").replace(weights)
-            checkpoint.unlink(missing_ok=True)
+            for done in self.work.glob(f"{name}*.checkpoint"):  # a student's teacher has one too
+                done.unlink()
             return history
 
         self.once(f"train {name}", train_and_keep)

@@ -60,6 +60,7 @@ DEFENSES = ("none", "adversarial examples", "feature smoothing", "gradient maski
 class Scale:
     """How much is done; the defaults are the paper's."""
 
+    data_sets: tuple[str, ...] = ("mnist", "cifar10", "gtsrb")
     images: int | None = None  # of each data set to train on, besides those to validate with
     epochs: int = 20
     attacked_images: int | None = None  # to go on training with, under attack
@@ -69,7 +70,15 @@ class Scale:
 
 
 SCALES = {
-    "tiny": Scale(images=96, epochs=1, attacked_images=16, attacked_epochs=1, test_images=4, targeted_images=2),
+    "tiny": Scale(
+        data_sets=("mnist", "gtsrb"),
+        images=96,
+        epochs=1,
+        attacked_images=8,
+        attacked_epochs=1,
+        test_images=3,
+        targeted_images=1,
+    ),
     "quick": Scale(
         images=10_000, epochs=5, attacked_images=2000, attacked_epochs=3, test_images=200, targeted_images=100
     ),
@@ -79,7 +88,7 @@ SCALES = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     study: Study[Scale] = Study("paper1", SCALES, __doc__, arguments)
-    reports = {name: reproduce(study, name) for name in CLASSES}
+    reports = {name: reproduce(study, name) for name in study.scale.data_sets}
     summarise(study, reports)
     study.write()
     print(study.report)
