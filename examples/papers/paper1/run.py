@@ -67,6 +67,7 @@ class Scale:
     attacked_epochs: int = 5
     test_images: int | None = None
     targeted_images: int = 1000
+    brief: bool = False  # whether attacks search for as short a time in the test as in training
 
 
 SCALES = {
@@ -78,6 +79,7 @@ SCALES = {
         attacked_epochs=1,
         test_images=3,
         targeted_images=1,
+        brief=True,
     ),
     "quick": Scale(
         images=10_000, epochs=5, attacked_images=2000, attacked_epochs=3, test_images=200, targeted_images=100
@@ -100,8 +102,8 @@ def attacks(model: nn.Module, name: str, *, brief: bool = False) -> dict[str, ad
     return {
         "IFGSM": advkit.MIFGSM(model, eps, alpha=2 * eps / steps, steps=steps, early_stop=True, accumulate="sign"),
         "DeepFool": advkit.DeepFool(model, steps=5 if brief else 50),
-        "CW": advkit.CW(model, binary_search_steps=1, steps=20) if brief else advkit.CW(model),
-        "PixelSwap": advkit.PixelSwap(model, max_swaps=64 if brief else None),
+        "CW": advkit.CW(model, binary_search_steps=1, steps=10) if brief else advkit.CW(model),
+        "PixelSwap": advkit.PixelSwap(model, max_swaps=32 if brief else None),
     }
 
 
@@ -109,7 +111,7 @@ def reproduce(study: Study[Scale], name: str) -> RobustnessReport | None:
     """All of the paper on one data set."""
     train, validation, test = split(study, name)
     bare, defenses = defended(study, name, train, validation)
-    report = study.evaluated(name, bare, test, attacks(bare, name), defenses=defenses)
+    report = study.evaluated(name, bare, test, attacks(bare, name, brief=study.scale.brief), defenses=defenses)
     tables(study, name, ["none", *defenses], report)
     targeted(study, name, bare, defenses, test)
     if name == "mnist" and report is not None:
@@ -191,10 +193,8 @@ def targeted(
     images, labels = next(iter(DataLoader(test, study.scale.targeted_images)))
     draw = torch.Generator().manual_seed(study.seed)
     targets = (labels + torch.randint(1, CLASSES[name], labels.shape, generator=draw)) % CLASSES[name]
-    chosen = {
-        "IFGSM": advkit.MIFGSM(bare, EPS[name], alpha=EPS[name] / 10, steps=20, accumulate="sign"),
-        "CW": advkit.CW(bare),
-    }
+    every = attacks(bare, name, brief=study.scale.brief)
+    chosen = {attack: every[attack] for attack in ("IFGSM", "CW")}
 
     def measure(defense: Defense | nn.Module | None, attack: advkit.Attack) -> list[float]:
         model = defense.wrap(bare) if isinstance(defense, Defense) else defense or bare
