@@ -18,7 +18,7 @@ from torch import nn
 import advkit
 from advkit.evaluation import RobustnessReport, Score
 
-__all__ = ["COLUMNS", "Study", "percent", "score"]
+__all__ = ["COLUMNS", "Study", "as_text", "percent", "score"]
 
 Scale = TypeVar("Scale")
 COLUMNS = ("the paper", "ours, its protocol", "ours, adaptive")
@@ -149,12 +149,14 @@ class Study(Generic[Scale]):
     ) -> None:
         """A table of the report: each row has its heads, and then a number or None for each of the columns."""
         self._tables.append({"title": title, "columns": [*heads, *columns], "rows": [list(row) for row in rows]})
-        body = [[*row[: len(heads)], *map(_number, row[len(heads) :])] for row in rows]
+        body = [[*row[: len(heads)], *map(as_text, row[len(heads) :])] for row in rows]
         lines = [[*heads, *columns], ["---"] * len(heads) + ["--:"] * len(columns), *body]
         self._pieces.append("\n".join([f"**{title}**", "", *(f"| {' | '.join(map(str, line))} |" for line in lines)]))
 
     def figure(self, name: str, caption: str, draw: Callable[[Path], Any]) -> None:
-        """A figure of the report, which ``draw`` saves at the path that it is given."""
+        """A figure of the report, which ``draw`` saves at the path that it is given, if anything was measured."""
+        if not self._measured:
+            return
         draw(self._folder / f"{name}.png")
         self._pieces.append(f"![{caption}]({name}.png)")
 
@@ -169,7 +171,7 @@ class Study(Generic[Scale]):
         if not self._measured:
             return "\n\n".join(["Nothing has been measured yet.", *self._pieces]) + "\n"
         scale = ", ".join(
-            f"{key} {'all' if value is None else _number(value)}" for key, value in asdict(self.scale).items()
+            f"{key} {'all' if value is None else as_text(value)}" for key, value in asdict(self.scale).items()
         )
         minutes = sum(entry["seconds"] for entry in self._measured.values()) / 60
         head = (
@@ -233,12 +235,12 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _number(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A number as the papers print them; a dash for one that was not measured."""
     if value is None or value != value:
         return "\N{EN DASH}"
     if isinstance(value, (list, tuple)):
-        return "/".join(map(_number, value)) or "none"
+        return "/".join(map(as_text, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
