@@ -89,6 +89,11 @@ def bars(
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(axis="y", labelsize=8)
     figure.legend(
-        drawn.values(), drawn, loc="outside lower center", ncols=min(len(drawn), 6), frameon=False, fontsize=8
+        drawn.values(),
+        drawn,
+        loc="outside lower center",
+        ncols=min(len(drawn), 4 if len(drawn) < 5 else 3),
+        frameon=False,
+        fontsize=8,
     )
     figure.savefig(path)

@@ -16,6 +16,7 @@ from images import Images, batches, load
 from torch import nn
 
 import advkit
+from advkit.defenses import Defense
 from advkit.evaluation import RobustnessReport, Score
 
 __all__ = ["COLUMNS", "Study", "as_text", "percent", "score"]
@@ -124,7 +125,13 @@ class Study(Generic[Scale]):
         return model.eval()
 
     def evaluated(
-        self, name: str, model: nn.Module, test: Images, attacks: Mapping[str, advkit.Attack], **settings: Any
+        self,
+        name: str,
+        model: nn.Module,
+        test: Images,
+        attacks: Mapping[str, advkit.Attack],
+        defenses: Mapping[str, Defense | nn.Module],
+        protocols: Sequence[str],
     ) -> RobustnessReport | None:
         """What `advkit.evaluate` finds, which is done once in the life of the folder; None if a report lacks it.
 
@@ -133,12 +140,19 @@ class Study(Generic[Scale]):
             model: the bare model.
             test: images and labels.
             attacks: by name.
-            settings: for `advkit.evaluate`.
+            defenses: by name, of the model or of their own.
+            protocols: who attacks them.
         """
 
         def evaluate() -> Any:
+            image = test[0][0].unsqueeze(0).to(self.device)
+            with torch.no_grad():
+                for defense in defenses.values():  # what the first call loads belongs to no prediction time
+                    (defense.wrap(model) if isinstance(defense, Defense) else defense)(image)
             folder = self.work / f"{name}.evaluation"
-            report = advkit.evaluate(model, batches(test), attacks, run_folder=folder, seed=self.seed, **settings)
+            report = advkit.evaluate(
+                model, batches(test), attacks, defenses, protocols, seed=self.seed, run_folder=folder
+            )
             return json.loads(report.to_json())
 
         found = self.once(f"evaluate {name}", evaluate)

@@ -37,7 +37,7 @@ from advkit.defenses import (
     GradientMasking,
     TrainingDefense,
 )
-from advkit.evaluation import RobustnessReport, picture_rows
+from advkit.evaluation import PROTOCOLS, RobustnessReport, picture_rows
 
 CLASSES = {"mnist": 10, "cifar10": 10, "gtsrb": 43}
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "gtsrb": "GTSRB"}
@@ -49,7 +49,7 @@ TEMPERATURE = 20.0
 
 # Whose images the paper shows to a defense, as its text has it: those made against the bare network, but where the
 # defense sits on gradients, those made through it.
-PROTOCOLS = {"gradient masking": "naive"}
+OBLIVIOUS_BUT = {"gradient masking": "naive"}
 
 ATTACKS = ("IFGSM", "DeepFool", "CW", "PixelSwap")
 STACK = "adversarial examples and smoothing"
@@ -72,7 +72,7 @@ class Scale:
 
 SCALES = {
     "tiny": Scale(
-        data_sets=("mnist", "gtsrb"),
+        data_sets=("gtsrb",),
         images=96,
         epochs=1,
         attacked_images=8,
@@ -111,11 +111,12 @@ def reproduce(study: Study[Scale], name: str) -> RobustnessReport | None:
     """All of the paper on one data set."""
     train, validation, test = split(study, name)
     bare, defenses = defended(study, name, train, validation)
-    report = study.evaluated(name, bare, test, attacks(bare, name, brief=study.scale.brief), defenses=defenses)
+    against = attacks(bare, name, brief=study.scale.brief)
+    report = study.evaluated(name, bare, test, against, defenses, PROTOCOLS)
     tables(study, name, ["none", *defenses], report)
     targeted(study, name, bare, defenses, test)
-    if name == "mnist" and report is not None:
-        pictures(study, bare, test)
+    if name == study.scale.data_sets[0] and report is not None:
+        pictures(study, name, bare, test)
     return report
 
 
@@ -173,7 +174,9 @@ def tables(study: Study[Scale], name: str, defenses: Sequence[str], report: Robu
         rows = []
         for defense, attack in product(defenses, ["none", *ATTACKS]):
             printed = study.paper[kind].get(defense, {}).get(attack, {}).get(name)
-            found = [score(report, defense, attack, who) for who in (PROTOCOLS.get(defense, "oblivious"), "adaptive")]
+            found = [
+                score(report, defense, attack, who) for who in (OBLIVIOUS_BUT.get(defense, "oblivious"), "adaptive")
+            ]
             ours = [one and round(getattr(one, attribute), digits) for one in found]
             rows.append([defense, attack, printed, *ours])
         if kind == "F1":
@@ -214,11 +217,11 @@ def targeted(
     study.table(f"{TITLES[name]}: taken for the target, %", ["defense", "attack"], rows, columns)
 
 
-def pictures(study: Study[Scale], model: nn.Module, test: Images) -> None:
+def pictures(study: Study[Scale], name: str, model: nn.Module, test: Images) -> None:
     """Figures 7 to 11: what each attack does to a seven."""
     seven = (test.labels == 7).int().argmax().view(1)
     images, labels = next(iter(DataLoader(test.take(seven))))
-    for title, attack in attacks(model, "mnist").items():
+    for title, attack in attacks(model, name, brief=study.scale.brief).items():
         draw = partial(picture_rows, model, attack.run(images, labels), None)
         study.figure(f"seven-{title.lower()}", f"A seven, and what {title} makes of it", draw)
 
@@ -242,7 +245,7 @@ def summarise(study: Study[Scale], reports: Mapping[str, RobustnessReport | None
                 attack: {
                     defense: found and found.f1
                     for defense in DEFENSES
-                    for protocol in [PROTOCOLS.get(defense, "oblivious") if who == "paper" else who]
+                    for protocol in [OBLIVIOUS_BUT.get(defense, "oblivious") if who == "paper" else who]
                     for found in [score(report, defense, attack, protocol)]
                 }
                 for attack in ("none", *ATTACKS)

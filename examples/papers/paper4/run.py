@@ -43,6 +43,7 @@ EPS = (0.3, 0.07, 0.01, 0.001)  # of the paper's FGSM images
 ENSEMBLE_EPS = 8 / 255  # the paper does not say which it trained on
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
+PROTOCOLS = ("oblivious", "adaptive")  # the paper's, and that of an attacker who knows the defense
 BARE, ADVERSARIAL, ENSEMBLE = "ResNet-50", "adversarial training", "ensemble adversarial training"
 TRANSFORMATIONS = {
     "bit depth": BitDepthReduction,
@@ -138,8 +139,7 @@ def table(study: Study[Scale], models: dict[str, nn.Module], test: Images) -> No
     attacks = {**fgsm, "CW": advkit.CW(bare), "SparseL1Descent": advkit.SparseL1Descent(bare)}
     defenses = {name: model for name, model in models.items() if model is not bare}
     some = test.take(study.scale.attacked_images)
-    settings = {"defenses": defenses, "protocols": ("oblivious", "adaptive")}
-    report = study.evaluated("the paper's attacks", bare, some, attacks, **settings)
+    report = study.evaluated("the paper's attacks", bare, some, attacks, defenses, PROTOCOLS)
 
     rows = []
     for model, attack in product(models, ("none", "FGSM", "CW", "SparseL1Descent")):
@@ -150,7 +150,7 @@ def table(study: Study[Scale], models: dict[str, nn.Module], test: Images) -> No
             continue
         which = list(fgsm) if attack == "FGSM" else [attack]  # the paper puts its four eps into one data set
         name = "none" if model == BARE else model
-        found = [[score(report, name, one, who) for one in which] for who in ("oblivious", "adaptive")]
+        found = [[score(report, name, one, who) for one in which] for who in PROTOCOLS]
         ours = [percent(mean(one.accuracy for one in scores)) if report else None for scores in found]
         rows.append([model, attack, printed, *ours])
     study.table("Accuracy, %", ["network", "attack"], rows)
@@ -181,11 +181,10 @@ def further(study: Study[Scale], models: dict[str, nn.Module], train: Images, te
         "DeepFool": advkit.DeepFool(bare),
     }
     some = test.take(study.scale.further_images)
-    settings = {"defenses": defenses, "protocols": ("oblivious", "adaptive")}
-    report = study.evaluated("future work", bare, some, attacks, **settings)
+    report = study.evaluated("future work", bare, some, attacks, defenses, PROTOCOLS)
     rows = []
     for defense, attack in product(["none", *defenses], ["none", *attacks]):
-        found = [score(report, defense, attack, who) for who in ("oblivious", "adaptive")]
+        found = [score(report, defense, attack, who) for who in PROTOCOLS]
         rows.append([defense, attack, None, *(percent(one and one.accuracy) for one in found)])
     study.table("Future work: accuracy, %", ["defense", "attack"], rows)
 
