@@ -216,9 +216,11 @@ class Study(Generic[Scale]):
                 "python": platform.python_version(),
             },
             "tables": self._tables,
-            "measured": self._measured,
         }
-        _write(self._folder / "results.json", json.dumps(report, indent=1) + "\n")
+        # A measurement a line: quick to write, and to compare.
+        measured = _lines({name: json.dumps(value) for name, value in self._measured.items()})
+        parts = {name: json.dumps(value) for name, value in report.items()} | {"measured": measured}
+        _write(self._folder / "results.json", _lines(parts) + "\n")
 
 
 def percent(share: float | None) -> float | None:
@@ -240,6 +242,11 @@ def score(report: RobustnessReport | None, defense: str, attack: str, protocol: 
     if attack == "none":
         return next(one for one in report.defenses if one.name == defense)
     return report.score(attack, defense, protocol)
+
+
+def _lines(parts: Mapping[str, str]) -> str:
+    """An object in JSON, of values in JSON, a line for each."""
+    return "{\n" + ",\n".join(f"{json.dumps(name)}: {value}" for name, value in parts.items()) + "\n}"
 
 
 def _write(path: Path, text: str) -> None:
