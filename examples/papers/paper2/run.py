@@ -44,7 +44,8 @@ class Scale:
 
 SCALES = {
     "tiny": Scale(("1", "4"), images=128, epochs=1, test_images=8, steps=2),
-    "quick": Scale(("1", "2", "4"), images=16_000, epochs=3, test_images=1000),
+    "quick": Scale(("1", "2"), images=16_000, epochs=5, test_images=1000),
+    "hour": Scale(("1", "2", "4"), images=50_000, epochs=5, test_images=1000),
     "paper": Scale(),
 }
 
