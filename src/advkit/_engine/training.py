@@ -6,7 +6,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from advkit._engine.checks import check_choice, check_classes, check_number
+from advkit._engine.classifier import own
 from advkit._engine.files import write_whole
 from advkit._engine.progress import track
 from advkit.errors import DtypeError, InputError, ModelError
@@ -46,6 +47,9 @@ class Network(nn.Module):
     Args:
         model: images (N, ...) to logits (N, K).
         autocast: the dtype that matrix products and convolutions are computed in; None for the model's own.
+
+    Attributes:
+        largest_label: of the batch at hand. There must be a logit for it: a GPU would stop without a word.
     """
 
     def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
@@ -54,16 +58,22 @@ class Network(nn.Module):
         device, self.dtype = placement(model)
         self.device = device or torch.device("cpu")
         self.autocast = autocast
+        self.largest_label = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K), float32 or better, of images (N, ...)."""
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        with nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast):
             logits = self.model(images if self.dtype is None else images.to(self.dtype))
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             seen = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(
                 f"the model returned {seen} for images of shape {tuple(images.shape)}; training needs logits of shape "
                 f"({len(images)}, K)"
+            )
+        if logits.shape[1] <= self.largest_label:
+            raise InputError(
+                f"labels must lie in [0, {logits.shape[1]}), since the model returned {logits.shape[1]} logits an "
+                f"image; the largest is {self.largest_label}"
             )
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -135,7 +145,7 @@ class Training:
                 self._close(epoch, Epoch(mean, validation))
                 if self.checkpoint is not None:
                     self._save(Path(self.checkpoint), recipe, chance)
-            if self._best is not None:
+            if self.validation is not None and self._best is not None:
                 self.model.load_state_dict(self._best)
             self.optimizer.zero_grad()
 
@@ -162,16 +172,12 @@ class Training:
         what = f"epoch {epoch + 1} of {epochs}"
         if self.history:
             what += f" (loss {self.history[-1].loss:.3g})"
-        for index, (images, labels) in enumerate(_batches(loader, self._network.device, what, self.progress)):
+        for index, (images, labels) in enumerate(_batches(loader, self._network, what, self.progress)):
             value = loss(self._network, images, labels, epoch + index)
             # A GPU waits for this, once a batch: weights are worth more than the time, once they are lost.
             number = float(value.detach())
             if not math.isfinite(number):
-                raise ModelError(
-                    f"the loss is {number} in batch {index + 1} of epoch {epoch + 1}, and training stopped before it "
-                    f"changed the model; the checkpoint, if any, is that of epoch {epoch}. Lower the learning rate, or "
-                    "look for infinite images"
-                )
+                raise _stopped(f"the loss is {number} in batch {index + 1}, which did not change the model", epoch)
             self.optimizer.zero_grad()
             self._scaler.scale(value).backward()
             self._scaler.step(self.optimizer)
@@ -186,25 +192,19 @@ class Training:
         total, count = 0.0, 0
         assert self.validation is not None
         with attacking(self._network):  # eval mode, no gradients of parameters, and back again
-            for index, (images, labels) in enumerate(_batches(self.validation, self._network.device, "", False)):
+            for index, (images, labels) in enumerate(_batches(self.validation, self._network, "", False)):
                 total += float(loss(self._network, images, labels, index)) * len(images)
                 count += len(images)
         mean = _mean(total, count, "validation loader")
         if not math.isfinite(mean):
-            raise ModelError(
-                f"the validation loss is {mean} after epoch {epoch + 1}; training stopped, and the checkpoint, if any, "
-                f"is that of epoch {epoch}. Lower the learning rate"
-            )
+            raise _stopped(f"the validation loss is {mean}", epoch)
         return mean
 
     def _close(self, epoch: int, result: Epoch) -> None:
         """The end of an epoch: the weights are sound, the scheduler knows, and the best is kept."""
         for name, parameter in self.model.named_parameters():
             if not bool(parameter.isfinite().all()):  # the last step may have done it, where no loss tells of it
-                raise ModelError(
-                    f"{name} is no longer finite after epoch {epoch + 1}; training stopped, and the checkpoint, if "
-                    f"any, is that of epoch {epoch}. Lower the learning rate"
-                )
+                raise _stopped(f"{name} is no longer finite", epoch)
         losses = [before.validation_loss for before in self.history if before.validation_loss is not None]
         self.history.append(result)
         if isinstance(self.scheduler, ReduceLROnPlateau):
@@ -257,8 +257,8 @@ class _Chance:
 
     def __init__(self, device: torch.device, generators: Iterable[torch.Generator | None]) -> None:
         self.generators = list({id(one): one for one in generators if one is not None}.values())
-        self.accelerator = None if device.type == "cpu" else torch.get_device_module(device)
-        self.device = device
+        self.accelerator = None if device.type == "cpu" else getattr(torch, device.type)
+        self.place = () if device.type == "mps" else (device,)  # there is only one, and its functions take none
 
     def state(self) -> dict[str, Any]:
         """In tensors, numbers and lists, which can be read without running any code."""
@@ -267,7 +267,7 @@ class _Chance:
             "python": random.getstate(),
             "numpy": [name, np.asarray(keys).tolist(), *rest],
             "torch": torch.get_rng_state(),
-            "accelerator": None if self.accelerator is None else self.accelerator.get_rng_state(self.device),
+            "accelerator": None if self.accelerator is None else self.accelerator.get_rng_state(*self.place),
             "generators": [generator.get_state() for generator in self.generators],
         }
 
@@ -277,7 +277,7 @@ class _Chance:
         np.random.set_state(tuple(state["numpy"]))
         torch.set_rng_state(state["torch"])
         if self.accelerator is not None and state["accelerator"] is not None:
-            self.accelerator.set_rng_state(state["accelerator"], self.device)
+            self.accelerator.set_rng_state(state["accelerator"], *self.place)
         for generator, its in zip(self.generators, state["generators"], strict=True):
             generator.set_state(its)
 
@@ -299,12 +299,13 @@ def _generators_of(loader: object) -> list[torch.Generator | None]:
 def _training_mode(model: nn.Module) -> Iterator[None]:
     """The model in training mode, and afterwards each module as it was.
 
-    In a model that is in training mode already, a part in eval mode is meant to be there, such as a frozen
-    BatchNorm. One that is in eval mode as a whole has no such part.
+    Where some layer is in training mode already, one in eval mode is meant to be, such as a frozen BatchNorm. A model
+    that is in eval mode as a whole has no such layer. Modules without parameters of their own do not count, since
+    one that was just wrapped around a model in eval mode is in training mode itself.
     """
     before = [(module, module.training) for module in model.modules()]
     try:
-        if not model.training:
+        if not any(training for module, training in before if any(True for _ in module.parameters(recurse=False))):
             model.train()
         yield
     finally:
@@ -313,7 +314,7 @@ def _training_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _batches(
-    loader: Iterable[Any], device: torch.device, what: str, progress: bool | None
+    loader: Iterable[Any], network: Network, what: str, progress: bool | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The images and labels of each batch that has any, on the device of the model."""
     for batch in track(loader, what, unit="batch", progress=progress):
@@ -331,9 +332,15 @@ def _batches(
             )
         check_classes("labels", labels, images)
         if len(images):
-            if images.is_inference():
-                images = images.clone()
-            yield images.to(device, non_blocking=True), labels.to(device, torch.int64, non_blocking=True)
+            network.largest_label = int(labels.max())
+            yield own(images, network.device, images.dtype), own(labels, network.device, torch.int64)
+
+
+def _stopped(why: str, epoch: int) -> ModelError:
+    kept = f"a checkpoint has epoch {epoch}" if epoch else "there is no checkpoint yet"
+    return ModelError(
+        f"training stopped in epoch {epoch + 1}: {why}; {kept}. Lower the learning rate, and look for infinite images"
+    )
 
 
 def _mean(total: float, count: int, name: str) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advkit._engine.checks import check_number
 from advkit._engine.training import Epoch, Network, Training
 from advkit.defenses.training import TrainingDefense
-from advkit.model import Model
+from advkit.model import Defended, Model
 
 __all__ = ["DefensiveDistillation"]
 
@@ -52,7 +52,7 @@ class DefensiveDistillation(TrainingDefense):
 
     def wrap(self, model: Model) -> nn.Module:
         """A distilled network as it is, of which attacks know the temperature; see `Defense.wrap`."""
-        return model if isinstance(model, nn.Module) else _Tempered(model, 1.0)
+        return Defended(model, self, model)
 
     def _one_draw(self, model: Model) -> Model:
         return _Tempered(model, self.temperature)

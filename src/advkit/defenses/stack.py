@@ -1,11 +1,13 @@
 """Defenses, one after the other."""
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from advkit.defenses.base import Defense
 from advkit.errors import DtypeError, InputError
@@ -27,7 +29,7 @@ class Stack(Defense):
         defenses: the members, in order.
         differentiable: whether all are.
         stochastic: whether any is.
-        eot_samples: the largest of any.
+        eot_samples: the largest of any that is stochastic.
 
     Raises:
         InputError: there is no defense.
@@ -44,7 +46,8 @@ class Stack(Defense):
             raise InputError("Stack has no defense in it; give at least one")
         self.differentiable = all(member.differentiable for member in self.defenses)
         self.stochastic = any(member.stochastic for member in self.defenses)
-        self.eot_samples = max(member.eot_samples for member in self.defenses)
+        draws = [member.eot_samples for member in self.defenses if member.stochastic]
+        self.eot_samples = max(draws, default=Defense.eot_samples)
 
     def __repr__(self) -> str:
         return f"Stack([{', '.join(map(repr, self.defenses))}])"
@@ -58,32 +61,41 @@ class Stack(Defense):
         first, *others = self.defenses
         return reduce(lambda inner, member: member.wrap(inner), others, first.wrap(model))
 
-    def fit(self, model: nn.Module, loader: Iterable[Any], *args: Any, **kwargs: Any) -> nn.Module:
+    def fit(
+        self,
+        model: nn.Module,
+        loader: Iterable[Any],
+        optimizer: Optimizer,
+        epochs: int = 5,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        **how: Any,
+    ) -> nn.Module:
         """Train with the defenses that train, and wrap with those that wrap, in order.
 
-        Takes what the members' `fit` takes, and passes it on to each. Where several train, the optimizer and the
-        schedulers go on as the one before left them, and the checkpoint of each has its place in the stack in its
-        name: ``run.0.pt``.
+        Takes what the `TrainingDefense.fit` of its members takes. Where several train, each has so many epochs, the
+        optimizer and the schedulers go on as the one before left them, and the checkpoint of each has its place in
+        the stack in its name: ``run.0.pt``.
 
         Returns:
             The defended model.
 
         Raises:
-            InputError: none of the defenses trains.
+            InputError: none of the defenses trains, or what their `fit` raises.
         """
         training = [place for place, member in enumerate(self.defenses) if _trains(member)]
         if not training:
             raise InputError("none of the defenses in this Stack trains: call wrap(model)")
-        path = kwargs.pop("checkpoint", None)
         defended = model
         for place, member in enumerate(self.defenses):
             if place not in training:
                 defended = member.wrap(defended)
                 continue
-            mine = None if path is None else Path(path)
-            if mine is not None and len(training) > 1:
-                mine = mine.with_name(f"{mine.stem}.{place}{mine.suffix}")
-            defended = member.fit(defended, loader, *args, checkpoint=mine, **kwargs)
+            if checkpoint is not None:
+                path = Path(checkpoint)
+                several = len(training) > 1
+                how["checkpoint"] = path.with_name(f"{path.stem}.{place}{path.suffix}") if several else path
+            defended = member.fit(defended, loader, optimizer, epochs, **how)
         return Defended(defended, self, model)
 
     def _one_draw(self, model: Model) -> Model:

@@ -44,8 +44,9 @@ class TrainingDefense(Defense, ABC):
     ) -> nn.Module:
         """Train a model, in place, on its own device.
 
-        It is trained in training mode, and afterwards each of its modules is in the mode it was in. If the model is in
-        training mode when it comes, its parts that are in eval mode, such as a frozen BatchNorm, stay in it.
+        It is trained in training mode, and afterwards each of its modules is in the mode it was in. A model that
+        comes in eval mode as a whole is trained as a whole; if some layers with parameters are in training mode,
+        those in eval mode stay in it, such as a frozen BatchNorm.
 
         Args:
             model: pixels (N, ...) to logits (N, K).
