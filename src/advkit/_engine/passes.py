@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from advkit.model import Defended, Model
@@ -37,32 +38,31 @@ class Passes:
 
 
 @contextmanager
-def counting(model: nn.Module) -> Iterator[Passes]:
-    """Count the passes through the network at the heart of a model while this lasts.
+def counting(model: nn.Module, passes: Passes) -> Iterator[None]:
+    """Add the passes through the network at the heart of a model to ``passes`` while this lasts.
 
     That is the model itself, or what the defenses in it defend: a surrogate that averages over ten draws asks it ten
     times.
     """
-    passes = Passes()
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
-            passes.forwards += len(output)
+            passes.forwards += output.shape[:1].numel()  # 1 of a scalar, which is for others to refuse
             if output.requires_grad:
                 output.register_hook(differentiated)
 
     def differentiated(gradient: Tensor) -> None:
-        passes.backwards += len(gradient)
+        passes.backwards += gradient.shape[:1].numel()
 
     with ExitStack() as hooks:
         for network in _networks(model) or [model]:
             hooks.callback(network.register_forward_hook(note).remove)
-        yield passes
+        yield
 
 
 def _networks(model: Model | Callable[..., object]) -> list[nn.Module]:
-    """The undefended networks in a model, each once."""
-    if not isinstance(model, nn.Module):
+    """The undefended networks in a model, each once, as far as hooks can be put on them."""
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return []
     defended = [module for module in model.modules() if isinstance(module, Defended)]
     if not defended:

@@ -12,7 +12,7 @@ from advkit._engine.rows import Rows
 from advkit._engine.search import LARGEST_C, Best, Objective, check_search, dot, search
 from advkit.attack import Attack, Kind
 from advkit.goals import Goal
-from advkit.norms import L2, column
+from advkit.norms import L2, Norm, column
 
 __all__ = ["CW"]
 
@@ -57,6 +57,7 @@ class CW(Attack):
     """
 
     kind: ClassVar[Kind] = "minimal"
+    norm: ClassVar[Norm] = L2
 
     kappa: float = 0.0
     initial_c: float | None = None

@@ -10,7 +10,7 @@ from advkit._engine.checks import check_choice, check_number
 from advkit._engine.search import LARGEST_C, Objective, check_search, dot, search
 from advkit.attack import Attack, Kind
 from advkit.goals import Goal
-from advkit.norms import L1, column
+from advkit.norms import L1, Norm, column
 
 __all__ = ["EAD"]
 
@@ -55,6 +55,7 @@ class EAD(Attack):
     """
 
     kind: ClassVar[Kind] = "minimal"
+    norm: ClassVar[Norm] = L1
 
     kappa: float = 0.0
     initial_c: float | None = None

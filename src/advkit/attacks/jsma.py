@@ -15,6 +15,7 @@ from advkit._engine.skyline import best_pair
 from advkit.attack import Attack, Kind
 from advkit.errors import InputError
 from advkit.goals import Goal, Untargeted
+from advkit.norms import L0, Norm
 
 __all__ = ["JSMA"]
 
@@ -52,6 +53,7 @@ class JSMA(Attack):
     """
 
     kind: ClassVar[Kind] = "minimal"
+    norm: ClassVar[Norm] = L0
 
     theta: float = 1.0
     gamma: float = 0.1

@@ -265,16 +265,18 @@ class RobustnessReport:
         """All the numbers, written to ``path`` as well if there is one: a line for each score.
 
         A line without an attack is of the model when nobody attacks, and one whose attack is "all together" of the
-        worst case over attacks. A number that nothing was measured for is left empty.
+        worst case over attacks. ``class`` is the attack's, or the defense's. A number that nothing was measured for is
+        left empty.
         """
-        columns = ["defense", "attack", "protocol"]
+        columns = ["defense", "attack", "protocol", "class", "draws"]
         columns += [known.name for known in fields(AttackScore) if known.name not in {*columns, "name", "confusion"}]
         text = io.StringIO()
         lines = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
         lines.writeheader()
         for clean in self.defenses:
-            lines.writerow(_cells(clean) | {"defense": clean.name, "attack": ""})
-            lines.writerows(_cells(s) | {"attack": s.name} for s in self.scores if s.defense == clean.name)
+            lines.writerow(_cells(clean) | {"defense": clean.name, "attack": "", "class": clean.defense})
+            scores = [score for score in self.scores if score.defense == clean.name]
+            lines.writerows(_cells(score) | {"attack": score.name, "class": score.attack} for score in scores)
             lines.writerows(_cells(w) | {"attack": _TOGETHER} for w in self.worst if w.defense == clean.name)
         return _written(text.getvalue(), path)
 
@@ -311,9 +313,12 @@ class RobustnessReport:
             "flags": Flag,
             "failures": Failure,
         }
-        for name, kind in parts.items():
-            content[name] = tuple(_read(kind, part) for part in content[name])
-        return cls(**content)
+        try:
+            for name, kind in parts.items():
+                content[name] = tuple(_read(kind, part) for part in content[name])
+            return cls(**content)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"this is no report of advkit's: {error}") from error
 
     @property
     def _is_bare(self) -> bool:
@@ -323,38 +328,39 @@ class RobustnessReport:
         """The header and the rows."""
         if self._is_bare:
             rows = [
-                ("none", *_accuracy(self.defenses[0]), *["-"] * 4),
+                (BARE, *_accuracy(self.defenses[0]), *["-"] * 4),
                 *((score.name, *_accuracy(score), *_costs(score)) for score in self.attacks),
-                *((_TOGETHER, *_accuracy(worst), *["-"] * 4) for worst in self.worst),
+                *((_TOGETHER, *_accuracy(worst), *["-"] * 4) for worst in self._together()),
             ]
             return [("attack", "accuracy", "95 % interval", "success", "L2", "Linf", "ms/image"), *rows]
 
         def row(defense: str, attack: str, shares: Mapping[str | None, _Share]) -> tuple[str, ...]:
             """The bare model's only number stands where the adaptive attacker's does: it is the one that counts."""
-            found = [shares.get(protocol) or shares.get(None) for protocol in protocols[-1:]]
-            found = [shares.get(protocol) for protocol in protocols[:-1]] + found
-            texts = ["" if share is None else " ".join(_accuracy(share, intervals)) for share in found]
-            return (defense, attack, *texts)
+            found = [shares.get(protocol) for protocol in protocols]
+            found[-1] = found[-1] or shares.get(None)
+            return defense, attack, *("" if share is None else _cell(share, intervals) for share in found)
 
         protocols = self.protocols or ("accuracy",)
         rows = [("defense", "attack", *protocols)]
         for clean in self.defenses:
             rows.append(row(clean.name, "no attack", {None: clean}))
             for name in [score.name for score in self.attacks]:
-                rows.append(
-                    row("", name, {s.protocol: s for s in self.scores if (s.name, s.defense) == (name, clean.name)})
-                )
-            together = {worst.protocol: worst for worst in self.worst if worst.defense == clean.name}
-            if together:
-                rows.append(row("", _TOGETHER, together))
+                scores = {s.protocol: s for s in self.scores if (s.name, s.defense) == (name, clean.name)}
+                rows += [row("", name, scores)] if scores else []
+            together = {worst.protocol: worst for worst in self._together() if worst.defense == clean.name}
+            rows += [row("", _TOGETHER, together)] if together else []
         return rows
+
+    def _together(self) -> tuple[WorstCase, ...]:
+        """The worst case over attacks, where it says something new."""
+        return self.worst if len(self.attacks) > 1 else ()
 
     def _remarks(self, width: int | None) -> list[str]:
         """What stands beneath the table: lines, after an empty one for each paragraph."""
         paragraphs = [
             self._caption(),
             *self._failures(),
-            *(f"Flag: {flag.sentence} ({flag.paper})" for flag in self.flags),
+            *(f"Flag, {flag}" for flag in self.flags),
         ]
         lines: list[str] = []
         for paragraph in paragraphs:
@@ -365,10 +371,9 @@ class RobustnessReport:
         versions = f"{self.images} images on {self.device}, advkit {self.advkit_version}, torch {self.torch_version}."
         if not self._is_bare:
             shares: list[_Share] = [*self.defenses, *self.scores, *self.worst]
-            widest = max((max(one.high - one.accuracy, one.accuracy - one.low) for one in shares), default=math.nan)
-            text = (
-                f"{versions} Accuracy over all images; 95 % intervals reach {_percent(widest)} at most to either side."
-            )
+            ends = [max(one.high - one.accuracy, one.accuracy - one.low) for one in shares if one.images]
+            widest = _number(100 * max(ends, default=math.nan), ".1f")
+            text = f"{versions} Accuracy over all images; 95 % intervals reach {widest} points at most to either side."
         else:
             right = round(self.clean_accuracy * self.defenses[0].images)
             text = (
@@ -383,12 +388,12 @@ class RobustnessReport:
         """A sentence for each error, however many images it cost."""
         lost: dict[str, int] = {}
         for failure in self.failures:
-            what = "the model" if failure.attack is None else failure.attack
+            what = "the model, without an attack," if failure.attack is None else failure.attack
             where = "" if failure.defense == BARE else f" against {failure.defense}"
             by = f" ({failure.protocol})" if failure.protocol else ""
-            sentence = f"by {what}{where}{by} to {failure.error}"
+            sentence = f"{what}{where}{by} raised {failure.error}"
             lost[sentence] = lost.get(sentence, 0) + len(failure.rows)
-        return [f"Lost: {count} image{'s' if count > 1 else ''} {sentence}" for sentence, count in lost.items()]
+        return [f"{count} image{'s' if count > 1 else ''} lost: {sentence}" for sentence, count in lost.items()]
 
 
 def _aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:
@@ -413,11 +418,16 @@ def _aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:
 _TOGETHER = "all together"
 
 
-def _accuracy(share: _Share, interval: bool = True) -> tuple[str, ...]:
-    if not interval:
-        return (_percent(share.accuracy),)
+def _accuracy(share: _Share) -> tuple[str, str]:
+    """The accuracy and its interval as cells."""
     within = "-" if math.isnan(share.low) else f"{100 * share.low:.1f} to {100 * share.high:.1f}"
     return _percent(share.accuracy), within
+
+
+def _cell(share: _Share, interval: bool) -> str:
+    """The accuracy as a cell, and its interval in it where there is room."""
+    accuracy, within = _accuracy(share)
+    return f"{accuracy} ({within})" if interval else accuracy
 
 
 def _costs(score: AttackScore) -> tuple[str, ...]:

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 from advkit import norms
 from advkit._engine.classifier import answer
-from advkit._engine.passes import counting
+from advkit._engine.passes import Passes, counting
 from advkit._engine.seeds import repeatable
 from advkit.attack import Attack
 from advkit.errors import InputError, MissingExtraError
 from advkit.evaluation.flags import Flag, probed
 from advkit.model import Defended, is_stochastic, placement
 
-__all__ = ["LOST", "NORMS", "Assault", "Cell", "Contender", "Outcome", "Record", "Trial", "assaults"]
+__all__ = ["LOST", "NORMS", "Assault", "Cell", "Contender", "Outcome", "Record", "Trial", "assaults", "vote"]
 
 LOST = -1  # the prediction of an image that an error cost
 NORMS = ("l0", "l1", "l2", "linf")
 _PROBED = 32  # images that the flags are looked for on
+_HOPELESS = 8  # single images that fail, and none that does not, before the rest of a batch is not looked into
 _ENOUGH = 3  # batches on which everything fails before it is taken for an error of the caller's
 
 # What is no single image's fault. A GPU that has failed once answers nothing any more.
@@ -115,11 +116,12 @@ class Outcome:
         seconds: how long it took to predict.
         predicted: how many predictions that were, over all draws.
         errors: rows that an error cost, and the error.
-        attacked: how many images were attacked and judged.
+        rows: the images that were attacked and judged.
         right: how many of these it got right before, by the vote of its draws.
-        distances: of the images that it then got wrong, a list for each of `NORMS`.
+        fooled: for each of these, whether it then got it wrong.
+        distances: for each of these how far it was moved, a list for each of `NORMS`.
         attack_seconds: how long the attack took.
-        crafted: how many images it made, which may be more than ``attacked``.
+        crafted: how many images it made, which may be more than these rows.
         forwards: images that went forward through the network for that.
         backwards: images that went backward.
     """
@@ -128,8 +130,9 @@ class Outcome:
     seconds: float = 0.0
     predicted: int = 0
     errors: list[tuple[list[int], str]] = field(default_factory=list)
-    attacked: int = 0
+    rows: list[int] = field(default_factory=list)
     right: int = 0
+    fooled: list[bool] = field(default_factory=list)
     distances: list[list[float]] = field(default_factory=lambda: [[] for _ in NORMS])
     attack_seconds: float = 0.0
     crafted: int = 0
@@ -235,7 +238,7 @@ class Trial:
         return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells, flags)
 
     def first_error(self) -> Exception | None:
-        """The first error of something that has never worked."""
+        """The first error of something that has not worked so far."""
         return next((errors[0] for names, errors in self._failed.items() if names not in self._worked), None)
 
     def _clean(self, contender: Contender, batch: "_Batch") -> Outcome:
@@ -260,43 +263,58 @@ class Trial:
             before: for each cell int64 (draws, n), what its contender says before the attack.
         """
         model = assault.cells[0].contender.model
-        wanted = [batch.right(said) for said in before]
-        rows = torch.cat(wanted).unique()
-        seconds = 0.0
+        adversarials = batch.images.detach().clone()
+        tried = made = torch.zeros(0, dtype=torch.int64)
+        errors: list[tuple[Tensor, Exception]] = []
+        outcomes: list[Outcome] = []
+        passes, seconds = Passes(), 0.0
 
-        def craft(some: Tensor) -> Tensor:
+        def craft(rows: Tensor) -> Tensor:
             nonlocal seconds
             start = _now(batch.device(model))
-            found = assault.attack(*batch.rows(some))
+            with counting(model, passes):
+                found = assault.attack(*batch.rows(rows))
             seconds += _now(batch.device(model)) - start
             return found
 
-        with counting(model) as passes:
-            parts, errors = self._salvaged(craft, rows, batch, model, assault.cells[0].names)
-        adversarials = batch.images.detach().clone()
-        for some, found in parts:
-            adversarials[some.to(found.device)] = found
-        made = torch.cat([rows[:0], *(some for some, _ in parts)])
-        outcomes: list[Outcome] = []
-        for place, (cell, said, some) in enumerate(zip(assault.cells, before, wanted, strict=True)):
+        for place, (cell, said) in enumerate(zip(assault.cells, before, strict=True)):
             if place and cell.contender is assault.cells[place - 1].contender and torch.equal(said, before[place - 1]):
                 outcomes.append(outcomes[-1])  # the same under another protocol
                 continue
-            outcome = Outcome(said.clone(), attack_seconds=seconds, crafted=len(made))
-            outcome.forwards, outcome.backwards = passes.forwards, passes.backwards
-            outcome.lose([(where[torch.isin(where, some)], error) for where, error in errors])
-            some = some[torch.isin(some, made)]
-            some = self._judge(outcome, cell.contender, batch, adversarials, some, (*cell.names, "judged"))
-            if self.stop_when_fooled:
-                # Of a random model's answers, those that are right least often stand.
-                better = batch.hits(outcome.predictions) > batch.hits(said)
-                outcome.predictions = torch.where(better, said, outcome.predictions)
-            was_right = _vote(said) == batch.labels
-            fooled = some[(was_right & (_vote(outcome.predictions) != batch.labels))[some]]
-            outcome.attacked, outcome.right = len(some), int(was_right[some].sum())
-            outcome.distances = _distances(adversarials, batch.images, fooled)
+            # What is missing is made by itself, so that the bare model's images, and their random numbers, do not
+            # depend on the defenses that see them as well.
+            wanted = batch.right(said)
+            missing = wanted[~torch.isin(wanted, tried)]
+            parts, more_errors = self._salvaged(craft, missing, batch, model, cell.names)
+            for rows, found in parts:
+                adversarials[rows.to(found.device)] = found
+            tried = torch.cat([tried, missing])
+            made = torch.cat([made, *(rows for rows, _ in parts)])
+            errors += more_errors
+            outcome = Outcome(said.clone(), attack_seconds=seconds, crafted=len(made), **asdict(passes))
+            outcome.lose([(rows[torch.isin(rows, wanted)], error) for rows, error in errors])
+            self._show(outcome, cell, batch, adversarials, wanted[torch.isin(wanted, made)], said)
             outcomes.append(outcome)
         return outcomes
+
+    def _show(
+        self, outcome: Outcome, cell: Cell, batch: "_Batch", adversarials: Tensor, rows: Tensor, said: Tensor
+    ) -> None:
+        """Show rows of adversarial images to the contender of a cell, which said something else of the originals."""
+        rows = self._judge(outcome, cell.contender, batch, adversarials, rows, (*cell.names, "judged"))
+        if self.stop_when_fooled:
+            # Of a random model's answers, those that are right least often stand.
+            better = batch.hits(outcome.predictions) > batch.hits(said)
+            outcome.predictions = torch.where(better, said, outcome.predictions)
+        was_right, is_right = (
+            vote(predictions)[rows] == batch.labels[rows] for predictions in (said, outcome.predictions)
+        )
+        outcome.rows, outcome.right, outcome.fooled = (
+            rows.tolist(),
+            int(was_right.sum()),
+            (was_right & ~is_right).tolist(),
+        )
+        outcome.distances = _distances(adversarials, batch.images, rows)
 
     def _judge(
         self, outcome: Outcome, contender: Contender, batch: "_Batch", images: Tensor, rows: Tensor, names: "_Names"
@@ -367,21 +385,27 @@ class _Batch:
 def _salvaged(
     work: Callable[[Tensor], Tensor], rows: Tensor
 ) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Exception]]]:
-    if not len(rows):
-        return [], []
-    try:
-        return [(rows, work(rows))], []
-    except _FATAL:
-        raise
-    except Exception as error:
-        if len(rows) == 1:
-            return [], [(rows, error)]
-    halves = [_salvaged(work, half) for half in rows.tensor_split(2)]
-    return [part for parts, _ in halves for part in parts], [error for _, errors in halves for error in errors]
+    """The results of work on parts of the rows, and the errors of others."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    errors: list[tuple[Tensor, Exception]] = []
+    waiting = [rows] if len(rows) else []
+    while waiting:
+        some = waiting.pop()
+        try:
+            parts.append((some, work(some)))
+        except _FATAL:
+            raise
+        except Exception as error:
+            if len(some) == 1 or (len(errors) >= _HOPELESS and not parts):
+                errors.append((some, error))
+            else:
+                first, second = some.tensor_split(2)
+                waiting += [second, first]
+    return parts, errors
 
 
-def _vote(predictions: Tensor) -> Tensor:
-    """What most draws (draws, n) say: int64 (n,)."""
+def vote(predictions: Tensor) -> Tensor:
+    """What most of the draws (draws, n) say: int64 (n,)."""
     return predictions.mode(0).values
 
 
