@@ -20,7 +20,7 @@ def quilt(patches: Tensor, overlap: int) -> Tensor:
         overlap: how many pixels neighbours share, from 1 to size // 2.
 
     Returns:
-        (N, C, H, W), with H = size + (rows - 1) * (size - overlap) and W likewise.
+        (N, C, H, W), with H = size + (rows - 1) * (size - overlap) and W likewise: differentiable, the cuts as given.
     """
     count, rows, cols, channels, size, _ = patches.shape
     stride = size - overlap
@@ -33,7 +33,7 @@ def quilt(patches: Tensor, overlap: int) -> Tensor:
         j = wave - 2 * i
         place = (i * width + j)[:, None, None] * stride + inside
         old, new = canvas[:, :, place], patches[:, i, j].transpose(1, 2)
-        error = (old - new).square().sum(1)
+        error = (old - new).detach().square().sum(1)
         left = _cut(error[..., :overlap]).mul_((j > 0)[:, None])
         top = _cut(error[..., :overlap, :].mT).mul_((i > 0)[:, None])
         laid = (step >= left[..., None]) & (step[:, None] >= top[..., None, :])
