@@ -88,6 +88,16 @@ SCALES = {
         further_images=24,
         transformations=("bit depth", "JPEG"),
     ),
+    "hour": Scale(
+        width=16,
+        hidden=1024,
+        images=40_000,
+        epochs=6,
+        test_images=1000,
+        attacked_images=128,
+        further_images=48,
+        transformations=("bit depth", "JPEG"),
+    ),
     "paper": Scale(),
 }
 
