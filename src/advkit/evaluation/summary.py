@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit.evaluation.comparison import comparison
 from advkit.evaluation.metrics import macro, wilson
 from advkit.evaluation.report import AttackScore, DefenseScore, Failure, WorstCase
 from advkit.evaluation.trial import LOST, NORMS, Assault, Cell, Contender, Outcome, Record
@@ -38,8 +37,6 @@ def summary(
     together: dict[tuple[str, str | None], list[Sequence[Outcome]]] = defaultdict(list)
     for cell, of_cell in sorted(zip(cells, of_cells, strict=True), key=lambda pair: order[pair[0].contender.name]):
         together[cell.contender.name, cell.protocol].append(of_cell)
-    comparable = setup["flags"] and not setup["stop_when_fooled"]  # otherwise attacks saw different images
-    flags = comparison(records, contenders, plan) if comparable else ()
     return {
         "images": len(labels),
         "defenses": tuple(
@@ -48,7 +45,7 @@ def summary(
         ),
         "scores": tuple(sorted(scores, key=lambda score: order[score.defense])),
         "worst": tuple(_worst_case(*place, labels, several) for place, several in together.items()),
-        "flags": (*(flag for record in records.values() for flag in record.flags), *flags),
+        "flags": tuple(flag for record in records.values() for flag in record.flags),
         "failures": tuple(_failures(records, contenders, cells)),
     }
 
