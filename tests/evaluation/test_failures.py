@@ -187,3 +187,41 @@ def test_empty_batches_and_other_dtypes():
         report = advkit.evaluate(Mean(), loader, [advkit.FGSM(Mean(), eps=0.1)])
         assert report.images == 8
         assert report["FGSM(eps=0.1)"].accuracy == whole["FGSM(eps=0.1)"].accuracy
+
+
+def test_what_is_hopeless_is_not_tried_for_long():
+    given = []
+
+    @dataclass(frozen=True, eq=False)
+    class Never(Attack):
+        def _perturb(self, images, goal):
+            given.append(len(images))
+            raise ZeroDivisionError
+
+    many = torch.full((1024, 1, 2, 2), 0.9), torch.ones(1024, dtype=torch.long)
+    with pytest.raises(ZeroDivisionError):
+        advkit.evaluate(Mean(), [many], [Never(Mean())], flags=False)
+    assert sum(given) < 3.1 * 1024  # in place of 11 * 1024
+
+
+def test_a_mistake_can_be_mended_and_the_run_goes_on(tmp_path):
+    broken = [True]
+
+    @dataclass(frozen=True, eq=False)
+    class Mended(Attack):
+        def _perturb(self, images, goal):
+            if broken:
+                raise ZeroDivisionError
+            return images
+
+    with pytest.raises(ZeroDivisionError):
+        advkit.evaluate(Mean(), LOADER, [Mended(Mean())], run_folder=tmp_path)
+    broken.clear()
+    report = advkit.evaluate(Mean(), LOADER, [Mended(Mean())], run_folder=tmp_path)
+    assert not report.failures
+
+
+@pytest.mark.parametrize("output", [torch.zeros(()), torch.zeros(3), (torch.zeros(1, 2),), torch.zeros(1, 2).int()])
+def test_models_whose_answers_are_no_logits(output):
+    with pytest.raises(errors.ModelError, match="the model returned"):
+        advkit.evaluate(lambda images: output, [levels(0.7)], [], flags=False)

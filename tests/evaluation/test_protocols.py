@@ -286,9 +286,13 @@ def test_defenses_that_are_none(scene):
     assert names == ["none", "Rounding", "Rounding #2"]
 
 
-def test_any_callable_will_do(scene):
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize("how", [torch.jit.script, lambda net: lambda images: net(images)])
+def test_models_that_have_no_hooks_are_counted_too(scene, how):
     net, _, _, loader = scene
-    defenses = {"rounding": Rounding()}
-    report = advkit.evaluate(lambda images: net(images), loader, [advkit.FGSM(net)], defenses, flags=False)
-    whole = advkit.evaluate(net, loader, [advkit.FGSM(net)], defenses, flags=False)
-    assert all(map(same, report.scores, whole.scores))
+    attacks, defenses = [advkit.FGSM(net)], {"jitter": Jitter()}
+    whole = advkit.evaluate(net.model, loader, attacks, defenses, draws=2)
+    report = advkit.evaluate(how(net.model), loader, attacks, defenses, draws=2)
+    for one, other in zip(report.scores, whole.scores, strict=True):
+        assert (one.accuracy, one.forwards_per_image) == (other.accuracy, other.forwards_per_image)
+        assert one.backwards_per_image == other.backwards_per_image > 0

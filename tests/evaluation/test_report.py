@@ -113,13 +113,13 @@ smoothing  no attack                       80.0 %
            FGSM          50.0 %  30.0 %    10.0 %
 
 1000 images on cuda:0, advkit 0.1.0, torch 2.15.0+cu132. Accuracy over all
-images; 95 % intervals reach 3.1 % at most to either side.
+images; 95 % intervals reach 3.1 points at most to either side.
 
 3 images lost: FGSM against smoothing (naive) raised ValueError: no
 
 1 image lost: the model, without an attack, raised ModelError: NaN
 
-Flag: Something is odd. (Somebody 2018)"""
+Flag, name: Something is odd. (Somebody 2018)"""
     )
 
 
@@ -148,7 +148,7 @@ def test_markdown(report, defended, tmp_path):
     assert lines[1] == "| --- | --- | ---: | ---: | ---: |"
     assert lines[3] == "|  | FGSM |  |  | 3.2 % (2.3 to 4.5) |"
     assert lines[5] == "|  | FGSM | 50.0 % (46.9 to 53.1) | 30.0 % (27.2 to 32.9) | 10.0 % (8.3 to 12.0) |"
-    assert "Flag: Something is odd. (Somebody 2018)" in lines
+    assert "Flag, name: Something is odd. (Somebody 2018)" in lines
 
 
 def test_csv_has_a_line_for_each_score_and_all_its_numbers(report, defended, tmp_path):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from advkit.model import Defended, Model
@@ -46,12 +47,12 @@ def counting(model: nn.Module, passes: Passes) -> Iterator[None]:
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
-            passes.forwards += len(output)
+            passes.forwards += output.shape[:1].numel()  # 1 of a scalar, which is for others to refuse
             if output.requires_grad:
                 output.register_hook(differentiated)
 
     def differentiated(gradient: Tensor) -> None:
-        passes.backwards += len(gradient)
+        passes.backwards += gradient.shape[:1].numel()
 
     with ExitStack() as hooks:
         for network in _networks(model) or [model]:
@@ -60,8 +61,8 @@ def counting(model: nn.Module, passes: Passes) -> Iterator[None]:
 
 
 def _networks(model: Model | Callable[..., object]) -> list[nn.Module]:
-    """The undefended networks in a model, each once."""
-    if not isinstance(model, nn.Module):
+    """The undefended networks in a model, each once, as far as hooks can be put on them."""
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return []
     defended = [module for module in model.modules() if isinstance(module, Defended)]
     if not defended:

@@ -1,7 +1,7 @@
 """Random numbers that can be had again, without a trace in torch's default generators."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from hashlib import blake2b
 
 import torch
@@ -24,20 +24,15 @@ def repeatable(seed: int | None, *names: object, device: torch.device) -> Iterat
         yield
         return
     number = int.from_bytes(blake2b(repr((seed, *names)).encode(), digest_size=7).digest(), "big")
-    beside = device.type in ("cuda", "xpu", "mps")
-    module = torch.get_device_module(device.type) if beside else None
+    module = getattr(torch, device.type) if device.type in ("cuda", "xpu", "mps") else None
     place = () if device.type == "mps" else (device,)  # there is one, which its functions take no argument for
     before = torch.default_generator.get_state()
     before_beside = module.get_rng_state(*place) if module else None
     try:
         torch.default_generator.manual_seed(number)
         if module:
-            # By way of the state, since ``manual_seed`` speaks to the current device, which may be another.
-            if device.type == "mps":
-                module.manual_seed(number)
-            else:
-                with module.device(device):
-                    module.manual_seed(number)
+            with nullcontext() if device.type == "mps" else module.device(device):
+                module.manual_seed(number)  # of the current device
         yield
     finally:
         torch.default_generator.set_state(before)

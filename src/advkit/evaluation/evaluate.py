@@ -4,7 +4,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import fields, replace
+from dataclasses import fields
 from hashlib import blake2b
 from math import isfinite
 from os import PathLike
@@ -20,11 +20,10 @@ from advkit._engine.progress import ticking
 from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError, ModelError
-from advkit.evaluation.flags import raised
 from advkit.evaluation.report import BARE, RobustnessReport
-from advkit.evaluation.runs import RunFolder, together
-from advkit.evaluation.summary import hopeless, summary
-from advkit.evaluation.trial import Assault, Contender, Trial, assaults
+from advkit.evaluation.runs import Ranks, RunFolder, together
+from advkit.evaluation.summary import comparisons, hopeless, summary
+from advkit.evaluation.trial import Assault, Contender, Record, Trial, assaults
 from advkit.model import Model, attacking, placement
 
 __all__ = ["PROTOCOLS", "evaluate"]
@@ -46,6 +45,7 @@ def evaluate(
     seed: int | None = 0,
     flags: bool = True,
     run_folder: str | PathLike[str] | None = None,
+    share: bool = True,
     progress: bool | None = None,
 ) -> RobustnessReport:
     """Measure a model's accuracy, and what each attack leaves of it, bare and behind each defense.
@@ -83,6 +83,8 @@ def evaluate(
             `advkit.evaluation.flags`.
         run_folder: a folder to keep the results of each batch in as they come. The same call with the same folder
             goes on where the last one was killed. The loader has to give the same batches again.
+        share: whether the processes of torch.distributed, where there are several, share the work. All of them have to
+            call then, and wait for each other; False for one that evaluates by itself.
         progress: True for a progress bar, False for none, None for one where stderr is a terminal and tqdm is
             installed.
 
@@ -97,12 +99,14 @@ def evaluate(
         MissingExtraError: ``progress`` is True and tqdm is not installed.
     """
     check_number("draws", draws, at_least=1, integer=True)
-    for protocol in protocols:
-        check_choice("each of the protocols", protocol, PROTOCOLS)
-    protocols = [protocol for protocol in PROTOCOLS if protocol in protocols]
+    if seed is not None:
+        check_number("seed", seed, integer=True)
+    protocols = _protocols(protocols)
     named = _attacks(attacks)
     given = {BARE: model, **_defenses(defenses)}
-    contenders = [Contender(name, _wrapped(model, one, name), draws) for name, one in given.items()]
+    bare = _hookable(model)
+    models = {name: bare if name == BARE else _defended(bare, name, one) for name, one in given.items()}
+    contenders = [Contender(name, one, draws) for name, one in models.items()]
     plan = assaults(named, contenders, protocols, keep_generators=seed is None)
     _check_surrogates(plan)
     setup = {
@@ -117,55 +121,71 @@ def evaluate(
         "flags": flags,
     }
     folder = RunFolder(run_folder, setup)
-    done = folder.load()
-    digests: dict[int, str] = {}
     bounds = {attack.bounds for attack in named.values()}
+    batches = ((index, *_pair(batch, index, bounds)) for index, batch in enumerate(loader))
     steps = len(loader) * len(plan) if isinstance(loader, Sized) else None
     with (
-        together() as ranks,
+        together(share) as ranks,
         ticking(steps, "evaluate", unit="attack", progress=False if ranks.rank else progress) as tick,
     ):
         trial = Trial(contenders, plan, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick)
-        for index, batch in enumerate(loader):
-            images, labels = _pair(batch, index, bounds)
-            if not len(images):
-                tick(len(plan))
-                continue
-            digests[index] = digest = _digest(images, labels)
-            is_first = len(digests) == 1
-            if is_first and len(set(ranks.gather(digest))) > 1:
-                raise InputError(_DIFFERENT)
-            if index in done and done[index].digest != digest:
-                raise InputError(
-                    f"batch {index} of the loader is not what it was when the run in {folder.path} began; a run that "
-                    "is to go on needs the same batches in the same order, so the loader must not shuffle"
-                )
-            if index in done or index % ranks.count != ranks.rank:
-                tick(len(plan))
-                continue
-            done[index] = trial(index, digest, images, labels, probe=flags and is_first)
-            folder.save(index, done[index])
-        everyones = ranks.gather((digests, done))
-    if any(theirs != digests for theirs, _ in everyones):
-        raise InputError(_DIFFERENT)
-    records = {index: record for _, theirs in everyones for index, record in theirs.items()}
-    records = {index: records[index] for index in digests}
+        records = _records(batches, trial, folder, ranks, probe=flags)
     if not records:
         raise InputError("the loader has no images; a generator that was gone through before has none left")
     if error := hopeless(records.values()):
-        raise trial.first_error() or ModelError(f"no image survived an attack or a model that raises: {error}")
-    report = RobustnessReport(
+        raise trial.first_error() or ModelError(f"something failed on every image: {error}")
+    compared = comparisons(records, contenders, plan) if flags and not stop_when_fooled else []
+    return RobustnessReport(
         **summary(records, contenders, plan, setup),
+        flags=(*(flag for record in records.values() for flag in record.flags), *compared),
         stop_when_fooled=stop_when_fooled,
         seed=seed,
         device=", ".join(dict.fromkeys(record.device for record in records.values())),
-        hardware=_hardware(contenders[0].model),
-        data_digest=blake2b("".join(digests.values()).encode(), digest_size=16).hexdigest(),
+        hardware=_hardware(bare),
+        data_digest=_digest(*(record.digest for record in records.values())),
         advkit_version=__version__,
         torch_version=str(torch.__version__),
         python_version=platform.python_version(),
     )
-    return replace(report, flags=report.flags + raised(report)) if flags else report
+
+
+def _records(
+    batches: Iterable[tuple[int, Tensor, Tensor]], trial: Trial, folder: RunFolder, ranks: Ranks, *, probe: bool
+) -> dict[int, Record]:
+    """The records of all batches: found in the folder, made here, or made by other processes.
+
+    Args:
+        batches: index, images and labels of each; those without images are passed over.
+        trial: makes records.
+        folder: keeps them.
+        ranks: the processes that share the work.
+        probe: whether to look for flags on the first batch.
+    """
+    records = folder.load()
+    digests: dict[int, str] = {}
+    for index, images, labels in batches:
+        is_first = not digests
+        if len(images):
+            digests[index] = digest = _digest(images, labels)
+            if is_first and set(ranks.gather(digest)) != {digest}:
+                raise InputError(_DIFFERENT)
+            if index in records and records[index].digest != digest:
+                raise InputError(
+                    f"batch {index} of the loader is not what it was when the run in {folder.path} began; a run that "
+                    "is to go on needs the same batches in the same order, so the loader must not shuffle"
+                )
+            if index not in records and index % ranks.count == ranks.rank:
+                records[index] = trial(index, digest, images, labels, probe=probe and is_first)
+                if not trial.first_error():  # the caller's mistake may be mended until the run goes on
+                    folder.save(index, records[index])
+                continue
+        trial.tick(len(trial.plan))
+    everyones = ranks.gather((digests, records))
+    if any(theirs != digests for theirs, _ in everyones):
+        raise InputError(_DIFFERENT)
+    for _, theirs in everyones:
+        records |= theirs
+    return {index: records[index] for index in digests}
 
 
 _DIFFERENT = (
@@ -182,19 +202,34 @@ def _check_surrogates(plan: Iterable[Assault]) -> None:
                 pass
 
 
-def _wrapped(model: Model, one: Any, name: str) -> nn.Module:
-    """What is to be attacked: a defense around the model, or a model as it is."""
-    if one is not model and callable(getattr(one, "wrap", None)):
+def _defended(model: nn.Module, name: str, one: Any) -> nn.Module:
+    """What is to be attacked: a defense around the model, or a model that has its own."""
+    if callable(getattr(one, "wrap", None)):
         one = one.wrap(model)
-    elif one is not model and not isinstance(one, nn.Module):
+    if not isinstance(one, nn.Module):
         raise DtypeError(
             "defenses must be defenses, such as advkit.defenses.FeatureSmoothing(), or models that have one; "
             f"{name!r} is {one!r}"
         )
-    check_model(one)
-    if isinstance(one, DistributedDataParallel):
-        one = one.module  # each process asks its own replica as often as it likes
-    return one if isinstance(one, nn.Module) else Asked(one)
+    return _hookable(one)
+
+
+def _hookable(model: Model) -> nn.Module:
+    """The model as a module whose passes can be counted."""
+    check_model(model)
+    if isinstance(model, DistributedDataParallel):
+        (model,) = model.children()  # each process asks its own replica as often as it likes
+    if isinstance(model, torch.jit.ScriptModule):
+        return nn.Sequential(model)
+    return model if isinstance(model, nn.Module) else Asked(model)
+
+
+def _protocols(protocols: Sequence[str]) -> list[str]:
+    """The protocols in the order of their tables."""
+    protocols = [protocols] if isinstance(protocols, str) else list(protocols)
+    for protocol in protocols:
+        check_choice("each of the protocols", protocol, PROTOCOLS)
+    return [protocol for protocol in PROTOCOLS if protocol in protocols]
 
 
 def _attacks(attacks: object) -> dict[str, Attack]:
@@ -248,12 +283,16 @@ def _pair(batch: object, index: int, bounds: Iterable[tuple[float, float]]) -> t
     return images, labels
 
 
-def _digest(*tensors: Tensor) -> str:
-    """A name for what tensors hold."""
+def _digest(*parts: Tensor | str) -> str:
+    """A name for what tensors hold, or for names."""
     digest = blake2b(digest_size=16)
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for part in parts:
+        if isinstance(part, Tensor):
+            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            part = part.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(part.numpy().data)
+        else:
+            digest.update(part.encode())
     return digest.hexdigest()
 
 

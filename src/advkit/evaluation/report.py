@@ -268,7 +268,7 @@ class RobustnessReport:
         worst case over attacks. ``class`` is the attack's, or the defense's. A number that nothing was measured for is
         left empty.
         """
-        columns = ["defense", "attack", "protocol", "class"]
+        columns = ["defense", "attack", "protocol", "class", "draws"]
         columns += [known.name for known in fields(AttackScore) if known.name not in {*columns, "name", "confusion"}]
         text = io.StringIO()
         lines = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -346,10 +346,9 @@ class RobustnessReport:
             rows.append(row(clean.name, "no attack", {None: clean}))
             for name in [score.name for score in self.attacks]:
                 scores = {s.protocol: s for s in self.scores if (s.name, s.defense) == (name, clean.name)}
-                rows.append(row("", name, scores))
+                rows += [row("", name, scores)] if scores else []
             together = {worst.protocol: worst for worst in self._together() if worst.defense == clean.name}
-            if together:
-                rows.append(row("", _TOGETHER, together))
+            rows += [row("", _TOGETHER, together)] if together else []
         return rows
 
     def _together(self) -> tuple[WorstCase, ...]:
@@ -361,7 +360,7 @@ class RobustnessReport:
         paragraphs = [
             self._caption(),
             *self._failures(),
-            *(f"Flag: {flag.sentence} ({flag.paper})" for flag in self.flags),
+            *(f"Flag, {flag}" for flag in self.flags),
         ]
         lines: list[str] = []
         for paragraph in paragraphs:
@@ -373,10 +372,8 @@ class RobustnessReport:
         if not self._is_bare:
             shares: list[_Share] = [*self.defenses, *self.scores, *self.worst]
             ends = [max(one.high - one.accuracy, one.accuracy - one.low) for one in shares if one.images]
-            widest = max(ends, default=math.nan)
-            text = (
-                f"{versions} Accuracy over all images; 95 % intervals reach {_percent(widest)} at most to either side."
-            )
+            widest = _number(100 * max(ends, default=math.nan), ".1f")
+            text = f"{versions} Accuracy over all images; 95 % intervals reach {widest} points at most to either side."
         else:
             right = round(self.clean_accuracy * self.defenses[0].images)
             text = (

@@ -99,12 +99,15 @@ class Ranks:
 
 
 @contextmanager
-def together() -> Iterator[Ranks]:
-    """The processes that there are: those of torch.distributed, which is started if torchrun has started this one.
+def together(share: bool) -> Iterator[Ranks]:
+    """The processes that share the work: those of torch.distributed, which starts here if torchrun started this one.
 
     A few numbers go from one to the other, by way of the CPU (gloo), whatever the backend of the rest.
+
+    Args:
+        share: False for this process alone, whatever others there are.
     """
-    if not distributed.is_available():
+    if not share or not distributed.is_available():
         yield Ranks()
         return
     starts = not distributed.is_initialized() and distributed.is_torchelastic_launched()

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advkit.evaluation.flags import Flag, compared
+from advkit.evaluation.flags import Outcome as Comparison
 from advkit.evaluation.metrics import macro, wilson
 from advkit.evaluation.report import AttackScore, DefenseScore, Failure, WorstCase
-from advkit.evaluation.trial import LOST, NORMS, Assault, Cell, Contender, Outcome, Record
+from advkit.evaluation.trial import LOST, NORMS, Assault, Cell, Contender, Outcome, Record, vote
 
-__all__ = ["hopeless", "summary"]
+__all__ = ["comparisons", "hopeless", "summary"]
 
 
 def summary(
@@ -45,7 +47,6 @@ def summary(
         ),
         "scores": tuple(sorted(scores, key=lambda score: order[score.defense])),
         "worst": tuple(_worst_case(*place, labels, several) for place, several in together.items()),
-        "flags": tuple(flag for record in records.values() for flag in record.flags),
         "failures": tuple(_failures(records, contenders, cells)),
     }
 
@@ -71,7 +72,10 @@ def _attack_score(cell: Cell, labels: Tensor, outcomes: Sequence[Outcome], setup
     crafted = sum(outcome.crafted for outcome in outcomes)
     seconds = _each(math.fsum(outcome.attack_seconds for outcome in outcomes), crafted)
     judging = _each(math.fsum(outcome.seconds for outcome in outcomes), sum(o.predicted for o in outcomes))
-    distances = [[distance for one in outcomes for distance in one.distances[place]] for place in range(len(NORMS))]
+    distances = [
+        [far for one in outcomes for far, fooled in zip(one.distances[place], one.fooled, strict=True) if fooled]
+        for place in range(len(NORMS))
+    ]
     medians = [median(found) if found else math.nan for found in distances]
     means = [_each(math.fsum(found), len(found)) for found in distances]
     return AttackScore(
@@ -79,7 +83,7 @@ def _attack_score(cell: Cell, labels: Tensor, outcomes: Sequence[Outcome], setup
         attack=kind,
         defense=cell.contender.name,
         protocol=cell.protocol,
-        attacked=sum(outcome.attacked for outcome in outcomes),
+        attacked=sum(len(outcome.rows) for outcome in outcomes),
         success_rate=_each(len(distances[0]), sum(outcome.right for outcome in outcomes)),
         prediction_seconds=seconds + judging,
         seconds_per_image=seconds,
@@ -125,6 +129,46 @@ def hopeless(records: Iterable[Record]) -> str | None:
         if errors and not any(outcome.predicted for outcome in outcomes):
             return errors[0]
     return None
+
+
+def comparisons(records: Mapping[int, Record], contenders: Sequence[Contender], plan: Sequence[Assault]) -> list[Flag]:
+    """The flags that show when the attacks on a contender are held against each other, image by image.
+
+    Each attack has to have been tried on every image that the contender gets right, so not with ``stop_when_fooled``.
+    """
+    labels = torch.tensor([label for record in records.values() for label in record.labels])
+    found: list[Flag] = []
+    places = {cell: place for place, cell in enumerate(cell for assault in plan for cell in assault.cells)}
+    of_cells = list(zip(*(record.cells for record in records.values()), strict=True))
+    of_contenders = zip(*(record.clean for record in records.values()), strict=True)
+    for contender, clean in zip(contenders, of_contenders, strict=True):
+        # Of protocols that are the same for this contender, the last.
+        lasting = {assault.attack: cell for assault in plan for cell in assault.cells if cell.contender is contender}
+        said = {attack: _predictions(of_cells[places[cell]]) for attack, cell in lasting.items()}
+        nobody = _predictions(clean)
+        kept = torch.stack([(one != LOST).all(0) for one in (nobody, *said.values())]).all(0)
+        if bool(kept.any()):
+            tried = [
+                Comparison(
+                    name=cell.attack,
+                    protocol=cell.protocol,
+                    attack=attack,
+                    right=(vote(said[attack]) == labels)[kept],
+                    distances={norm: far[kept] for norm, far in _moved(of_cells[places[cell]]).items()},
+                )
+                for attack, cell in lasting.items()
+            ]
+            found += compared(contender.name, (vote(nobody) == labels)[kept], tried)
+    return found
+
+
+def _moved(outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
+    """How far each image (N,) was moved, by norm; 0 where it was not attacked."""
+    far = {norm: [torch.zeros(outcome.predictions.shape[1]) for outcome in outcomes] for norm in NORMS}
+    for index, outcome in enumerate(outcomes):
+        for norm, distances in zip(NORMS, outcome.distances, strict=True):
+            far[norm][index][outcome.rows] = torch.tensor(distances)
+    return {norm: torch.cat(parts) for norm, parts in far.items()}
 
 
 def _predictions(outcomes: Sequence[Outcome]) -> Tensor:

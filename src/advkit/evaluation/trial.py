@@ -19,11 +19,12 @@ from advkit.errors import InputError, MissingExtraError
 from advkit.evaluation.flags import Flag, probed
 from advkit.model import Defended, is_stochastic, placement
 
-__all__ = ["LOST", "NORMS", "Assault", "Cell", "Contender", "Outcome", "Record", "Trial", "assaults"]
+__all__ = ["LOST", "NORMS", "Assault", "Cell", "Contender", "Outcome", "Record", "Trial", "assaults", "vote"]
 
 LOST = -1  # the prediction of an image that an error cost
 NORMS = ("l0", "l1", "l2", "linf")
 _PROBED = 32  # images that the flags are looked for on
+_HOPELESS = 8  # single images that fail, and none that does not, before the rest of a batch is not looked into
 _ENOUGH = 3  # batches on which everything fails before it is taken for an error of the caller's
 
 # What is no single image's fault. A GPU that has failed once answers nothing any more.
@@ -115,11 +116,12 @@ class Outcome:
         seconds: how long it took to predict.
         predicted: how many predictions that were, over all draws.
         errors: rows that an error cost, and the error.
-        attacked: how many images were attacked and judged.
+        rows: the images that were attacked and judged.
         right: how many of these it got right before, by the vote of its draws.
-        distances: of the images that it then got wrong, a list for each of `NORMS`.
+        fooled: for each of these, whether it then got it wrong.
+        distances: for each of these how far it was moved, a list for each of `NORMS`.
         attack_seconds: how long the attack took.
-        crafted: how many images it made, which may be more than ``attacked``.
+        crafted: how many images it made, which may be more than these rows.
         forwards: images that went forward through the network for that.
         backwards: images that went backward.
     """
@@ -128,8 +130,9 @@ class Outcome:
     seconds: float = 0.0
     predicted: int = 0
     errors: list[tuple[list[int], str]] = field(default_factory=list)
-    attacked: int = 0
+    rows: list[int] = field(default_factory=list)
     right: int = 0
+    fooled: list[bool] = field(default_factory=list)
     distances: list[list[float]] = field(default_factory=lambda: [[] for _ in NORMS])
     attack_seconds: float = 0.0
     crafted: int = 0
@@ -235,7 +238,7 @@ class Trial:
         return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells, flags)
 
     def first_error(self) -> Exception | None:
-        """The first error of something that has never worked."""
+        """The first error of something that has not worked so far."""
         return next((errors[0] for names, errors in self._failed.items() if names not in self._worked), None)
 
     def _clean(self, contender: Contender, batch: "_Batch") -> Outcome:
@@ -303,10 +306,15 @@ class Trial:
             # Of a random model's answers, those that are right least often stand.
             better = batch.hits(outcome.predictions) > batch.hits(said)
             outcome.predictions = torch.where(better, said, outcome.predictions)
-        was_right = _vote(said) == batch.labels
-        fooled = was_right & (_vote(outcome.predictions) != batch.labels)
-        outcome.attacked, outcome.right = len(rows), int(was_right[rows].sum())
-        outcome.distances = _distances(adversarials, batch.images, rows[fooled[rows]])
+        was_right, is_right = (
+            vote(predictions)[rows] == batch.labels[rows] for predictions in (said, outcome.predictions)
+        )
+        outcome.rows, outcome.right, outcome.fooled = (
+            rows.tolist(),
+            int(was_right.sum()),
+            (was_right & ~is_right).tolist(),
+        )
+        outcome.distances = _distances(adversarials, batch.images, rows)
 
     def _judge(
         self, outcome: Outcome, contender: Contender, batch: "_Batch", images: Tensor, rows: Tensor, names: "_Names"
@@ -377,21 +385,27 @@ class _Batch:
 def _salvaged(
     work: Callable[[Tensor], Tensor], rows: Tensor
 ) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Exception]]]:
-    if not len(rows):
-        return [], []
-    try:
-        return [(rows, work(rows))], []
-    except _FATAL:
-        raise
-    except Exception as error:
-        if len(rows) == 1:
-            return [], [(rows, error)]
-    halves = [_salvaged(work, half) for half in rows.tensor_split(2)]
-    return [part for parts, _ in halves for part in parts], [error for _, errors in halves for error in errors]
+    """The results of work on parts of the rows, and the errors of others."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    errors: list[tuple[Tensor, Exception]] = []
+    waiting = [rows] if len(rows) else []
+    while waiting:
+        some = waiting.pop()
+        try:
+            parts.append((some, work(some)))
+        except _FATAL:
+            raise
+        except Exception as error:
+            if len(some) == 1 or (len(errors) >= _HOPELESS and not parts):
+                errors.append((some, error))
+            else:
+                first, second = some.tensor_split(2)
+                waiting += [second, first]
+    return parts, errors
 
 
-def _vote(predictions: Tensor) -> Tensor:
-    """What most draws (draws, n) say: int64 (n,)."""
+def vote(predictions: Tensor) -> Tensor:
+    """What most of the draws (draws, n) say: int64 (n,)."""
     return predictions.mode(0).values
 
 
