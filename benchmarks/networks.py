@@ -52,7 +52,7 @@ def resnet(channels: int, classes: int) -> nn.Module:
 
 
 # How many images to train on, and how often to go through them: for attacks to have something to do, no more.
-NETWORKS = {"cnn": (cnn, 20_000, 5), "resnet18": (resnet, 2_000, 3)}
+NETWORKS = {"cnn": (cnn, 20_000, 5), "resnet18": (resnet, 2_000, 2)}
 
 
 def data(path: str | None, count: int) -> tuple[TensorDataset, TensorDataset]:
