@@ -1,6 +1,6 @@
 """Adversarial attacks and defenses for PyTorch image classifiers."""
 
-from advkit import attacks, data, errors, evaluation, goals, losses, norms, transforms
+from advkit import attacks, data, defenses, errors, evaluation, goals, losses, norms, transforms
 from advkit._version import __version__
 from advkit.attack import AdversarialResult, Attack
 from advkit.attacks import (
@@ -17,9 +17,10 @@ from advkit.attacks import (
     Pixle,
     SparseL1Descent,
 )
+from advkit.defenses import Defense
 from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
-from advkit.model import Normalized
+from advkit.model import Defended, Normalized
 from advkit.transforms import AttackTransform, FGSMTransform
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "Attack",
     "AttackTransform",
     "DeepFool",
+    "Defended",
+    "Defense",
     "FGSMTransform",
     "Normalized",
     "OnePixel",
@@ -46,6 +49,7 @@ __all__ = [
     "__version__",
     "attacks",
     "data",
+    "defenses",
     "errors",
     "evaluate",
     "evaluation",

@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from advkit import norms
 from advkit._engine.checks import check_bounds, check_classes, check_images, check_model, check_rows
-from advkit._engine.classifier import Classifier, answer, own, workplace
+from advkit._engine.classifier import Classifier, own, prediction, workplace
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.model import Model, attacking
@@ -88,6 +88,8 @@ class Attack(ABC):
 
     kind: ClassVar[Kind] = "budget"
 
+    _adaptive: ClassVar[bool] = True  # `on` gives its copy a value of its own
+
     model: Model = field(repr=False)
     _: KW_ONLY
     bounds: tuple[float, float] = (0.0, 1.0)
@@ -126,13 +128,14 @@ class Attack(ABC):
             check_rows(name, value, images)
         if not len(images):
             return images.detach().clone()
-        with attacking(self.model):
+        with attacking(self.model, adaptive=self._adaptive and self.kind != "black-box"):
             return self._adversarials(images, classes)
 
     def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
         """Attack a batch as `__call__` does, and ask the model about the outcome.
 
-        Takes what `__call__` takes and costs one forward more: success is judged on the images returned.
+        Takes what `__call__` takes and costs one forward more: success is judged on the images returned. A model
+        with a random defense is asked ten times, and its prediction is what it says most often.
         """
         adversarials = self(images, labels, targets=targets)
         labels = labels.to(images.device, torch.int64)
@@ -147,10 +150,16 @@ class Attack(ABC):
             targets=targets,
         )
 
-    def on(self, model: Model) -> Self:
-        """The same attack against another model."""
+    def on(self, model: Model, *, adaptive: bool = True) -> Self:
+        """The same attack against another model.
+
+        Args:
+            model: pixels (N, ...) to logits (N, K).
+            adaptive: whether the attacker knows the defenses in the model and differentiates their surrogates;
+                see `advkit.defenses.Defense`. False for the naive attacker, who takes the gradient that there is.
+        """
         check_model(model)
-        return self._with(model=model)
+        return self._with(model=model, _adaptive=adaptive)
 
     def __str__(self) -> str:
         """The name and the numbers that are not the defaults, such as ``PGD(eps=4/255, steps=40)``."""
@@ -202,7 +211,7 @@ class Attack(ABC):
         """The model's answer to each image: int64, (N,)."""
         if not len(images):
             return torch.empty(0, dtype=torch.int64, device=images.device)
-        return answer(self.model, images).argmax(1)
+        return prediction(self.model, images)
 
     def _per_row(self) -> dict[str, Tensor]:
         """The hyperparameters that are given for each image."""

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import TypeGuard
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from advkit.errors import InputError
 
-__all__ = ["Model", "Normalized", "attacking", "placement"]
+__all__ = ["Defended", "Model", "Normalized", "attacking", "is_stochastic", "placement"]
 
 Model = Callable[[Tensor], Tensor]
 """Pixels (N, ...) in, logits (N, K) out. Usually an `nn.Module`; black-box attacks take any callable."""
@@ -67,29 +67,92 @@ class Normalized(nn.Module):
         return f"mean={self.mean.tolist()}, std={self.std.tolist()}"
 
 
+class _Defense(Protocol):
+    """What a defended model has to know of its defense; see `advkit.defenses.Defense`."""
+
+    stochastic: bool
+
+    def surrogate(self, model: Model) -> Model: ...
+
+
+class Defended(nn.Module):
+    """A model behind a defense: an ordinary module, of which attacks know what to differentiate instead.
+
+    `advkit.defenses.Defense.wrap` makes them. They may sit anywhere in a larger model: `attacking` finds them.
+
+    Args:
+        module: pixels (N, ...) to logits (N, K), with the defense in place.
+        defense: the defense.
+        undefended: the model that it defends.
+
+    Attributes:
+        defense: as given.
+        undefended: as given.
+    """
+
+    defense: _Defense
+    undefended: Model
+
+    def __init__(self, module: Model, defense: _Defense, undefended: Model) -> None:
+        super().__init__()
+        self.module = module
+        # Not as submodules: their parameters are those of ``module``, and belong into a state_dict once.
+        self.__dict__.update(defense=defense, undefended=undefended)
+        self._surrogate: tuple[Model, ...] = ()  # what answers while an informed attacker asks
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of pixels (N, ...)."""
+        (answering,) = self._surrogate or (self.module,)
+        return answering(images)
+
+
+def is_stochastic(model: Model) -> bool:
+    """Whether some defense in the model draws random numbers, so that it may answer otherwise when asked again."""
+    return any(one.defense.stochastic for one in _defended(model))
+
+
+def _defended(model: Model) -> list[Defended]:
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return [module for module in modules if isinstance(module, Defended)]
+
+
 @contextmanager
-def attacking(model: Model) -> Iterator[None]:
+def attacking(model: Model, *, adaptive: bool = False) -> Iterator[None]:
     """The state in which a model is attacked; the caller's is back afterwards, also after an exception.
 
     Inside, every module is in eval mode, gradients are recorded whatever the caller's mode, and no parameter
     asks for a gradient. Afterwards each module has its own training flag back (a frozen BatchNorm stays frozen)
     and each parameter its own ``requires_grad``. A recurrent layer on CUDA stays in training mode with its
     dropout at zero, which computes the same: cuDNN refuses its backward in eval mode.
+
+    Args:
+        model: the model.
+        adaptive: whether each `Defended` module answers through the surrogate of its defense, which an attacker
+            who knows the defense differentiates.
+
+    Raises:
+        ModelError: a defense is neither differentiable nor has a surrogate, and ``adaptive`` asks for one.
     """
     with torch.inference_mode(False), torch.enable_grad():
         if not isinstance(model, nn.Module):
             yield
             return
+        answering = {one: (one.defense.surrogate(one.undefended),) if adaptive else () for one in _defended(model)}
+        surrogates = [each for each in chain(*answering.values()) if isinstance(each, nn.Module)]
+        whole = nn.ModuleList([model, *surrogates])
         # An inference tensor takes no part in autograd, and could not be given its flag back here.
-        parameters = [parameter for parameter in model.parameters() if not parameter.is_inference()]
-        modules = [module for module in model.modules() if hasattr(module, "training")]  # frozen TorchScript has none
+        parameters = [parameter for parameter in whole.parameters() if not parameter.is_inference()]
+        modules = [module for module in whole.modules() if hasattr(module, "training")]  # frozen TorchScript has none
         recurrent = [module for module in modules if _needs_training_mode(module)]
         before: list[tuple[nn.Module | Tensor, str, object]] = [
             *((module, "training", module.training) for module in modules),
             *((module, "dropout", module.dropout) for module in recurrent),
             *((parameter, "requires_grad", parameter.requires_grad) for parameter in parameters),
+            *((defended, "_surrogate", defended._surrogate) for defended in answering),
         ]
         try:
+            for defended, surrogate in answering.items():
+                defended._surrogate = surrogate
             for module in modules:
                 module.training = False
             for module in recurrent:

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from advkit.errors import InputError, ModelError
 from advkit.goals import Goal
-from advkit.model import Model, attacking, placement
+from advkit.model import Model, attacking, is_stochastic, placement
 
-__all__ = ["Classifier", "answer", "image_gradient", "loss_gradient", "own", "workplace"]
+__all__ = ["Classifier", "answer", "image_gradient", "loss_gradient", "own", "prediction", "workplace"]
+
+_DRAWS = 10  # answers of a random model that its prediction is voted on by
 
 
 class Classifier:
@@ -139,6 +141,20 @@ def answer(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = 
     """
     with attacking(model), torch.no_grad():
         return Classifier(model, classes or {})(own(images, *workplace(model, images))).to(images.device)
+
+
+def prediction(model: Model, images: Tensor) -> Tensor:
+    """The class that the model gives to images (N, ...), N at least 1: int64 (N,).
+
+    A model with a random defense is asked several times, so that neither side lives off a lucky draw: the class is
+    what it says most often.
+    """
+    said = answer(model, images)
+    votes = torch.zeros_like(said).scatter(1, said.argmax(1, keepdim=True), 1)
+    for _ in range(_DRAWS - 1 if is_stochastic(model) else 0):
+        said = answer(model, images).argmax(1, keepdim=True)
+        votes = votes.scatter_add(1, said, torch.ones_like(votes))
+    return votes.argmax(1)
 
 
 def workplace(model: Model, images: Tensor) -> tuple[torch.device, torch.dtype]:

@@ -1,0 +1,171 @@
+"""What a defense is: read this first, then one file beside it.
+
+A defense wraps a model, or trains one, or both in turn. One that wraps says what it does to gradients, and attacks on
+the wrapped model go by that:
+
+    defense.wrap(model) -> Defended -> attack -> defense.surrogate(model), which is differentiated
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advkit.errors import InputError, ModelError
+from advkit.model import Defended, Model
+
+__all__ = ["Defense", "Expectation", "InputTransformation"]
+
+
+class Defense:
+    """Base of all defenses. A subclass writes `wrap`, or `fit`, or both.
+
+    An attack on a wrapped model comes from an attacker who knows the defense (an adaptive one, Tramer et al. 2020):
+    it differentiates `surrogate`, without being asked to. A defense of your own gets that by saying whether it is
+    ``differentiable`` and ``stochastic``. One that is not differentiable writes a `surrogate` too; attacks on it are
+    an error otherwise, since a gradient of zero would pass for robustness.
+
+    Attributes:
+        differentiable: whether the gradient through the wrapped model is one that an attack can climb. Rounding has
+            a gradient, zero, and is not differentiable in this sense.
+        stochastic: whether the wrapped model draws random numbers, so that it may answer otherwise when asked again.
+        eot_samples: how many draws of a stochastic defense the surrogate takes the mean over.
+    """
+
+    differentiable: bool = True
+    stochastic: bool = False
+    eot_samples: int = 10
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if "wrap" in cls.__dict__:
+            type.__setattr__(cls, "wrap", _marking(cls.__dict__["wrap"]))
+
+    def wrap(self, model: Model) -> nn.Module:
+        """The model behind this defense, an ordinary module. Attacks on it use `surrogate`.
+
+        Args:
+            model: pixels (N, ...) to logits (N, K). It is not copied: train it further, and the wrapped model knows.
+
+        Raises:
+            InputError: this defense trains models and does not wrap them.
+        """
+        raise InputError(f"{type(self).__name__} does not wrap models, it trains them: call fit(model, ...)")
+
+    def fit(self, model: Any, *args: Any, **kwargs: Any) -> nn.Module:
+        """Train a model; see the defenses that do.
+
+        Raises:
+            InputError: this defense wraps models and does not train them.
+        """
+        raise InputError(f"{type(self).__name__} does not train models, it wraps them: call wrap(model)")
+
+    def surrogate(self, model: Model) -> Model:
+        """What an attacker who knows the defense differentiates: pixels to logits.
+
+        It answers as the wrapped model does; that of a stochastic defense gives the mean of the logits over
+        ``eot_samples`` draws (EOT: Athalye, Engstrom, Ilyas & Kwok, "Synthesizing robust adversarial examples", ICML
+        2018).
+
+        Args:
+            model: the model that `wrap` was given.
+
+        Raises:
+            ModelError: the defense is not differentiable, and says nothing of what to differentiate instead.
+        """
+        one_draw = self._one_draw(model)
+        return Expectation(one_draw, self.eot_samples) if self.stochastic else one_draw
+
+    def _one_draw(self, model: Model) -> Model:
+        """The surrogate for one draw of random numbers: pixels to logits."""
+        if not self.differentiable:
+            raise ModelError(
+                f"{type(self).__name__} is not differentiable and has no surrogate, so that a gradient through it "
+                "says nothing: write its surrogate(model), use a black-box attack, or ask for the naive attacker with "
+                "attack.on(model, adaptive=False)"
+            )
+        return self.wrap(model)
+
+
+def _marking(wrap: Callable[[Any, Model], nn.Module]) -> Callable[[Any, Model], nn.Module]:
+    """A `wrap` whose modules attacks know for defended."""
+
+    @wraps(wrap)
+    def marked(self: Defense, model: Model) -> nn.Module:
+        module = wrap(self, model)
+        if isinstance(module, Defended) and module.defense is self:
+            return module  # by the wrap of a base class
+        return Defended(module, self, model)
+
+    return marked
+
+
+class InputTransformation(Defense, nn.Module, ABC):
+    """Base of the defenses that change the images before the model sees them: a subclass writes `forward`.
+
+    It is a module from images to images, which may stand in a pipeline by itself. The surrogate of one that is not
+    differentiable is BPDA with the identity: forward through the transformation, and backward as if it were not
+    there (Athalye, Carlini & Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, section 4.1).
+    A stochastic one draws for each image of a batch on its own.
+    """
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """The images that the model sees: like ``images``, (N, ...) in pixels, for which N may be 0."""
+
+    def wrap(self, model: Model) -> nn.Module:
+        """The model that sees transformed images; see `Defense.wrap`."""
+        return _Behind(self, model)
+
+    def _one_draw(self, model: Model) -> Model:
+        return _Behind(self, model) if self.differentiable else _StraightThrough(self, model)
+
+
+class _Behind(nn.Module):
+    """A model that sees transformed images."""
+
+    def __init__(self, transformation: InputTransformation, model: Model) -> None:
+        super().__init__()
+        self.transformation = transformation
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = self.transformation(images)
+        if images.requires_grad and not seen.requires_grad:
+            seen = seen + 0 * images  # to a naive attacker, a transformation outside torch is flat
+        return self.model(seen)
+
+
+class _StraightThrough(_Behind):
+    """The same, where the transformation has the gradient of the identity."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            seen = self.transformation(images)
+        if seen.shape != images.shape:
+            raise ModelError(
+                f"{type(self.transformation).__name__} makes {tuple(seen.shape)} of images of shape "
+                f"{tuple(images.shape)}, and is not differentiable: write its surrogate(model)"
+            )
+        return self.model(seen + (images - images.detach()))  # the value is that of ``seen`` to the bit
+
+
+class Expectation(nn.Module):
+    """The mean of a random model's logits over several draws, which is what EOT differentiates.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K), otherwise at each call.
+        samples: how many calls, at least 1.
+    """
+
+    def __init__(self, model: Model, samples: int) -> None:
+        super().__init__()
+        self.model = model
+        self.samples = samples
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Mean logits (N, K) of pixels (N, ...)."""
+        return torch.stack([self.model(images) for _ in range(self.samples)]).mean(0)
