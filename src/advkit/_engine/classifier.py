@@ -1,6 +1,7 @@
 """The caller's model as attacks call it: checked, and in the dtype of the work."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -25,18 +26,21 @@ class Classifier:
     Args:
         model: the model under attack.
         classes: class indices, int64 of shape (N,), by the name under which the caller gave them.
+        autocast: what the model may round to where torch holds that for harmless; None for no such rounding.
     """
 
-    def __init__(self, model: Model, classes: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: Model, classes: Mapping[str, Tensor], autocast: torch.dtype | None = None) -> None:
         self.model = model
         self.classes = classes
+        self.autocast = autocast
         self.dtype = placement(model)[1]
         self._nan_logits: Tensor | None = None
         self._nan_gradient: Tensor | None = None  # where the logits were none
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...)."""
-        output = self.model(images if self.dtype is None else images.to(self.dtype))
+        with nullcontext() if self.autocast is None else torch.autocast(images.device.type, self.autocast):
+            output = self.model(images if self.dtype is None else images.to(self.dtype))
         if not isinstance(output, Tensor):
             raise ModelError(
                 f"the model returned {type(output).__name__}, and attacks need a tensor of logits (N, K); "
