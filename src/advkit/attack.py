@@ -26,6 +26,8 @@ from advkit.norms import Norm, column
 
 __all__ = ["AdversarialResult", "Attack", "Kind"]
 
+_ROWS_ON_CPU = 64  # at once; a CNN on images of 32x32 takes 0.7 of the time for each that it takes in a batch of 256
+
 
 @dataclass(frozen=True, eq=False)
 class AdversarialResult:
@@ -107,7 +109,7 @@ class Attack(ABC):
 
     @abstractmethod
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        """The attack itself: adversarial images (N, ...) of valid images, N at least 1.
+        """The attack itself: adversarial images (N, ...) of valid images, a batch or a part of one, N at least 1.
 
         When this runs everything has been checked. ``images`` is floating, float32 or better, detached and on
         the device of the model. ``self.model`` is in eval mode with gradients enabled; what it returns is
@@ -197,18 +199,31 @@ class Attack(ABC):
         model = Classifier(self.model, classes)
         searched = model if self.autocast is None else Classifier(self.model, classes, self.autocast)
         per_row = {name: own(value, device, work) for name, value in self._per_row().items()}
-        found = self._with(model=searched, **per_row)._perturb(pixels, goal).detach()
-        if found.shape != images.shape:
-            raise AdvkitError(
-                f"{type(self).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "
-                f"{tuple(images.shape)}"
-            )
+        found = self._found(pixels, goal, searched, per_row)
         searched.verify()
         if searched is not model and (self.kind == "minimal" or getattr(self, "early_stop", False)):
             found = self._confirmed(found, pixels, goal, model, per_row)
         if work != images.dtype:
             found = self._as_originals(found, pixels, images, goal, model)
         return found.to(images.device).clamp(*self.bounds)
+
+    def _found(self, pixels: Tensor, goal: Goal, model: Classifier, per_row: dict[str, Tensor]) -> Tensor:
+        """`_perturb` of the whole batch. On a CPU it is done in parts: the activations of more rows overflow its
+        caches. A black-box attack cuts its queries itself.
+        """
+        rows = _ROWS_ON_CPU if pixels.device.type == "cpu" and self.kind != "black-box" else len(pixels)
+        parts = []
+        for index in torch.arange(len(pixels), device=pixels.device).split(rows):
+            part = slice(int(index[0]), int(index[-1]) + 1)
+            attack = self._with(model=model, **{name: value[part] for name, value in per_row.items()})
+            found = attack._perturb(pixels[part], goal.rows(index)).detach()
+            if found.shape != pixels[part].shape:
+                raise AdvkitError(
+                    f"{type(self).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "
+                    f"{tuple(pixels[part].shape)}"
+                )
+            parts.append(found)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _confirmed(
         self, found: Tensor, pixels: Tensor, goal: Goal, model: Classifier, per_row: dict[str, Tensor]
@@ -218,8 +233,7 @@ class Attack(ABC):
             missed = (~goal.success(model(found))).nonzero().squeeze(1)
         if len(missed):
             of_missed = {name: value[missed] for name, value in per_row.items()}
-            again = self._with(model=model, **of_missed)._perturb(pixels[missed], goal.rows(missed))
-            found = found.index_copy(0, missed, again.detach())
+            found = found.index_copy(0, missed, self._found(pixels[missed], goal.rows(missed), model, of_missed))
             model.verify()
         return found
 
