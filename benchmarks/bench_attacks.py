@@ -13,14 +13,14 @@ from typing import TypeVar
 
 import pytest
 import torch
-from contests import Contender, Contest, seed
-from networks import Scene
-from passes import Counted, Replay
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from advkit import norms
 from advkit.model import attacking
+from contests import Contender, Contest, seed
+from networks import Scene
+from passes import Counted, Replay
 
 Result = TypeVar("Result")
 
@@ -89,8 +89,9 @@ def _timed(job: Callable[[], Result], images: Tensor) -> tuple[Result, float]:
 
 
 def _judge(contest: Contest, stage: Scene, images: Tensor, labels: Tensor, found: Tensor) -> tuple[float, float | None]:
-    """The share of successes and their median size. The judge is the same for all: an image that the model takes for
-    what it should, inside the box and the budget.
+    """The share of successes and their median size, by the same judge for all.
+
+    A success is an image that the model takes for what it should, inside the box and the budget.
     """
     found = found.detach().to(images)
     size = norms.get(contest.norm).distance(found, images)

@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
-from contests import CONTESTS, Contest, Contender
+
+from contests import CONTESTS, Contender, Contest
 from networks import NETWORKS, Scene, scene
 
 

@@ -41,6 +41,7 @@ class Contender:
 
     @property
     def installed(self) -> bool:
+        """Whether the library is there."""
         return importlib.util.find_spec(self.needs) is not None
 
     def __str__(self) -> str:

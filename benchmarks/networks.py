@@ -27,6 +27,7 @@ class Scene:
     labels: Tensor
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first of them."""
         return self.images[:count].clone(), self.labels[:count].clone()
 
 
@@ -84,5 +85,5 @@ def scene(name: str, path: str | None, device: str) -> Scene:
     model.eval()
     images, labels = (part.to(device) for part in test.tensors)
     with torch.no_grad():
-        right = torch.cat([model(part).argmax(1) for part in images.split(256)]) == labels
+        right = torch.cat([model(part).argmax(1) for part in images.split(64)]) == labels
     return Scene(model, images[right], labels[right])

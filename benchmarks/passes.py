@@ -23,6 +23,7 @@ class Counted(nn.Module):
         self.passes: list[Pass] = []
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of pixels (N, ...)."""
         this = Pass(len(images))
         self.passes.append(this)
         seen = images.view_as(images)
@@ -51,6 +52,7 @@ class Replay:
         self.pool = self.images.repeat(-(-most // len(self.images)), *[1] * (self.images.ndim - 1))
 
     def __call__(self) -> None:
+        """All of them, once."""
         for each in self.passes:
             x = self.pool[: each.rows].detach().requires_grad_(each.backwards > 0)
             total = self.model(x).sum()

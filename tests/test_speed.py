@@ -110,7 +110,9 @@ def test_autocast_for_a_per_row_budget() -> None:
 def test_autocast_is_bfloat16_and_shows() -> None:
     network, _, _ = trained_net()
     assert str(advkit.FGSM(network, autocast=torch.bfloat16)) == "FGSM(autocast=torch.bfloat16)"
-    with pytest.raises(advkit.errors.InputError, match="autocast must be one of None, torch.bfloat16; got torch.int8"):
+    with pytest.raises(
+        advkit.errors.InputError, match=r"autocast must be one of None, torch\.bfloat16; got torch\.int8"
+    ):
         advkit.FGSM(network, autocast=torch.int8)
-    with pytest.raises(advkit.errors.InputError, match="autocast must be one of None; got torch.bfloat16"):
+    with pytest.raises(advkit.errors.InputError, match=r"autocast must be one of None; got torch\.bfloat16"):
         advkit.PixelSwap(network, autocast=torch.bfloat16)
