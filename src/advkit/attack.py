@@ -208,8 +208,9 @@ class Attack(ABC):
         return found.to(images.device).clamp(*self.bounds)
 
     def _found(self, pixels: Tensor, goal: Goal, model: Classifier, per_row: dict[str, Tensor]) -> Tensor:
-        """`_perturb` of the whole batch. On a CPU it is done in parts: the activations of more rows overflow its
-        caches. A black-box attack cuts its queries itself.
+        """`_perturb` of the whole batch, on a CPU a part at a time: the activations of more rows overflow its caches.
+
+        A black-box attack cuts its queries itself.
         """
         rows = _ROWS_ON_CPU if pixels.device.type == "cpu" and self.kind != "black-box" else len(pixels)
         parts = []
