@@ -9,6 +9,7 @@ It needs ``pip install "advkit[plot,progress]"``.
 
 import argparse
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 import advkit
-from advkit.evaluation import picture_rows
+from advkit.evaluation.plot import accuracy_bars, picture_rows
 
 # Ten shapes, each as a signed distance: positive inside, in units of the shape's size.
 SHAPES = {
@@ -131,7 +132,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="how long to train (%(default)s)")
     parser.add_argument("--images", type=int, default=150, help="how many test images to attack (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
-    parser.add_argument("--out", default="quickstart.png", help="where to write the picture (%(default)s)")
+    parser.add_argument(
+        "--out", default="quickstart.png", help="where to write the picture, and beside it the accuracies (%(default)s)"
+    )
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -160,11 +163,14 @@ def main() -> None:
         advkit.EAD(model),
     ]
     some = TensorDataset(*test[torch.randperm(len(test))[: options.images]])
-    print(advkit.evaluate(model, DataLoader(some, batch_size=100), attacks))
+    report = advkit.evaluate(model, DataLoader(some, batch_size=50), attacks)
+    print(report)
 
-    result = attacks[0].run(*some[:100])
-    picture_rows(model, result, names, path=options.out)
-    print(f"\nThe picture is {options.out}.")
+    out = Path(options.out)
+    bars = out.with_stem(f"{out.stem}-accuracy")
+    accuracy_bars(report, bars)
+    picture_rows(model, attacks[0].run(*some[:100]), names, path=out)
+    print(f"\nThe pictures are {out} and {bars}.")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, SequentialSampler, default_collate
 
 from advkit._engine.checks import check_classes, check_number
+from advkit._engine.files import write_whole
 from advkit._engine.progress import track
 from advkit._version import __version__
 from advkit.attack import Attack
@@ -178,7 +179,7 @@ def generate(
     _claim(folder, _manifest(attack, source, layout, first, seed))
     missing = [number for number in range(layout.files) if not (folder / _name(number)).exists()]
     for number, records in _shards(attack, source, layout, missing, seed, progress):
-        _write(folder / _name(number), partial(np.save, arr=records, allow_pickle=False))
+        write_whole(folder / _name(number), partial(np.save, arr=records, allow_pickle=False))
     return load(folder)
 
 
@@ -485,7 +486,7 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
             f"{folder} is not empty (it holds {others[0]}) and has no {MANIFEST}; choose a new path for the copy"
         )
     text = json.dumps(manifest, indent=2) + "\n"
-    _write(folder / MANIFEST, lambda file: file.write(text.encode()))
+    write_whole(folder / MANIFEST, lambda file: file.write(text.encode()))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -502,22 +503,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _name(number: int | str) -> str:
     return f"shard-{number:05}.npy" if isinstance(number, int) else f"shard-{number}.npy"
-
-
-def _write(file: Path, save: Callable[[BinaryIO], object]) -> None:
-    """A file that is whole or absent, whenever the process or the machine stops."""
-    temporary = file.with_name(f"{file.name}.tmp")
-    with temporary.open("wb") as stream:
-        save(stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
-    if os.name == "posix":  # elsewhere a directory cannot be opened
-        directory = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def _map(file: Path, layout: _Layout, number: int) -> Records:

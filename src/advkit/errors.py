@@ -16,7 +16,7 @@ class DtypeError(InputError, TypeError):
 
 
 class ModelError(AdvkitError, RuntimeError):
-    """The model under attack returned something that no attack can work with."""
+    """The model under attack, or in training, returned something that nobody can work with."""
 
 
 class MissingExtraError(AdvkitError, ImportError):

@@ -1,11 +1,13 @@
 """EAD against closed forms, its own promises, and the defects of other implementations."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from advkit import CW, EAD, losses
-from contracts.scenes import IMAGE, draw, linear_net, said_by, trained_net
+from contracts.scenes import IMAGE, Passes, draw, linear_net, said_by, trained_net
 
 
 def least_l1(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -126,3 +128,68 @@ def test_one_impossible_row() -> None:
     result = EAD(guarded).run(images, labels)
     assert result.images[2].equal(images[2])
     assert result.success.tolist() == [row != 2 for row in range(8)]
+
+
+@pytest.mark.parametrize("rule", ["l1", "elastic"])
+def test_the_published_search_is_fista_and_bisection(rule: str) -> None:
+    """Against a plain loop over images that follows the paper."""
+    model, images, labels = trained_net()
+    settings = {"initial_c": 1e-2, "binary_search_steps": 4, "steps": 30, "lr": 0.02, "beta": 5e-3}
+    found = EAD(model, **settings, decision_rule=rule, schedule="constant").run(images, labels)
+    expected = torch.stack(
+        [reference(model, image, int(label), rule) for image, label in zip(images, labels, strict=True)]
+    )
+    assert found.success.all()
+    torch.testing.assert_close(found.images, expected, rtol=0, atol=1e-5)
+
+
+def reference(model: nn.Module, image: Tensor, label: int, rule: str) -> Tensor:
+    """Eq. (6) and (7) with the shrinkage of eq. (5), and a binary search on c, for one image."""
+    lr, beta, steps = 0.02, 5e-3, 30
+    best, closest, c, low, high = image, math.inf, 1e-2, 0.0, math.inf
+
+    def margin(x: Tensor) -> Tensor:
+        logits = model(x[None])[0]
+        return logits[label] - torch.cat([logits[:label], logits[label + 1 :]]).max()
+
+    for _ in range(4):
+        x, y, reached, last = image, image, False, math.inf
+        for k in range(steps):
+            point = y.detach().requires_grad_()
+            cost = (point - image).square().sum() + c * margin(point).clamp_min(0)
+            (gradient,) = torch.autograd.grad(cost, point)
+            if k % 3 == 0:
+                if float(cost.detach()) > 0.9999 * last:
+                    break
+                last = float(cost.detach())
+            z = y - lr * math.sqrt(1 - k / steps) * gradient
+            shrunk = torch.where(z - image > beta, (z - beta).clamp_max(1), image)
+            shrunk = torch.where(z - image < -beta, (z + beta).clamp_min(0), shrunk)
+            x, before = shrunk, x
+            y = x + k / (k + 3) * (x - before)
+            with torch.no_grad():
+                if margin(x) <= -1e-5:
+                    reached = True
+                    l1 = float((x - image).abs().sum())
+                    size = l1 if rule == "l1" else beta * l1 + float((x - image).square().sum())
+                    if size < closest:
+                        best, closest = x, size
+        low, high = (low, c) if reached else (c, high)
+        c = c * 10 if math.isinf(high) else (low + high) / 2
+    return best
+
+
+def test_the_published_search_has_the_margin_asked_for() -> None:
+    model, images, labels = trained_net()
+    result = EAD(model, kappa=5.0, initial_c=1.0, steps=60, lr=0.05, schedule="constant").run(images, labels)
+    assert result.success.all()
+    with torch.no_grad():
+        assert (losses.margin(model(result.images), labels) <= -5).all()
+
+
+def test_the_published_search_makes_two_forwards_and_a_backward_a_step() -> None:
+    network, images, labels = trained_net()
+    model = Passes(network)
+    EAD(model, initial_c=1.0, binary_search_steps=1, steps=5, beta=1e-5, schedule="constant")(images, labels)
+    assert model.forwards == [8] + [8] * 10
+    assert model.backwards == [8] * 5

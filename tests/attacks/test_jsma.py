@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advkit import JSMA
-from contracts.scenes import Counting, conv_net, draw, easy_images, linear_net, said_by
+from advkit._engine.skyline import best_pair
+from advkit.attacks import jsma
+from advkit.goals import Targeted
+from contracts.scenes import Counting, Passes, Shifted, conv_net, draw, easy_images, linear_net, said_by, trained_net
 
 
 def linear(classes: int, features: int, seed: int) -> nn.Linear:
@@ -45,13 +48,16 @@ def by_hand(model: nn.Linear, x: Tensor, label: int, target: int, theta: float, 
 @pytest.mark.parametrize("theta", [1.0, 0.4, -1.0, -0.3])
 @pytest.mark.parametrize("gamma", [1.0, 0.4])
 @pytest.mark.parametrize("targeted", [True, False])
-def test_every_step_takes_the_pair_that_brute_force_takes(theta: float, gamma: float, targeted: bool) -> None:
+@pytest.mark.parametrize("pairs", [None, 1])
+def test_every_step_takes_the_pair_that_brute_force_takes(
+    theta: float, gamma: float, targeted: bool, pairs: int | None
+) -> None:
     model = linear(4, 12, seed=7)
     images = draw(30, 12, seed=3)
     with torch.no_grad():
         ranked = model(images).argsort(1, descending=True)
     labels, targets = ranked[:, 0], ranked[:, 2] if targeted else ranked[:, 1]
-    result = JSMA(model, theta, gamma).run(images, labels, targets=targets if targeted else None)
+    result = JSMA(model, theta, gamma, pairs=pairs).run(images, labels, targets=targets if targeted else None)
     most = int(gamma * 12 + 1e-6) // 2 * 2
     with torch.no_grad():
         expected = torch.stack(
@@ -77,7 +83,7 @@ def test_two_backwards_a_step_and_rows_leave() -> None:
             logits.register_hook(lambda gradient: backwards.append(len(gradient)))
         return logits
 
-    result = JSMA(counted, theta=0.01, gamma=1.0).run(images, labels)
+    result = JSMA(counted, theta=0.01, gamma=1.0, pairs=1).run(images, labels)
     assert result.success.all()
     forwards = model.rows[:-1]  # without the judge
     assert forwards[0] == 6
@@ -113,3 +119,65 @@ def test_only_raises_and_stays_in_its_share(seed: int, classes: int) -> None:
     result = JSMA(model, theta=0.5, gamma=0.3).run(images, said_by(model, images))
     assert (result.images >= images).all()
     assert (result.distance("l0") <= 9).all()
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.1, -0.5])
+@pytest.mark.parametrize("targeted", [True, False])
+def test_many_pairs_of_a_jacobian_are_the_best_one_after_the_other(theta: float, targeted: bool) -> None:
+    network, images, labels = linear(4, 200, seed=7), draw(6, 200, seed=3), torch.tensor([0, 1, 2, 3, 0, 1])
+    jacobian = network.weight
+    target = (labels + 1) % 4
+    most = 16
+    rows = jsma._Saliency(images, images, Targeted(target), target)
+    alpha = jacobian[target]
+    beta = jacobian.sum(0) - alpha
+    attack = JSMA(network, theta, gamma=1.0)
+    with torch.no_grad():
+        attack._move(rows, alpha, beta, torch.zeros(6, 2), most)
+        expected = images.clone()
+        for _ in range(most):
+            moved = (expected + theta).clamp(0, 1)
+            sign = 1 if theta > 0 else -1
+            pair, exists = best_pair(sign * alpha, -sign * beta, moved != expected)
+            assert exists.all()
+            expected = expected.scatter(1, pair, moved.gather(1, pair))
+    torch.testing.assert_close(rows.x, expected)
+
+
+def test_features_that_are_not_needed_are_put_back() -> None:
+    network, images, labels = trained_net()
+    targets = (labels + 1) % 4
+    network = Shifted(network, lambda logits: 5 * (logits / 5).tanh())
+    model = Passes(network)
+    result = JSMA(model, gamma=1.0).run(images, labels, targets=targets)
+    passes = sum(model.forwards) + sum(model.backwards)
+    paper = Passes(network)
+    published = JSMA(paper, gamma=1.0, pairs=1).run(images, labels, targets=targets)
+    assert result.success.equal(published.success)
+    assert result.success.any()
+    assert result.distance("l0").sum() < published.distance("l0").sum()
+    assert passes < sum(paper.forwards) + sum(paper.backwards)
+    changed = (result.images != images).flatten(1)
+    assert (result.images >= images).all()
+    assert (changed.sum(1) > 0).equal(result.success)
+
+
+def test_what_many_pairs_miss_is_done_again_with_one() -> None:
+    """Class 1 is said where two features are up, and less and less where more are."""
+
+    def bump(x: Tensor) -> Tensor:
+        up = x.sum(1)
+        score = up - 1.5 - 50 * (up - 2.5).clamp_min(0)
+        return torch.stack([-score, score], 1)
+
+    images = torch.zeros(2, 40)
+    result = JSMA(bump, gamma=1.0).run(images, torch.tensor([0, 0]))
+    assert result.success.all()
+    assert (result.distance("l0") == 2).all()
+
+
+def test_what_is_wrong_already_needs_one_forward() -> None:
+    network, images, labels = trained_net()
+    model = Passes(network)
+    assert JSMA(model)(images, (labels + 1) % 4).equal(images)
+    assert (model.forwards, model.backwards) == ([8], [])

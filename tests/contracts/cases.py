@@ -106,6 +106,7 @@ BAD_SEARCH = (
     ({"initial_c": 1e11}, "initial_c must be greater than 0 and at most 1e+10"),
     ({"binary_search_steps": 0}, "binary_search_steps must be at least 1, got 0"),
     ({"lr": 0.0}, "lr must be greater than 0"),
+    ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant'; got 'linear'"),
 )
 
 
@@ -165,8 +166,11 @@ CASES = [
             ({"theta": float("inf")}, "theta must be finite, got inf"),
             ({"gamma": 0.0}, "gamma must be greater than 0 and at most 1, got 0.0"),
             ({"gamma": 1.1}, "gamma must be greater than 0 and at most 1, got 1.1"),
+            ({"pairs": 0}, "pairs must be at least 1, got 0"),
+            ({"pairs": 1.5}, "pairs must be an integer, got 1.5"),
         ),
     ),
+    Case("JSMA-published", advkit.JSMA, {"gamma": 1.0, "pairs": 1}, norm="l0", one_way=True),
     Case("JSMA-down", advkit.JSMA, {"theta": -0.3, "gamma": 1.0}, norm="l0", one_way=True),
     Case(
         "SparseL1Descent",
@@ -254,7 +258,7 @@ CASES = [
         advkit.CW,
         SEARCH,
         norm="l2",
-        bad=(*BAD_SEARCH, ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant'; got 'linear'")),
+        bad=BAD_SEARCH,
     ),
     Case("CW-kappa", advkit.CW, {**SEARCH, "kappa": 0.05}, norm="l2"),
     Case("CW-published", advkit.CW, PUBLISHED, norm="l2"),
@@ -269,5 +273,6 @@ CASES = [
             ({"decision_rule": "l2"}, "decision_rule must be one of 'l1', 'elastic'; got 'l2'"),
         ),
     ),
+    Case("EAD-published", advkit.EAD, PUBLISHED, norm="l1"),
     Case("EAD-elastic", advkit.EAD, {**SEARCH, "decision_rule": "elastic"}, norm="l1"),
 ]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from advkit._engine import skyline
-from advkit._engine.skyline import best_pair
+from advkit._engine.skyline import best_pair, leaders
 
 
 def brute_force(a: Tensor, b: Tensor, domain: Tensor) -> tuple[float, set[tuple[int, int]]]:
@@ -69,3 +69,14 @@ def test_no_pair() -> None:
 def test_ties_are_in_order_of_place() -> None:
     ones = torch.ones(1, 100_000)  # a table of them all would have 10^10 entries
     assert best_pair(ones, ones, ones > 0)[0].tolist() == [[0, 1]]
+
+
+@given(data=st.data(), features=st.integers(1, 12), depth=st.integers(1, 6))
+@settings(max_examples=100, deadline=None)
+def test_leaders_are_beaten_by_few(data: st.DataObject, features: int, depth: int) -> None:
+    a, b = (torch.tensor([data.draw(st.lists(numbers, min_size=features, max_size=features))]) for _ in range(2))
+    domain = torch.tensor([data.draw(st.lists(st.booleans(), min_size=features, max_size=features))])
+    order, present = leaders(a, b, domain, depth)
+    inside = sorted(domain[0].nonzero().flatten().tolist(), key=lambda i: (-float(a[0, i]), i))
+    expected = [i for at, i in enumerate(inside) if sum(bool(b[0, j] >= b[0, i]) for j in inside[:at]) < depth]
+    assert order[present].tolist() == expected

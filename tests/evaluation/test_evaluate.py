@@ -1,5 +1,4 @@
 import math
-import sys
 from dataclasses import dataclass
 
 import pytest
@@ -10,8 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import advkit
 from advkit import errors, norms
 from advkit.attack import Attack
-
-evaluation = sys.modules["advkit.evaluation.evaluate"]  # the package's attribute of that name is the function
+from advkit.evaluation import trial
 
 
 class Threshold(nn.Module):
@@ -88,7 +86,7 @@ def test_median_is_over_the_successes_alone(model):
 
 
 def test_only_images_that_were_right_are_attacked(model, loader):
-    advkit.evaluate(model, loader, [Shift(model)])
+    advkit.evaluate(model, loader, [Shift(model)], flags=False)
     attacked = torch.cat(model.batches)[:, 0, 0, 0]
     torch.testing.assert_close(attacked, torch.tensor([0.55, 0.65, 0.9, 0.4]))
     assert model.seen == 6 + 4  # once clean, and once to judge each adversarial image; Shift itself does not look
@@ -170,9 +168,12 @@ def test_arguments_are_plain(model, loader):
 
 def test_time_is_that_of_the_attack(model, loader, monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: float(next(clock)))
+    report = advkit.evaluate(model, loader, [Shift(model)], flags=False)
     # Two batches, each from one reading of the clock to the next: two seconds for four images.
-    assert advkit.evaluate(model, loader, [Shift(model)]).attacks[0].seconds_per_image == 0.5
+    assert report.attacks[0].seconds_per_image == 0.5
+    assert report.attacks[0].prediction_seconds == 0.5 + 0.5  # and two seconds to judge them
+    assert report.defenses[0].prediction_seconds == 2 / 6
 
 
 def test_nothing_to_evaluate(model):

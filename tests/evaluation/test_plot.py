@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -7,9 +8,12 @@ import torch
 from torch import nn
 
 import advkit
-from advkit import errors
+from advkit import errors, norms
 from advkit.attack import AdversarialResult
-from advkit.evaluation import picture_rows
+from advkit.evaluation.metrics import wilson
+from advkit.evaluation.plot import accuracy_bars, confusion_matrix, picture_rows, security_curves
+from advkit.evaluation.report import AttackScore, DefenseScore, RobustnessReport
+from advkit.evaluation.security import SecurityCurve
 
 
 class Probabilities(nn.Module):
@@ -110,10 +114,200 @@ def test_what_cannot_be_drawn():
         picture_rows(flat, advkit.FGSM(flat).run(torch.rand(1, 4), torch.tensor([0])))
 
 
-def test_without_matplotlib(monkeypatch):
+def share(accuracy, images=100):
+    low, high = wilson(accuracy, images)
+    rest = dict.fromkeys(("precision", "recall", "f1", "prediction_seconds"), 0.5)
+    return {"images": images, "accuracy": accuracy, "low": low, "high": high, **rest}
+
+
+def report(accuracies, attacks, protocol="adaptive"):
+    """A report of a defense, or none, for each row: its clean accuracy, and that under each attack."""
+    measures = ("success_rate", "seconds_per_image", "forwards_per_image", "backwards_per_image")
+    measures += tuple(f"{what}_{norm}" for what in ("median", "mean") for norm in ("l0", "l1", "l2", "linf"))
+    scores = tuple(
+        AttackScore(
+            name=name,
+            attack=name,
+            defense=defense,
+            protocol=None if defense == "none" else protocol,
+            attacked=90,
+            **dict.fromkeys(measures, 0.0),
+            **share(accuracy),
+        )
+        for defense, (_, *row) in accuracies.items()
+        for name, accuracy in zip(attacks, row, strict=True)
+    )
+    about = [known.name for known in fields(RobustnessReport) if known.type is str]
+    return RobustnessReport(
+        images=100,
+        defenses=tuple(DefenseScore(name=name, defense=name, **share(row[0])) for name, row in accuracies.items()),
+        scores=scores,
+        worst=(),
+        **dict.fromkeys(about, ""),
+    )
+
+
+def inside(figure):
+    """Whether all that is drawn lies on the page, with the tolerance of a pixel."""
+    box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    return min(box.x0, box.y0, width - box.x1, height - box.y1) > -1 / figure.dpi
+
+
+def apart(texts):
+    """Whether no two of these texts touch, but for the room that a font keeps above and below its letters."""
+    texts[0].get_figure().draw_without_rendering()
+    boxes = [text.get_window_extent().padded(0, -1.5) for text in texts if text.get_text()]
+    return not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+
+
+SMALL = {"none": (0.9, 0.1, 0.0), "Smoothing": (0.8, 0.5, 0.25), "Training": (0.7, 0.6, 1.0)}
+
+
+def test_bars_are_the_accuracies_in_groups(tmp_path):
+    figure = accuracy_bars(report(SMALL, ["FGSM", "PGD(steps=40)"]), tmp_path / "bars.pdf")
+    assert (tmp_path / "bars.pdf").read_bytes().startswith(b"%PDF")
+    (axes,) = figure.axes
+    bars = sorted(axes.patches, key=lambda bar: bar.get_y())
+    assert [bar.get_width() for bar in bars] == [0.9, 0.8, 0.7, 0.1, 0.5, 0.6, 0.0, 0.25, 1.0]
+    assert len({bar.get_facecolor() for bar in bars}) == 3
+    assert bars[0].get_facecolor() == bars[3].get_facecolor() == bars[6].get_facecolor()
+    intervals = sorted(axes.get_lines(), key=lambda line: line.get_ydata()[0])
+    assert [tuple(line.get_xdata()) for line in intervals] == [
+        pytest.approx(wilson(bar.get_width(), 100)) for bar in bars
+    ]
+    words = [text.get_text() for text in axes.texts]
+    assert [word for word in words if word in ("no attack", "FGSM", "PGD(steps=40)")] == [
+        "no attack",
+        "FGSM",
+        "PGD(steps=40)",
+    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1  none", "2  Smoothing", "3  Training"]
+    assert [words.count(number) for number in "123"] == [3, 3, 3]
+
+
+def test_bars_of_one_model_need_no_legend_and_of_another_protocol_no_other_report():
+    figure = accuracy_bars(report({"none": (0.9, 0.1)}, ["FGSM"]), width=3.3)
+    assert not figure.legends
+    assert inside(figure)
+    with pytest.raises(errors.InputError, match=r"no protocol 'naive'; it has \['adaptive'\]"):
+        accuracy_bars(report(SMALL, ["FGSM", "PGD"]), protocol="naive")
+    assert accuracy_bars(report(SMALL, ["FGSM", "PGD"], "naive"), protocol="naive").legends
+
+
+LONG = "PGD(eps=4/255, alpha=1/255, steps=100, norm='l2', early_stop=True)"
+
+
+@pytest.mark.parametrize("width", [3.3, 7.0])
+def test_bars_of_many_with_long_names_stay_apart_and_on_the_page(width):
+    defenses = ["none", *(f"AdversarialTraining(MIFGSM, decay={place})" for place in range(8))]
+    accuracies = {name: [(row * place) % 11 / 10 for place in range(13)] for row, name in enumerate(defenses)}
+    figure = accuracy_bars(report(accuracies, [f"{LONG}{place}" for place in range(12)]), width=width)
+    assert figure.get_size_inches()[0] == width
+    assert inside(figure)
+    assert apart([*figure.axes[0].texts, *figure.legends[0].get_texts()])
+
+
+def curve(name="PGD", eps=(0.0, 4 / 255, 8 / 255), counts=(90, 50, 10), norm=norms.Linf):
+    return SecurityCurve(name, norm, eps, torch.stack([torch.arange(100) < count for count in counts]))
+
+
+def test_curves_are_accuracies_over_budgets(tmp_path):
+    figure = security_curves([curve(), curve("FGSM", counts=(90, 70, 80))], tmp_path / "curves.png")
+    (axes,) = figure.axes
+    first, second = axes.get_lines()
+    assert first.get_xdata().tolist() == pytest.approx([0, 4 / 255, 8 / 255])
+    assert first.get_ydata().tolist() == pytest.approx([0.9, 0.5, 0.1])
+    assert second.get_ydata().tolist() == pytest.approx([0.9, 0.7, 0.8])  # as it is, also where it rises
+    assert first.get_color() != second.get_color()
+    assert first.get_marker() != second.get_marker()
+    assert first.get_linestyle() != second.get_linestyle()
+    band = axes.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(wilson(0.1, 100)[0])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["PGD", "FGSM"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "4/255", "8/255"]
+    assert axes.get_xlabel() == "eps, Linf"
+
+
+def test_curves_have_names_of_their_own_and_one_norm():
+    figure = security_curves({"plain": curve(), "robust": curve()})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["plain", "robust"]
+    assert not security_curves([curve()]).legends
+    assert inside(security_curves([curve(eps=(0.5,), counts=(40,))]))
+    with pytest.raises(errors.InputError, match=r"same norm; got \['L2', 'Linf'\]"):
+        security_curves([curve(), curve(norm=norms.L2)])
+    with pytest.raises(errors.InputError, match=r"at least one, .*; got none"):
+        security_curves([])
+
+
+@pytest.mark.parametrize("width", [3.3, 7.0])
+def test_many_curves_stay_on_the_page_and_ticks_apart(width):
+    eps = tuple(value / 255 for value in (0, 0.5, 1, 2, 3, 4, 8, 16, 17, 32))
+    many = [curve(f"{LONG}{place}", eps, range(90, 10, -8)) for place in range(12)]
+    figure = security_curves(many, width=width)
+    assert inside(figure)
+    assert apart(figure.axes[0].get_xticklabels())
+    assert apart(figure.legends[0].get_texts())
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in figure.axes[0].get_lines()}
+    assert len(looks) == 12
+
+
+def test_a_confusion_matrix_is_in_shares_of_the_true_class(tmp_path):
+    counts = torch.tensor([[9, 1, 0], [0, 4, 0], [0, 0, 0]])
+    figure = confusion_matrix(counts, ["cat", "dog", "a very long name indeed"], tmp_path / "confusion.png")
+    axes = figure.axes[0]
+    shown = np.ma.filled(axes.images[0].get_array(), np.nan)
+    np.testing.assert_allclose(shown, [[0.9, 0.1, 0], [0, 1, 0], [np.nan] * 3], rtol=1e-6)
+    assert [text.get_text() for text in axes.texts] == ["90", "10", "100"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["cat", "dog", "a very long nam…"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+    assert inside(figure)
+
+
+def test_a_score_is_a_confusion_matrix_and_classes_that_nobody_saw_have_a_place():
+    score = DefenseScore(name="none", defense="none", confusion=((0, 0, 3), (1, 0, 1)), **share(0.75))
+    shown = confusion_matrix(score, ["a", "b", "c"]).axes[0].images[0].get_array()
+    np.testing.assert_allclose(np.ma.filled(shown, np.nan), [[1, 0, 0], [1, 0, 0], [np.nan] * 3])
+
+
+@pytest.mark.parametrize(("classes", "width"), [(1, 2), (2, 3.3), (10, 3.3), (43, 3.3), (100, 7), (1000, 7)])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_confusion_matrix_of_any_size_is_legible(classes, width, named):
+    names = [f"class number {place}" for place in range(classes)] if named else None
+    figure = confusion_matrix(torch.eye(classes, dtype=torch.int64), names, width=width)
+    axes = figure.axes[0]
+    assert inside(figure)
+    assert apart(axes.get_yticklabels())
+    assert apart(axes.get_xticklabels())
+    assert bool(axes.texts) is (classes <= 10 and not (named and classes == 10))  # long names leave little room
+
+
+def test_what_is_no_confusion_matrix():
+    for matrix in (torch.zeros(2, 3), torch.zeros(0, 0), torch.zeros(3)):
+        with pytest.raises(errors.InputError, match="has shape"):
+            confusion_matrix(matrix)
+    with pytest.raises(errors.InputError, match="class_names has 1"):
+        confusion_matrix(torch.eye(2), ["a"])
+
+
+def test_pictures_have_a_least_width():
+    with pytest.raises(errors.InputError, match="width must be at least 2"):
+        confusion_matrix(torch.eye(2), width=1)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: picture_rows(Probabilities(), result()),
+        lambda: accuracy_bars(report(SMALL, ["FGSM", "PGD"])),
+        lambda: security_curves([curve()]),
+        lambda: confusion_matrix(torch.eye(2)),
+    ],
+)
+def test_without_matplotlib(monkeypatch, draw):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(errors.MissingExtraError, match=r'pip install "advkit\[plot\]"'):
-        picture_rows(Probabilities(), result())
+        draw()
 
 
 def test_importing_advkit_imports_no_extra():

@@ -30,7 +30,8 @@ def test_on_a_file(tmp_path, shape):
     assert [line.split()[0] for line in lines[2:6]] == ["none", "FGSM", "MIFGSM", "PGD"]
     assert "20 images on" in done.stdout
     assert max(map(len, lines)) <= 80
-    assert (tmp_path / "quickstart.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("quickstart.png", "quickstart-accuracy.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert not done.stderr
 
 

@@ -8,8 +8,9 @@ __all__ = ["normal_like", "uniform_like"]
 
 def uniform_like(images: Tensor, generator: torch.Generator | None) -> Tensor:
     """Independent draws from [0, 1), in the shape, dtype and device of the images."""
-    device = images.device if generator is None else generator.device
-    return torch.rand(images.shape, dtype=images.dtype, device=device, generator=generator).to(images.device)
+    if generator is None:
+        return torch.rand(images.shape, dtype=images.dtype, device=images.device)  # which `torch.export` can follow
+    return torch.rand(images.shape, dtype=images.dtype, device=generator.device, generator=generator).to(images.device)
 
 
 def normal_like(images: Tensor, generator: torch.Generator | None) -> Tensor:

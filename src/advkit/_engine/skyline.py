@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["best_pair"]
+__all__ = ["best_pair", "leaders"]
 
 _TABLE = 2**22  # entries of the table of pairs that are in memory at once
 
@@ -28,14 +28,8 @@ def best_pair(a: Tensor, b: Tensor, domain: Tensor) -> tuple[Tensor, Tensor]:
         int64 (n, 2), the two features, and bool (n,), whether there is a pair with both sums positive; where
         there is none the features mean nothing.
     """
-    a, order = a.where(domain, -torch.inf).sort(dim=1, descending=True, stable=True)
-    b = b.where(domain, -torch.inf).gather(1, order)
-    before = torch.full_like(b[:, :1], -torch.inf)
-    largest = torch.cat([before, b.cummax(1).values[:, :-1]], 1)
-    second = torch.cat([before, b.minimum(largest).cummax(1).values[:, :-1]], 1)
-    layers = b > second
-
-    a, b, order = _compacted(layers, a, b, order)
+    order, present = leaders(a, b, domain, 2)
+    a, b = (values.gather(1, order).where(present, -torch.inf) for values in (a, b))
     count = a.shape[1]
     place = torch.arange(count, device=a.device)
     score, where = a.new_full(a.shape[:1], -torch.inf), torch.zeros_like(order[:, 0])
@@ -51,12 +45,34 @@ def best_pair(a: Tensor, b: Tensor, domain: Tensor) -> tuple[Tensor, Tensor]:
     return order.gather(1, pair).sort(1).values, score > -torch.inf
 
 
-def _compacted(keep: Tensor, a: Tensor, b: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries to keep of each row, in order, at least 2 columns of them; -inf and 0 fill the rest."""
-    count = max(2, int(keep.sum(1).max()))
-    slot = (keep.cumsum(1) - 1).where(keep, count)
+def leaders(a: Tensor, b: Tensor, domain: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """The features that fewer than ``depth`` earlier ones beat, in order of falling a, ties in order of place.
 
-    def compact(values: Tensor, fill: float) -> Tensor:
-        return values.new_full((len(values), count + 1), fill).scatter_(1, slot, values)[:, :count]
+    Among them are ``depth`` / 2 best pairs, one after the other, of which each takes its features from the domain.
 
-    return compact(a, -torch.inf), compact(b, -torch.inf), compact(order, 0)
+    Args:
+        a: (n, d).
+        b: (n, d).
+        domain: bool (n, d), the features to choose from.
+        depth: at least 1.
+
+    Returns:
+        int64 (n, m), the features, m at least 2; and bool (n, m), False where a row has fewer.
+    """
+    a, order = a.where(domain, -torch.inf).sort(dim=1, descending=True, stable=True)
+    b = b.where(domain, -torch.inf).gather(1, order)
+    before = torch.full_like(b[:, :1], -torch.inf)
+    spilled = b
+    for _ in range(depth):  # the largest so far, the second largest, and so on: each takes what the last one let go
+        largest = torch.cat([before, spilled.cummax(1).values[:, :-1]], 1)
+        spilled = spilled.minimum(largest)
+    return _compacted(b > largest, order)
+
+
+def _compacted(keep: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """The entries to keep of each row, in order, at least 2 columns of them, and which of these are filled."""
+    count = keep.sum(1, keepdim=True)
+    columns = max(2, int(count.max()))
+    slot = (keep.cumsum(1) - 1).where(keep, columns)
+    compact = order.new_zeros(len(order), columns + 1).scatter_(1, slot, order)[:, :columns]
+    return compact, torch.arange(columns, device=order.device) < count

@@ -1,18 +1,17 @@
 """The attack of Carlini and Wagner, L2."""
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from advkit._engine.checks import check_choice, check_number
-from advkit._engine.classifier import image_gradient
-from advkit._engine.rows import Rows
-from advkit._engine.search import LARGEST_C, Best, Objective, check_search, dot, search
+from advkit._engine.search import Descent, Objective, bisect, check_search, dot, search
 from advkit.attack import Attack, Kind
 from advkit.goals import Goal
-from advkit.norms import L2, column
+from advkit.norms import L2, Norm, column
 
 __all__ = ["CW"]
 
@@ -57,6 +56,7 @@ class CW(Attack):
     """
 
     kind: ClassVar[Kind] = "minimal"
+    norm: ClassVar[Norm] = L2
 
     kappa: float = 0.0
     initial_c: float | None = None
@@ -68,15 +68,14 @@ class CW(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_search(self.kappa, self.initial_c, self.binary_search_steps, self.steps)
-        check_number("lr", self.lr, above=0)
-        check_choice("schedule", self.schedule, ("cosine", "constant"))
+        check_search(self.kappa, self.initial_c, self.binary_search_steps, self.steps, self.lr, self.schedule)
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         objective = _SquaredL2(self.bounds)
+        find: Callable[..., Tensor] = search
         if self.schedule == "constant":
-            return self._as_published(images, goal, objective)
-        return search(
+            find = partial(bisect, begin=partial(_Adam, objective=objective, lr=self.lr))
+        return find(
             self.model,
             images,
             goal,
@@ -87,69 +86,25 @@ class CW(Attack):
             steps=self.steps,
         )
 
-    def _as_published(self, images: Tensor, goal: Goal, objective: "_SquaredL2") -> Tensor:
-        """Adam from the image itself, and a binary search on c."""
-        best = Best(images, objective, self.kappa)
-        x = images.detach().requires_grad_()
-        logits = self.model(x)
-        gap = goal.margin(logits) + self.kappa
-        if self.initial_c is None:
-            _, multiplier = objective.solve(images, images, image_gradient(gap, x), gap.detach(), LARGEST_C)
-            c = (2 * multiplier).clamp(1e-10, LARGEST_C)
-        else:
-            c = torch.full_like(best.size, self.initial_c)
-        finished = goal.success(logits)
-        place = (~finished).nonzero().squeeze(1)
-        lowest, highest = torch.zeros_like(c), torch.full_like(c, torch.inf)
-        del x, logits, gap
-        for _ in range(self.binary_search_steps if len(place) else 0):
-            rows = _Adam(images[place], images[place], goal.rows(place), place, c[place])
-            reached = torch.zeros_like(finished)
-            self._adam(rows, best, reached)
-            highest = torch.where(reached, c, highest)
-            lowest = torch.where(reached, lowest, c)
-            c = torch.where(highest.isinf(), c * 10, (lowest + highest) / 2).clamp_max(LARGEST_C)
-        return best.images
-
-    def _adam(self, rows: "_Adam", best: Best, reached: Tensor) -> None:
-        """One search. Notes in ``reached``, bool (N,), which images were a success on the way."""
-        objective = best.objective
-        assert isinstance(objective, _SquaredL2)
-        for step in range(self.steps):
-            x = rows.x.detach().requires_grad_()
-            logits = self.model(x)
-            gap = (rows.goal.margin(logits) + self.kappa).clamp_min(0)
-            changes = rows.x - rows.originals
-            reached[rows.place] |= best.offer(rows.place, rows.x, changes, rows.goal, logits.detach(), rows.open)
-            slope = 2 * changes + column(rows.c, changes) * image_gradient(gap, x)
-            cost = dot(changes, changes) + rows.c * gap.detach()
-            del x, logits
-            if step % max(1, self.steps // 10) == 0:
-                if not rows.close(cost > 0.9999 * rows.cost):
-                    break
-                rows.cost = cost
-                (slope,) = rows.compact(slope)
-            slope = slope * objective.slope(rows.x)
-            rows.mean = torch.lerp(rows.mean, slope, 0.1)
-            rows.square = torch.lerp(rows.square, slope * slope, 0.001)
-            scale = (rows.square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
-            rows.move(objective.stepped(rows.x, -self.lr / (1 - 0.9 ** (step + 1)) * rows.mean / scale))
-
 
 @dataclass
-class _Adam(Rows):
-    """Rows with Adam's moments of the gradient in w. A field for each thing that a row carries."""
+class _Adam(Descent):
+    """Adam on w."""
 
-    originals: Tensor
-    goal: Goal
-    place: Tensor  # int64 (n,), in the whole batch
-    c: Tensor  # (n,)
+    objective: "_SquaredL2"
+    lr: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.mean = torch.zeros_like(self.x)
         self.square = torch.zeros_like(self.x)
-        self.cost = torch.full_like(self.c, torch.inf)  # at the last look
+
+    def descend(self, slope: Tensor, step: int, steps: int) -> None:
+        slope = slope * self.objective.slope(self.x)
+        self.mean = torch.lerp(self.mean, slope, 0.1)
+        self.square = torch.lerp(self.square, slope * slope, 0.001)
+        scale = (self.square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+        self.move(self.objective.stepped(self.x, -self.lr / (1 - 0.9 ** (step + 1)) * self.mean / scale))
 
 
 class _SquaredL2(Objective):

@@ -1,6 +1,7 @@
 """Fast gradient sign method."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -8,7 +9,7 @@ from advkit._engine.checks import check_per_row
 from advkit._engine.classifier import loss_gradient
 from advkit.attack import Attack
 from advkit.goals import Goal
-from advkit.norms import column
+from advkit.norms import Linf, Norm, column
 
 __all__ = ["FGSM"]
 
@@ -31,6 +32,9 @@ class FGSM(Attack):
     Raises:
         InputError: ``eps`` is negative, not finite or of the wrong shape; see `Attack` for the rest.
     """
+
+    norm: ClassVar[Norm] = Linf
+    steps: ClassVar[int] = 1
 
     eps: float | Tensor = 8 / 255
 

@@ -1,7 +1,7 @@
 """Iterative fast gradient sign method, with and without momentum."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from advkit._engine.ascent import Ascent, ascend
 from advkit._engine.checks import check_choice, check_number, check_per_row
 from advkit.attack import Attack
 from advkit.goals import Goal
-from advkit.norms import Linf, column
+from advkit.norms import Linf, Norm, column
 
 __all__ = ["IFGSM", "MIFGSM"]
 
@@ -46,6 +46,8 @@ class MIFGSM(Attack):
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
     """
+
+    norm: ClassVar[Norm] = Linf
 
     eps: float | Tensor = 8 / 255
     alpha: float | Tensor = 2 / 255

@@ -1,6 +1,7 @@
 """One pixel attack."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from advkit._engine.checks import check_number
 from advkit._engine.random import normal_like, uniform_like
 from advkit.black_box import BlackBox, Oracle, as_pixels, overwrite
+from advkit.norms import L0, Norm
 
 __all__ = ["OnePixel"]
 
@@ -41,6 +43,8 @@ class OnePixel(BlackBox):
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
     """
+
+    norm: ClassVar[Norm] = L0
 
     pixels: int = 1
     steps: int = 40

@@ -1,12 +1,14 @@
 """Iterative pixel swap."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from advkit._engine.checks import check_number
 from advkit.black_box import BlackBox, Oracle, as_pixels
+from advkit.norms import L0, Norm
 
 __all__ = ["PixelSwap"]
 
@@ -36,6 +38,8 @@ class PixelSwap(BlackBox):
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
     """
+
+    norm: ClassVar[Norm] = L0
 
     max_swaps: int | None = None
 

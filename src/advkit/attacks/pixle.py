@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from advkit._engine.checks import check_number
 from advkit._engine.random import uniform_like
 from advkit.black_box import BlackBox, Oracle, as_pixels, overwrite
 from advkit.errors import InputError
+from advkit.norms import L0, Norm
 
 __all__ = ["Pixle"]
 
@@ -39,6 +41,8 @@ class Pixle(BlackBox):
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
     """
+
+    norm: ClassVar[Norm] = L0
 
     restarts: int = 20
     iterations: int = 10

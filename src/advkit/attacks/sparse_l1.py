@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ class SparseL1Descent(Attack):
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
     """
+
+    norm: ClassVar[Norm] = L1
 
     eps: float | Tensor = 12.0
     steps: int = 50

@@ -1,7 +1,25 @@
 """How well a model stands up to attacks: measured, reported and pictured."""
 
-from advkit.evaluation.evaluate import evaluate
-from advkit.evaluation.plot import picture_rows
-from advkit.evaluation.report import AttackScore, RobustnessReport
+from advkit.evaluation.evaluate import PROTOCOLS, evaluate
+from advkit.evaluation.flags import Flag
+from advkit.evaluation.plot import accuracy_bars, confusion_matrix, picture_rows, security_curves
+from advkit.evaluation.report import AttackScore, DefenseScore, Failure, RobustnessReport, Score, WorstCase
+from advkit.evaluation.security import SecurityCurve, security_curve
 
-__all__ = ["AttackScore", "RobustnessReport", "evaluate", "picture_rows"]
+__all__ = [
+    "PROTOCOLS",
+    "AttackScore",
+    "DefenseScore",
+    "Failure",
+    "Flag",
+    "RobustnessReport",
+    "Score",
+    "SecurityCurve",
+    "WorstCase",
+    "accuracy_bars",
+    "confusion_matrix",
+    "evaluate",
+    "picture_rows",
+    "security_curve",
+    "security_curves",
+]

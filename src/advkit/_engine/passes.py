@@ -1,0 +1,70 @@
+"""How often a network is asked and differentiated, whatever stands around it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advkit.model import Defended, Model
+
+__all__ = ["Asked", "Passes", "counting"]
+
+
+class Asked(nn.Module):
+    """Any callable as a module, which hooks can be put on."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self._model = (model,)  # where no module looks for submodules: a callable may be a module's method
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of pixels (N, ...)."""
+        return self._model[0](images)
+
+
+@dataclass
+class Passes:
+    """Passes of single images through a network: a batch of n counts n.
+
+    Attributes:
+        forwards: how many images it answered.
+        backwards: how many answers were differentiated, each as often as that was done.
+    """
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+@contextmanager
+def counting(model: nn.Module, passes: Passes) -> Iterator[None]:
+    """Add the passes through the network at the heart of a model to ``passes`` while this lasts.
+
+    That is the model itself, or what the defenses in it defend: a surrogate that averages over ten draws asks it ten
+    times.
+    """
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            passes.forwards += output.shape[:1].numel()  # 1 of a scalar, which is for others to refuse
+            if output.requires_grad:
+                output.register_hook(differentiated)
+
+    def differentiated(gradient: Tensor) -> None:
+        passes.backwards += gradient.shape[:1].numel()
+
+    with ExitStack() as hooks:
+        for network in _networks(model) or [model]:
+            hooks.callback(network.register_forward_hook(note).remove)
+        yield
+
+
+def _networks(model: Model | Callable[..., object]) -> list[nn.Module]:
+    """The undefended networks in a model, each once, as far as hooks can be put on them."""
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        return []
+    defended = [module for module in model.modules() if isinstance(module, Defended)]
+    if not defended:
+        return [model]
+    return list(dict.fromkeys(network for one in defended for network in _networks(one.undefended)))

@@ -1,0 +1,132 @@
+"""Adversarial training: images are attacked while the model learns them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
+from advkit._engine.checks import check_choice, check_model, check_number
+from advkit._engine.training import Network, Training
+from advkit.attack import Attack
+from advkit.data import augment, generate
+from advkit.defenses.training import TrainingDefense
+from advkit.errors import InputError
+from advkit.losses import cross_entropy
+from advkit.model import Model
+from advkit.transforms import check_attack
+
+__all__ = ["AdversarialTraining"]
+
+
+class AdversarialTraining(TrainingDefense):
+    """Train on adversarial images, made anew against the model in training for each batch.
+
+    The loss is the mixed one of Goodfellow, Shlens & Szegedy, "Explaining and harnessing adversarial examples", ICLR
+    2015, section 6, with J the cross-entropy and alpha the ``clean_ratio``:
+
+        alpha * J(model(x), y) + (1 - alpha) * J(model(attack(x)), y)
+
+    With alpha = 0 and `advkit.PGD` it is the saddle point problem of Madry et al., "Towards deep learning models
+    resistant to adversarial attacks", ICLR 2018, eq. (2.1). The model sees clean and adversarial images in one batch,
+    so that its BatchNorm has the statistics of both (Kurakin, Goodfellow & Bengio, "Adversarial machine learning at
+    scale", ICLR 2017, section 3). It is attacked in eval mode.
+
+    Args:
+        attacks: an attack, or several of which each batch gets one. They are pointed at the model in training,
+            whatever model they were made with.
+        clean_ratio: alpha, the weight of clean images in the loss, from 0 to 1. 0.5 if None.
+        per_batch: "random" to draw the attack of each batch, "cycle" to take them in turn. Validation takes turns.
+        source: if given, attack this fixed model instead, once and before training: the loader's data set is
+            copied under each attack, and the model is trained on the originals and the copies together
+            (`advkit.data.augment`). The copies are in memory while training lasts.
+
+    Raises:
+        InputError: there is no attack, a number is out of range, or both ``clean_ratio`` and ``source`` are given,
+            where the copies decide how many images are clean.
+        DtypeError: an attack is none.
+    """
+
+    def __init__(
+        self,
+        attacks: Attack | Sequence[Attack],
+        *,
+        clean_ratio: float | None = None,
+        per_batch: Literal["random", "cycle"] = "random",
+        source: Model | None = None,
+    ) -> None:
+        super().__init__()
+        self.attacks = (attacks,) if isinstance(attacks, Attack) else tuple(attacks)
+        if not self.attacks:
+            raise InputError("attacks has no attack in it; give one, such as advkit.PGD(model)")
+        for attack in self.attacks:
+            check_attack(attack)
+        check_choice("per_batch", per_batch, ("random", "cycle"))
+        if source is not None:
+            check_model(source)
+            if clean_ratio is not None:
+                raise InputError(
+                    "clean_ratio and source exclude each other: a data set with one copy for each attack has a fixed "
+                    "share of clean images; leave one of them out"
+                )
+        self.clean_ratio = 0.5 if clean_ratio is None else clean_ratio
+        check_number("clean_ratio", self.clean_ratio, at_least=0, at_most=1)
+        self.per_batch = per_batch
+        self.source = source
+
+    def __repr__(self) -> str:
+        attacks = ", ".join(map(str, self.attacks))
+        if self.source is not None:
+            return f"{type(self).__name__}([{attacks}], source={type(self.source).__name__})"
+        how = f"clean_ratio={self.clean_ratio:g}, per_batch={self.per_batch!r}"
+        return f"{type(self).__name__}([{attacks}], {how})"
+
+    def _train(self, training: Training, loader: Iterable[Any], epochs: int) -> nn.Module:
+        generators = [attack.generator for attack in self.attacks]
+        if self.source is None:
+            training.run(loader, self._mixed, epochs, recipe=repr(self), generators=generators)
+        else:
+            augmented = _augmented(loader, [attack.on(self.source) for attack in self.attacks], training.progress)
+            training.run(augmented, _plain, epochs, recipe=repr(self))
+        return training.model
+
+    def _mixed(self, network: Network, images: Tensor, labels: Tensor, turn: int) -> Tensor:
+        """The mixed loss of a batch."""
+        if self.clean_ratio == 1:
+            return _plain(network, images, labels, turn)
+        adversarials = self._attack(network, turn)(images, labels)
+        if self.clean_ratio == 0:
+            return _plain(network, adversarials, labels, turn)
+        losses = cross_entropy(network(torch.cat([images, adversarials])), labels.repeat(2))
+        clean, adversarial = losses.view(2, -1).mean(1)
+        mixed: Tensor = self.clean_ratio * clean + (1 - self.clean_ratio) * adversarial
+        return mixed
+
+    def _attack(self, network: Network, turn: int) -> Attack:
+        """The attack of a batch, and the model that it is made against."""
+        if self.per_batch == "random" and network.training:
+            turn = int(torch.randint(len(self.attacks), ()))
+        return self.attacks[turn % len(self.attacks)].on(network)
+
+
+def _plain(network: Network, images: Tensor, labels: Tensor, turn: int) -> Tensor:
+    return cross_entropy(network(images), labels).mean()
+
+
+def _augmented(loader: Iterable[Any], attacks: Sequence[Attack], progress: bool | None) -> DataLoader[Any]:
+    """A loader like this one, of its data set and the copy of it that each attack makes."""
+    if not isinstance(loader, DataLoader):
+        raise InputError(f"source= copies a data set and needs a DataLoader of it, got {type(loader).__name__}")
+    if type(loader.sampler) not in (RandomSampler, SequentialSampler) or loader.batch_size is None:
+        raise InputError(
+            "source= makes the data set longer, which only a loader with a batch_size and without a sampler of its own "
+            "can follow; make the longer data set with advkit.data.generate and augment"
+        )
+    data = loader.dataset
+    for attack in attacks:
+        data = augment(data, generate(attack, loader.dataset, batch_size=loader.batch_size, progress=progress))
+    names = ("batch_size", "num_workers", "collate_fn", "pin_memory", "drop_last", "timeout", "worker_init_fn")
+    more = ("multiprocessing_context", "generator", "prefetch_factor", "persistent_workers")
+    settings: dict[str, Any] = {name: getattr(loader, name) for name in names + more}
+    return DataLoader(data, shuffle=isinstance(loader.sampler, RandomSampler), **settings)

@@ -1,0 +1,91 @@
+"""Defensive distillation: a model learns from its own twin, at a temperature."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advkit._engine.checks import check_number
+from advkit._engine.training import Epoch, Network, Training
+from advkit.defenses.training import TrainingDefense
+from advkit.model import Defended, Model
+
+__all__ = ["DefensiveDistillation"]
+
+
+class DefensiveDistillation(TrainingDefense):
+    """Train a teacher at a temperature, a student of the same shape on its soft labels, and use that one at 1.
+
+    Papernot, McDaniel, Wu, Jha & Swami, "Distillation as a defense to adversarial perturbations against deep neural
+    networks", S&P 2016, section IV. The softmax at temperature T is softmax(Z / T), so that a network that is right
+    at T has logits T times as large when it is used at 1. In float32 its cross-entropy is then 0 and so is its
+    gradient: attacks that climb it fail, and find nothing robust. The surrogate divides the logits by T again.
+    Carlini & Wagner, "Towards evaluating the robustness of neural networks", S&P 2017, section VIII.
+
+    `fit` trains twice, each time for so many epochs from the weights, the optimizer and the schedulers as they are
+    given: the model first becomes the teacher, which is copied, and then the student. With a checkpoint
+    ``student.pt`` that of the teacher is ``student.teacher.pt``. `wrap` is for a network that was distilled before.
+
+    Args:
+        temperature: T, greater than 0.
+
+    Attributes:
+        history: of the student.
+        teacher_history: of the teacher.
+    """
+
+    teacher_history: list[Epoch]
+
+    def __init__(self, temperature: float = 20.0) -> None:
+        super().__init__()
+        check_number("temperature", temperature, above=0)
+        self.temperature = temperature
+        self.teacher_history = []
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(temperature={self.temperature:g})"
+
+    def wrap(self, model: Model) -> nn.Module:
+        """A distilled network as it is, of which attacks know the temperature; see `Defense.wrap`."""
+        return Defended(model, self, model)
+
+    def _one_draw(self, model: Model) -> Model:
+        return _Tempered(model, self.temperature)
+
+    def _train(self, training: Training, loader: Iterable[Any], epochs: int) -> nn.Module:
+        start = copy.deepcopy(training.state())
+        path = None if training.checkpoint is None else Path(training.checkpoint)
+        beside = None if path is None else path.with_name(f"{path.stem}.teacher{path.suffix}")
+        of_teacher = replace(training, checkpoint=beside, history=[])
+        self.teacher_history = of_teacher.history
+        of_teacher.run(loader, self._hard, epochs, recipe=f"the teacher of {self!r}")
+        teacher = Network(copy.deepcopy(training.model), training.autocast).eval()
+        training.load(start)
+
+        def soft(network: Network, images: Tensor, labels: Tensor, turn: int) -> Tensor:
+            with torch.no_grad():
+                targets = (teacher(images) / self.temperature).softmax(1)
+            return F.cross_entropy(network(images) / self.temperature, targets)
+
+        training.run(loader, soft, epochs, recipe=f"the student of {self!r}")
+        return self.wrap(training.model)
+
+    def _hard(self, network: Network, images: Tensor, labels: Tensor, turn: int) -> Tensor:
+        return F.cross_entropy(network(images) / self.temperature, labels)
+
+
+class _Tempered(nn.Module):
+    """A model whose logits are divided by a temperature."""
+
+    def __init__(self, model: Model, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images) / self.temperature

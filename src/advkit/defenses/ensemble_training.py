@@ -1,0 +1,47 @@
+"""Ensemble adversarial training: on images that fool other models."""
+
+from collections.abc import Sequence
+
+from advkit._engine.checks import check_model
+from advkit._engine.training import Network
+from advkit.attack import Attack
+from advkit.defenses.adversarial_training import AdversarialTraining
+from advkit.errors import InputError
+from advkit.model import Model
+
+__all__ = ["EnsembleAdversarialTraining"]
+
+
+class EnsembleAdversarialTraining(AdversarialTraining):
+    """Train on adversarial images made against other, pre-trained models and the model itself, batch by batch in turn.
+
+    A model that makes its own adversarial images in one step learns to make bad ones (its loss gets curved where
+    they are looked for) and stays open to those of others. Tramèr, Kurakin, Papernot, Goodfellow, Boneh & McDaniel,
+    "Ensemble adversarial training: attacks and defenses", ICLR 2018, section 3.4. The loss is that of
+    `AdversarialTraining`.
+
+    Args:
+        sources: the other models, pixels (N, ...) to logits (N, K), as they are: they are not trained.
+        attack: the attack on all of them, a one-step one in the paper.
+        clean_ratio: the weight of clean images in the loss, from 0 to 1.
+
+    Raises:
+        InputError: there is no source, or the ratio is out of range.
+        DtypeError: the attack is none, or a source cannot be called.
+    """
+
+    def __init__(self, sources: Sequence[Model], attack: Attack, *, clean_ratio: float = 0.5) -> None:
+        super().__init__([attack], clean_ratio=clean_ratio)
+        self.sources = tuple(sources)
+        if not self.sources:
+            raise InputError("sources has no model in it; without one this is AdversarialTraining")
+        for source in self.sources:
+            check_model(source)
+
+    def __repr__(self) -> str:
+        sources = ", ".join(type(source).__name__ for source in self.sources)
+        return f"{type(self).__name__}([{sources}], {self.attacks[0]}, clean_ratio={self.clean_ratio:g})"
+
+    def _attack(self, network: Network, turn: int) -> Attack:
+        models: tuple[Model, ...] = (*self.sources, network)
+        return self.attacks[0].on(models[turn % len(models)])

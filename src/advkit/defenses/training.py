@@ -1,0 +1,86 @@
+"""What the defenses that train have in common: `fit`, and what the user may say of it."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from advkit._engine.training import Epoch, Training
+from advkit.defenses.base import Defense
+
+__all__ = ["Epoch", "TrainingDefense"]
+
+
+class TrainingDefense(Defense, ABC):
+    """Base of the defenses that train a model. A subclass writes `_train`.
+
+    Attributes:
+        history: an `Epoch` for each epoch of the last `fit`, also of one that an error ended.
+    """
+
+    history: list[Epoch]
+
+    def __init__(self) -> None:
+        self.history = []
+
+    def fit(
+        self,
+        model: nn.Module,
+        loader: Iterable[Any],
+        optimizer: Optimizer,
+        epochs: int = 5,
+        *,
+        scheduler: LRScheduler | ReduceLROnPlateau | None = None,
+        batch_scheduler: LRScheduler | None = None,
+        validation: Iterable[Any] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        autocast: torch.dtype | None = None,
+        progress: bool | None = None,
+    ) -> nn.Module:
+        """Train a model, in place, on its own device.
+
+        It is trained in training mode, and afterwards each of its modules is in the mode it was in. A model that
+        comes in eval mode as a whole is trained as a whole; if some layers with parameters are in training mode,
+        those in eval mode stay in it, such as a frozen BatchNorm.
+
+        Args:
+            model: pixels (N, ...) to logits (N, K).
+            loader: batches of images and labels, such as a `DataLoader`, on any device: floating (N, ...), and
+                integers (N,). They are found by the rules of `advkit.AttackTransform`. It is gone through once an
+                epoch.
+            optimizer: made from the model's parameters.
+            epochs: how many in all, with those of the checkpoint.
+            scheduler: stepped after each epoch; one that waits for a plateau is given the validation loss, or the
+                training loss without.
+            batch_scheduler: stepped after each batch, such as a `OneCycleLR`.
+            validation: batches like the loader's. The model keeps the weights of the epoch with the smallest loss on
+                them, computed as in training but in eval mode. It does not change what is drawn in training.
+            checkpoint: a file that is written after each epoch, whole or not at all. If it exists, training goes on
+                from there and ends with the very weights of a training without a stop, if the loader gives the same
+                batches for the same random numbers. (Those of persistent workers cannot be had back.)
+            autocast: the dtype that the model is run in where that is safe, bfloat16 or float16, in training and
+                under attack; None for the model's own.
+            progress: True for a bar an epoch, False for none, None for one where stderr is a terminal and tqdm is
+                installed.
+
+        Returns:
+            The defended model: the model itself, or where the defense also wraps, the wrapped one.
+
+        Raises:
+            InputError: the optimizer is of another model, the loader is empty or gives something else than images
+                and labels, or the checkpoint is of another training.
+            ModelError: the loss, the validation loss or a weight is not finite. The checkpoint is that of the
+                epoch before.
+        """
+        training = Training(model, optimizer, scheduler, batch_scheduler, validation, checkpoint, autocast, progress)
+        self.history = training.history
+        return self._train(training, loader, epochs)
+
+    @abstractmethod
+    def _train(self, training: Training, loader: Iterable[Any], epochs: int) -> nn.Module:
+        """The training itself: `Training.run` with the defense's loss. Returns what `fit` does."""

@@ -1,0 +1,214 @@
+"""Accuracy over budgets."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from advkit import norms
+from advkit._engine.checks import check_classes, check_images, check_number
+from advkit._engine.classifier import answer, prediction
+from advkit._engine.progress import track
+from advkit.attack import Attack, _short
+from advkit.errors import DtypeError, InputError
+from advkit.evaluation.flags import Flag, named_norm, rising
+from advkit.evaluation.metrics import wilson
+from advkit.norms import Norm
+
+__all__ = ["SecurityCurve", "security_curve"]
+
+
+@dataclass(frozen=True, eq=False)
+class SecurityCurve:
+    """A model's accuracy under one attack, for each of several budgets. It prints as a table.
+
+    Attributes:
+        attack: the attack, as it writes itself.
+        norm: the norm that the budgets are in.
+        eps: E budgets, ascending, in units of pixels.
+        right: bool (E, N), on the CPU: whether the model is right on each image, at each budget. A model with a random
+            defense is right where most of its answers are.
+    """
+
+    attack: str
+    norm: Norm
+    eps: tuple[float, ...]
+    right: Tensor
+
+    @property
+    def accuracy(self) -> tuple[float, ...]:
+        """The share of the images that the model gets right at each budget, in [0, 1]. It may rise, see `flags`."""
+        return _shares(self.right)
+
+    @property
+    def interval(self) -> tuple[tuple[float, float], ...]:
+        """The 95 % interval of each accuracy; see `advkit.evaluation.metrics.wilson`."""
+        return tuple(wilson(share, self.right.shape[1]) for share in self.accuracy)
+
+    @property
+    def worst(self) -> tuple[float, ...]:
+        """The share of the images that no budget up to each one breaks: an accuracy that cannot rise, in [0, 1]."""
+        return _shares(self.right.cummin(0).values)
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """The red flag for an accuracy that rises with the budget by more than chance, if it does."""
+        return rising(self.attack, self.eps, self.right)
+
+    def __str__(self) -> str:
+        """A table with a row for each budget."""
+        rows = [("eps", "accuracy", "95 % interval", "up to eps")]
+        for eps, share, (low, high), worst in zip(self.eps, self.accuracy, self.interval, self.worst, strict=True):
+            rows.append((_short(eps), f"{share:.1%}", f"{low:.1%} to {high:.1%}", f"{worst:.1%}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        title = f"{self.attack}, {self.norm}, {self.right.shape[1]} images"
+        return "\n".join([title, "", lines[0], "-" * len(lines[0]), *lines[1:], *(f"\n{flag}" for flag in self.flags)])
+
+
+def security_curve(
+    attack: Attack,
+    images: Tensor | Iterable[tuple[Tensor, Tensor]],
+    labels: Tensor | None = None,
+    *,
+    eps: Sequence[float],
+    norm: str | Norm | None = None,
+    progress: bool | None = None,
+) -> SecurityCurve:
+    """Measure a model's accuracy under an attack at several budgets, in one pass over the images.
+
+    An attack that has a budget is given each image once for each budget, all in one batch: memory is that of a batch
+    so many times as large. Its step size, if it has one, is scaled with the budget. Every other attack looks for the
+    closest image that fools the model, or for any, and is run once: its distances are the whole curve. Images that the
+    model gets wrong to begin with are not attacked.
+
+    Biggio & Roli, "Wild patterns: ten years after the rise of adversarial machine learning", Pattern Recognition
+    2018, on security evaluation curves.
+
+    Args:
+        attack: any attack, pointed at the model. Its own ``eps`` says what its ``alpha`` belongs to.
+        images: floating (N, ...) with ``labels``, or a loader of batches (images, labels).
+        labels: int64 (N,), or None with a loader.
+        eps: the budgets, in units of pixels, at least 0; 0 is the accuracy when nobody attacks.
+        norm: for an attack without a budget, what its distances are measured in; the norm that it makes small if None.
+        progress: True for a progress bar over a loader, False for none, None for one where stderr is a terminal and
+            tqdm is installed.
+
+    Returns:
+        The curve, whose budgets are sorted.
+
+    Raises:
+        InputError: a budget is negative, there are no images, the attack's own ``eps`` is no positive number, or
+            ``norm`` is not that of its budget, or is missing for an attack that names none; see `Attack` for the rest.
+    """
+    for index, value in enumerate(eps):
+        check_number(f"eps[{index}]", value, at_least=0)
+    budgets = sorted({float(value) for value in eps})
+    if not budgets:
+        raise InputError("eps has no budgets; give it a list of numbers, such as [0, 2/255, 4/255, 8/255]")
+    curve = _WithinBudgets(attack, budgets, norm) if _has(attack, "eps") else _AtDistances(attack, budgets, norm)
+    batches = track(_batches(images, labels), "security_curve", unit="batch", progress=progress)
+    columns = [curve.right(*batch) for batch in batches if len(batch[0])]
+    if not columns:
+        raise InputError("there are no images; a generator that was gone through before has none left")
+    return SecurityCurve(str(attack), curve.norm, tuple(budgets), torch.cat(columns, 1))
+
+
+class _Curve(ABC):
+    """How the accuracies at several budgets are measured.
+
+    Args:
+        attack: the attack.
+        budgets: E of them, ascending.
+    """
+
+    norm: Norm
+
+    def __init__(self, attack: Attack, budgets: Sequence[float]) -> None:
+        self.attack = attack
+        self.budgets = torch.tensor(budgets)
+
+    def right(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Whether the model is right on images (n, ...) at each budget: bool (E, n), on the CPU."""
+        check_images(images, self.attack.bounds)
+        check_classes("labels", labels, images)
+        answer(self.attack.model, images[:1], {"labels": labels})  # which says so if there is no such class
+        labels = labels.to(images.device)
+        clean = prediction(self.attack.model, images) == labels
+        right = clean.expand(len(self.budgets), -1).clone()
+        if bool(clean.any()):
+            right[:, clean] = self.attacked(images[clean], labels[clean])
+        return right.cpu()
+
+    @abstractmethod
+    def attacked(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The same under attack, of images that the model gets right: bool (E, n), where the images are."""
+
+
+class _WithinBudgets(_Curve):
+    """Each image once for each budget, for attacks that take one."""
+
+    def __init__(self, attack: Attack, budgets: Sequence[float], norm: str | Norm | None) -> None:
+        super().__init__(attack, budgets)
+        own, usual = named_norm(attack), getattr(attack, "eps", None)
+        if norm is not None and own is not None and norms.get(norm) is not own:
+            raise InputError(f"the budget of {attack} is in {own}, so that norm cannot be {norm!r}; leave it out")
+        if isinstance(usual, Tensor) or not usual:
+            raise InputError(f"{attack} needs a positive number as its own eps, which the step size is scaled with")
+        self.norm = norms.get("linf" if norm is None else norm) if own is None else own
+        self.usual = float(usual)
+
+    def attacked(self, images: Tensor, labels: Tensor) -> Tensor:
+        count, budgets = len(images), self.budgets.to(images.device)
+        rows = torch.ones(len(budgets), count, dtype=torch.bool, device=images.device)
+        spent = budgets > 0
+        if not bool(spent.any()):
+            return rows
+        budgets = budgets[spent]
+        eps = budgets.repeat_interleave(count)
+        changes: dict[str, object] = {"eps": eps}
+        if _has(self.attack, "alpha") and (alpha := getattr(self.attack, "alpha", None)) is not None:
+            changes["alpha"] = eps * (float(alpha) / self.usual)
+        attack = self.attack._with(**changes)
+        several = images.repeat(len(budgets), *[1] * (images.ndim - 1))
+        labels = labels.repeat(len(budgets))
+        rows[spent] = (attack.run(several, labels).predictions == labels).view(-1, count)
+        return rows
+
+
+class _AtDistances(_Curve):
+    """Each image once: it is lost to every budget that reaches the closest image that fools the model."""
+
+    def __init__(self, attack: Attack, budgets: Sequence[float], norm: str | Norm | None) -> None:
+        super().__init__(attack, budgets)
+        measured_in = named_norm(attack) if norm is None else norms.get(norm)
+        if measured_in is None:
+            raise InputError(f"{attack} does not say what its distances are in; name it, such as norm='l2'")
+        self.norm = measured_in
+
+    def attacked(self, images: Tensor, labels: Tensor) -> Tensor:
+        result = self.attack.run(images, labels)
+        reach = result.distance(self.norm).where(result.predictions != labels, torch.inf)
+        return reach > self.budgets.to(reach)[:, None]
+
+
+def _batches(
+    images: Tensor | Iterable[tuple[Tensor, Tensor]], labels: Tensor | None
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """The batches of a loader, or one of tensors."""
+    if not isinstance(images, Tensor):
+        return images
+    if labels is None:
+        raise DtypeError("images are a tensor, and need labels: an int64 tensor of shape (N,)")
+    return [(images, labels)]
+
+
+def _has(attack: Attack, name: str) -> bool:
+    """Whether this is a hyperparameter of the attack."""
+    return name in {known.name for known in fields(attack)}
+
+
+def _shares(right: Tensor) -> tuple[float, ...]:
+    return tuple(count / right.shape[1] for count in right.sum(1).tolist())

@@ -1,0 +1,160 @@
+"""From the records of the batches to the numbers of a report."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advkit.evaluation.metrics import macro, wilson
+from advkit.evaluation.report import AttackScore, DefenseScore, Failure, WorstCase
+from advkit.evaluation.trial import LOST, NORMS, Assault, Cell, Contender, Outcome, Record
+
+__all__ = ["hopeless", "summary"]
+
+
+def summary(
+    records: Mapping[int, Record], contenders: Sequence[Contender], plan: Sequence[Assault], setup: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The numbers of a report, by its attributes.
+
+    Args:
+        records: of each batch, by its index in the loader, at least one.
+        contenders: whose outcomes the records hold.
+        plan: likewise.
+        setup: what the contenders and attacks are: class and arguments of each, by its name.
+    """
+    labels = torch.tensor([label for record in records.values() for label in record.labels])
+    cells = [cell for assault in plan for cell in assault.cells]
+    of_contenders = list(zip(*(record.clean for record in records.values()), strict=True))
+    of_cells = list(zip(*(record.cells for record in records.values()), strict=True))
+    scores = [_attack_score(cell, labels, of_cell, setup) for cell, of_cell in zip(cells, of_cells, strict=True)]
+    # By defense, and for each attack by protocol.
+    order = {name: place for place, name in enumerate([one.name for one in contenders])}
+    together: dict[tuple[str, str | None], list[Sequence[Outcome]]] = defaultdict(list)
+    for cell, of_cell in sorted(zip(cells, of_cells, strict=True), key=lambda pair: order[pair[0].contender.name]):
+        together[cell.contender.name, cell.protocol].append(of_cell)
+    return {
+        "images": len(labels),
+        "defenses": tuple(
+            _defense_score(one, labels, outcomes, setup)
+            for one, outcomes in zip(contenders, of_contenders, strict=True)
+        ),
+        "scores": tuple(sorted(scores, key=lambda score: order[score.defense])),
+        "worst": tuple(_worst_case(*place, labels, several) for place, several in together.items()),
+        "failures": tuple(_failures(records, contenders, cells)),
+    }
+
+
+def _defense_score(
+    one: Contender, labels: Tensor, outcomes: Sequence[Outcome], setup: Mapping[str, Any]
+) -> DefenseScore:
+    """How a contender fares when nobody attacks, from its outcome for each batch."""
+    kind, arguments = setup["models"][one.name]
+    return DefenseScore(
+        name=one.name,
+        defense=kind,
+        draws=one.asked,
+        arguments=arguments,
+        prediction_seconds=_each(math.fsum(o.seconds for o in outcomes), sum(o.predicted for o in outcomes)),
+        **_quality(labels, outcomes),
+    )
+
+
+def _attack_score(cell: Cell, labels: Tensor, outcomes: Sequence[Outcome], setup: Mapping[str, Any]) -> AttackScore:
+    """How a contender fares under an attack, from its outcome for each batch."""
+    kind, arguments = setup["attacks"][cell.attack]
+    crafted = sum(outcome.crafted for outcome in outcomes)
+    seconds = _each(math.fsum(outcome.attack_seconds for outcome in outcomes), crafted)
+    judging = _each(math.fsum(outcome.seconds for outcome in outcomes), sum(o.predicted for o in outcomes))
+    distances = [
+        [far for one in outcomes for far, fooled in zip(one.distances[place], one.fooled, strict=True) if fooled]
+        for place in range(len(NORMS))
+    ]
+    medians = [median(found) if found else math.nan for found in distances]
+    means = [_each(math.fsum(found), len(found)) for found in distances]
+    return AttackScore(
+        name=cell.attack,
+        attack=kind,
+        defense=cell.contender.name,
+        protocol=cell.protocol,
+        attacked=sum(len(outcome.rows) for outcome in outcomes),
+        success_rate=_each(len(distances[0]), sum(outcome.right for outcome in outcomes)),
+        prediction_seconds=seconds + judging,
+        seconds_per_image=seconds,
+        forwards_per_image=_each(sum(outcome.forwards for outcome in outcomes), crafted),
+        backwards_per_image=_each(sum(outcome.backwards for outcome in outcomes), crafted),
+        arguments=arguments,
+        **_by_norm("median", medians),
+        **_by_norm("mean", means),
+        **_quality(labels, outcomes),
+    )
+
+
+def _worst_case(defense: str, protocol: str | None, labels: Tensor, several: Sequence[Sequence[Outcome]]) -> WorstCase:
+    """What several attacks leave of a contender, from the outcomes of each for each batch."""
+    said = [_predictions(outcomes) for outcomes in several]
+    kept = torch.stack([(one != LOST).all(0) for one in said]).all(0)
+    hits = torch.stack([(one == labels).sum(0) for one in said]).amin(0)[kept]
+    return WorstCase(defense=defense, protocol=protocol, **_share(int(hits.sum()), len(said[0]), len(hits)))
+
+
+def _failures(records: Mapping[int, Record], contenders: Sequence[Contender], cells: Sequence[Cell]) -> list[Failure]:
+    """The images that errors cost, by batch, by what was tried, and by error."""
+    found = []
+    for index, record in records.items():
+        clean = [(None, one.name, None) for one in contenders]
+        tried = [*clean, *((cell.attack, cell.contender.name, cell.protocol) for cell in cells)]
+        for (attack, defense, protocol), outcome in zip(tried, [*record.clean, *record.cells], strict=True):
+            rows: dict[str, list[int]] = defaultdict(list)
+            for some, error in outcome.errors:
+                rows[error] += some
+            found += [
+                Failure(batch=index, rows=tuple(some), attack=attack, defense=defense, protocol=protocol, error=error)
+                for error, some in rows.items()
+            ]
+    return found
+
+
+def hopeless(records: Iterable[Record]) -> str | None:
+    """The error of something that has worked on no image of any batch."""
+    outcomes: tuple[Outcome, ...]
+    for outcomes in zip(*([*record.clean, *record.cells] for record in records), strict=True):
+        errors = [error for outcome in outcomes for _, error in outcome.errors]
+        if errors and not any(outcome.predicted for outcome in outcomes):
+            return errors[0]
+    return None
+
+
+def _predictions(outcomes: Sequence[Outcome]) -> Tensor:
+    return torch.cat([one.predictions for one in outcomes], 1)
+
+
+def _quality(labels: Tensor, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What can be said of predictions and labels alone."""
+    said = _predictions(outcomes)
+    kept = said[0] != LOST
+    said, labels = said[:, kept], labels[kept]
+    pairs, counts = torch.stack([labels.expand_as(said), said]).flatten(1).unique(dim=1, return_counts=True)
+    confusion = tuple(zip(*pairs.tolist(), counts.tolist(), strict=True))
+    precision, recall, f1 = macro(confusion)
+    share = _share(int((said == labels).sum()), len(said), len(labels))
+    return {"confusion": confusion, "precision": precision, "recall": recall, "f1": f1, **share}
+
+
+def _share(hits: int, draws: int, images: int) -> dict[str, Any]:
+    """Several draws of an image tell no more of other images than one does, so that the interval counts images."""
+    accuracy = _each(hits, draws * images)
+    low, high = wilson(accuracy, images)
+    return {"images": images, "accuracy": accuracy, "low": low, "high": high}
+
+
+def _each(total: float, count: int) -> float:
+    return total / count if count else math.nan
+
+
+def _by_norm(what: str, values: Iterable[float]) -> dict[str, Any]:
+    return {f"{what}_{norm}": value for norm, value in zip(NORMS, values, strict=True)}

@@ -1,0 +1,426 @@
+"""What is done with one batch: every attack on every contender, and a few numbers an image to show for it."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from advkit import norms
+from advkit._engine.classifier import answer
+from advkit._engine.passes import Passes, counting
+from advkit._engine.seeds import repeatable
+from advkit.attack import Attack
+from advkit.errors import InputError, MissingExtraError
+from advkit.evaluation.flags import Flag, probed
+from advkit.model import Defended, is_stochastic, placement
+
+__all__ = ["LOST", "NORMS", "Assault", "Cell", "Contender", "Outcome", "Record", "Trial", "assaults", "vote"]
+
+LOST = -1  # the prediction of an image that an error cost
+NORMS = ("l0", "l1", "l2", "linf")
+_PROBED = 32  # images that the flags are looked for on
+_HOPELESS = 8  # single images that fail, and none that does not, before the rest of a batch is not looked into
+_ENOUGH = 3  # batches on which everything fails before it is taken for an error of the caller's
+
+# What is no single image's fault. A GPU that has failed once answers nothing any more.
+_FATAL: tuple[type[Exception], ...] = (
+    InputError,
+    MissingExtraError,
+    *([torch.AcceleratorError] if hasattr(torch, "AcceleratorError") else []),
+)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """A model to be attacked: the bare one, or one behind a defense.
+
+    Args:
+        name: how the report calls it.
+        model: pixels (N, ...) to logits (N, K).
+        draws: how many times a random model is asked about an image.
+    """
+
+    name: str
+    model: nn.Module
+    draws: int
+
+    @property
+    def asked(self) -> int:
+        """How many times this model is asked about an image."""
+        return self.draws if is_stochastic(self.model) else 1
+
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether there is a defense in it that an attacker may or may not know of."""
+        return any(isinstance(module, Defended) for module in self.model.modules())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in the report. The protocol is None for the bare model, where the three are one."""
+
+    attack: str
+    contender: Contender
+    protocol: str | None
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """What its random numbers are called by."""
+        return self.attack, self.contender.name, self.protocol
+
+
+@dataclass(frozen=True)
+class Assault:
+    """An attack on a model, and where the images go that it makes."""
+
+    attack: Attack
+    cells: tuple[Cell, ...]
+
+
+def assaults(
+    attacks: Mapping[str, Attack], contenders: Sequence[Contender], protocols: Sequence[str], *, keep_generators: bool
+) -> list[Assault]:
+    """What has to be done, without doing anything twice.
+
+    Images made against the bare model serve the defended ones as well, under the oblivious protocol. Who knows the
+    defense and who does not are one where it hides nothing: for a black-box attack, and for a model without a wrapper.
+    """
+    bare, *defended = contenders
+    direct = [protocol for protocol in protocols if protocol != "oblivious"]
+    planned = []
+    for name, attack in attacks.items():
+        attack = attack if keep_generators else attack._with(generator=None)
+        shown = [Cell(name, one, "oblivious") for one in defended if "oblivious" in protocols]
+        planned.append(Assault(attack.on(bare.model), (Cell(name, bare, None), *shown)))
+        for one in defended:
+            cells = [Cell(name, one, protocol) for protocol in direct]
+            together = attack.kind == "black-box" or not one.is_wrapped
+            for group in [cells] if together and cells else [[cell] for cell in cells]:
+                adaptive = group[0].protocol == "adaptive"
+                planned.append(Assault(attack.on(one.model, adaptive=adaptive), tuple(group)))
+    return planned
+
+
+@dataclass
+class Outcome:
+    """What a contender said of a batch of n images, with or without an attack.
+
+    Attributes:
+        predictions: int64 (draws, n), a class, or `LOST`; on the CPU.
+        seconds: how long it took to predict.
+        predicted: how many predictions that were, over all draws.
+        errors: rows that an error cost, and the error.
+        rows: the images that were attacked and judged.
+        right: how many of these it got right before, by the vote of its draws.
+        fooled: for each of these, whether it then got it wrong.
+        distances: for each of these how far it was moved, a list for each of `NORMS`.
+        attack_seconds: how long the attack took.
+        crafted: how many images it made, which may be more than these rows.
+        forwards: images that went forward through the network for that.
+        backwards: images that went backward.
+    """
+
+    predictions: Tensor
+    seconds: float = 0.0
+    predicted: int = 0
+    errors: list[tuple[list[int], str]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    right: int = 0
+    fooled: list[bool] = field(default_factory=list)
+    distances: list[list[float]] = field(default_factory=lambda: [[] for _ in NORMS])
+    attack_seconds: float = 0.0
+    crafted: int = 0
+    forwards: int = 0
+    backwards: int = 0
+
+    def lose(self, errors: Sequence[tuple[Tensor, Exception]]) -> None:
+        """Note the rows (m,) that errors cost."""
+        for rows, error in errors:
+            if len(rows):
+                self.predictions[:, rows] = LOST
+                self.errors.append((rows.tolist(), f"{type(error).__name__}: {error}"))
+
+
+@dataclass
+class Record:
+    """All that is kept of a batch.
+
+    Attributes:
+        digest: of its images and labels.
+        device: where the bare model was.
+        labels: the class of each image.
+        clean: an outcome for each contender.
+        cells: an outcome for each cell of the plan, in order.
+        flags: found on this batch.
+    """
+
+    digest: str
+    device: str
+    labels: list[int]
+    clean: list[Outcome]
+    cells: list[Outcome]
+    flags: list[Flag]
+
+    def to_json(self) -> str:
+        """The record as text."""
+        return json.dumps(asdict(self), default=Tensor.tolist)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Record":
+        """The record that `to_json` wrote."""
+        content: dict[str, Any] = json.loads(text)
+        for name in ("clean", "cells"):
+            for outcome in content[name]:
+                outcome["predictions"] = torch.tensor(outcome["predictions"])
+            content[name] = [Outcome(**outcome) for outcome in content[name]]
+        content["flags"] = [Flag(**flag) for flag in content["flags"]]
+        return cls(**content)
+
+
+class Trial:
+    """The plan, carried out on one batch after another.
+
+    Args:
+        contenders: the bare model first.
+        plan: what `assaults` gave.
+        seed: see `advkit.evaluate`.
+        stop_when_fooled: whether an attack is only tried on what those before it left.
+        tick: called with 1 after each assault.
+    """
+
+    def __init__(
+        self,
+        contenders: Sequence[Contender],
+        plan: Sequence[Assault],
+        *,
+        seed: int | None,
+        stop_when_fooled: bool,
+        tick: Callable[[int], object],
+    ) -> None:
+        self.contenders = contenders
+        self.plan = plan
+        self.seed = seed
+        self.stop_when_fooled = stop_when_fooled
+        self.tick = tick
+        self._worked: set[_Names] = set()
+        self._failed: dict[_Names, list[Exception]] = defaultdict(list)
+
+    def __call__(self, index: int, digest: str, images: Tensor, labels: Tensor, *, probe: bool = False) -> Record:
+        """Try everything on a batch.
+
+        Args:
+            index: the batch's place in the loader, which its random numbers depend on.
+            digest: of the batch.
+            images: floating (n, ...), n at least 1, on any device.
+            labels: class indices (n,), on any device.
+            probe: whether to look for flags here.
+        """
+        batch = _Batch(index, images, labels.to("cpu", torch.int64))
+        clean = {contender: self._clean(contender, batch) for contender in self.contenders}
+        flags = [flag for one, outcome in clean.items() if probe for flag in self._probed(one, batch, outcome)]
+        standing: dict[tuple[Contender, str | None], Outcome] = {}
+        cells: list[Outcome] = []
+        for assault in self.plan:
+            places = [(cell.contender, cell.protocol) for cell in assault.cells]
+            before = [standing.get(place, clean[place[0]]).predictions for place in places]
+            outcomes = self._assault(assault, batch, before)
+            if self.stop_when_fooled:
+                standing.update(zip(places, outcomes, strict=True))
+            cells += outcomes
+            self.tick(1)
+        device = str(batch.device(self.contenders[0].model))
+        return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells, flags)
+
+    def first_error(self) -> Exception | None:
+        """The first error of something that has not worked so far."""
+        return next((errors[0] for names, errors in self._failed.items() if names not in self._worked), None)
+
+    def _clean(self, contender: Contender, batch: "_Batch") -> Outcome:
+        outcome = Outcome(torch.full((contender.asked, len(batch.labels)), LOST))
+        self._judge(outcome, contender, batch, batch.images, torch.arange(len(batch.labels)), ("clean", contender.name))
+        return outcome
+
+    def _probed(self, contender: Contender, batch: "_Batch", clean: Outcome) -> tuple[Flag, ...]:
+        right = batch.right(clean.predictions)[:_PROBED]
+        if not len(right):
+            return ()
+        attacks = {cell.attack: assault.attack.on(contender.model) for assault in self.plan for cell in assault.cells}
+        with repeatable(self.seed, batch.index, "flags", contender.name, device=batch.device(contender.model)):
+            return probed(contender.name, contender.model, attacks, *batch.rows(right))
+
+    def _assault(self, assault: Assault, batch: "_Batch", before: Sequence[Tensor]) -> list[Outcome]:
+        """Attack whatever some cell still wants attacked, and show it to each.
+
+        Args:
+            assault: the attack, and its cells.
+            batch: the images.
+            before: for each cell int64 (draws, n), what its contender says before the attack.
+        """
+        model = assault.cells[0].contender.model
+        adversarials = batch.images.detach().clone()
+        tried = made = torch.zeros(0, dtype=torch.int64)
+        errors: list[tuple[Tensor, Exception]] = []
+        outcomes: list[Outcome] = []
+        passes, seconds = Passes(), 0.0
+
+        def craft(rows: Tensor) -> Tensor:
+            nonlocal seconds
+            start = _now(batch.device(model))
+            with counting(model, passes):
+                found = assault.attack(*batch.rows(rows))
+            seconds += _now(batch.device(model)) - start
+            return found
+
+        for place, (cell, said) in enumerate(zip(assault.cells, before, strict=True)):
+            if place and cell.contender is assault.cells[place - 1].contender and torch.equal(said, before[place - 1]):
+                outcomes.append(outcomes[-1])  # the same under another protocol
+                continue
+            # What is missing is made by itself, so that the bare model's images, and their random numbers, do not
+            # depend on the defenses that see them as well.
+            wanted = batch.right(said)
+            missing = wanted[~torch.isin(wanted, tried)]
+            parts, more_errors = self._salvaged(craft, missing, batch, model, cell.names)
+            for rows, found in parts:
+                adversarials[rows.to(found.device)] = found
+            tried = torch.cat([tried, missing])
+            made = torch.cat([made, *(rows for rows, _ in parts)])
+            errors += more_errors
+            outcome = Outcome(said.clone(), attack_seconds=seconds, crafted=len(made), **asdict(passes))
+            outcome.lose([(rows[torch.isin(rows, wanted)], error) for rows, error in errors])
+            self._show(outcome, cell, batch, adversarials, wanted[torch.isin(wanted, made)], said)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _show(
+        self, outcome: Outcome, cell: Cell, batch: "_Batch", adversarials: Tensor, rows: Tensor, said: Tensor
+    ) -> None:
+        """Show rows of adversarial images to the contender of a cell, which said something else of the originals."""
+        rows = self._judge(outcome, cell.contender, batch, adversarials, rows, (*cell.names, "judged"))
+        if self.stop_when_fooled:
+            # Of a random model's answers, those that are right least often stand.
+            better = batch.hits(outcome.predictions) > batch.hits(said)
+            outcome.predictions = torch.where(better, said, outcome.predictions)
+        was_right, is_right = (
+            vote(predictions)[rows] == batch.labels[rows] for predictions in (said, outcome.predictions)
+        )
+        outcome.rows, outcome.right, outcome.fooled = (
+            rows.tolist(),
+            int(was_right.sum()),
+            (was_right & ~is_right).tolist(),
+        )
+        outcome.distances = _distances(adversarials, batch.images, rows)
+
+    def _judge(
+        self, outcome: Outcome, contender: Contender, batch: "_Batch", images: Tensor, rows: Tensor, names: "_Names"
+    ) -> Tensor:
+        """Ask a contender about rows of images, note what it says, and return the rows that no error cost."""
+
+        def ask(some: Tensor) -> Tensor:
+            start = _now(batch.device(contender.model))
+            shown, labels = batch.rows(some, images)
+            said = [answer(contender.model, shown, {"labels": labels}).argmax(1) for _ in range(contender.asked)]
+            outcome.seconds += _now(batch.device(contender.model)) - start
+            outcome.predicted += len(some) * contender.asked
+            return torch.stack(said).cpu()
+
+        parts, errors = self._salvaged(ask, rows, batch, contender.model, names)
+        for some, said in parts:
+            outcome.predictions[:, some] = said
+        outcome.lose(errors)
+        return torch.cat([rows[:0], *(some for some, _ in parts)])
+
+    def _salvaged(
+        self, work: Callable[[Tensor], Tensor], rows: Tensor, batch: "_Batch", model: nn.Module, names: "_Names"
+    ) -> "tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Exception]]]":
+        """Do work on rows, and where it raises on each half of them, down to the rows that it raises on.
+
+        What has failed on everything so far is the caller's error, and raised, after a few batches.
+        """
+        with repeatable(self.seed, batch.index, *names, device=batch.device(model)):
+            parts, errors = _salvaged(work, rows)
+        if parts:
+            self._worked.add(names)
+        elif errors and names not in self._worked:
+            self._failed[names].append(errors[0][1])
+            if len(self._failed[names]) == _ENOUGH:
+                raise self._failed[names][0]
+        return parts, errors
+
+
+_Names = tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images (n, ...) wherever they are, and their labels, int64 (n,) on the CPU."""
+
+    index: int
+    images: Tensor
+    labels: Tensor
+
+    def rows(self, rows: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Some of the images, or of others in their place, and their labels where they are."""
+        images = self.images if images is None else images
+        return images[rows.to(images.device)], self.labels[rows].to(images.device)
+
+    def hits(self, predictions: Tensor) -> Tensor:
+        """How many of the draws (draws, n) are right: int64 (n,)."""
+        return (predictions == self.labels).sum(0)
+
+    def right(self, predictions: Tensor) -> Tensor:
+        """The rows that some draw (draws, n) gets right."""
+        return self.hits(predictions).nonzero().squeeze(1)
+
+    def device(self, model: nn.Module) -> torch.device:
+        """Where the model works on these images."""
+        return placement(model)[0] or self.images.device
+
+
+def _salvaged(
+    work: Callable[[Tensor], Tensor], rows: Tensor
+) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Exception]]]:
+    """The results of work on parts of the rows, and the errors of others."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    errors: list[tuple[Tensor, Exception]] = []
+    waiting = [rows] if len(rows) else []
+    while waiting:
+        some = waiting.pop()
+        try:
+            parts.append((some, work(some)))
+        except _FATAL:
+            raise
+        except Exception as error:
+            if len(some) == 1 or (len(errors) >= _HOPELESS and not parts):
+                errors.append((some, error))
+            else:
+                first, second = some.tensor_split(2)
+                waiting += [second, first]
+    return parts, errors
+
+
+def vote(predictions: Tensor) -> Tensor:
+    """What most of the draws (draws, n) say: int64 (n,)."""
+    return predictions.mode(0).values
+
+
+def _distances(adversarials: Tensor, images: Tensor, rows: Tensor) -> list[list[float]]:
+    """How far rows of images (n, ...) were moved, in each of `NORMS`."""
+    rows = rows.to(images.device)
+    work = torch.promote_types(images.dtype, torch.float32)
+    after, before = adversarials[rows].to(work), images[rows].to(work)
+    return [norms.get(norm).distance(after, before).tolist() for norm in NORMS]
+
+
+def _now(device: torch.device) -> float:
+    """The time when the device has done what it was asked for: what runs in the background is timed as well."""
+    if device.type in ("cuda", "xpu"):
+        getattr(torch, device.type).synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,107 @@
+"""Runs that are killed and go on, and runs in several processes."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import advkit
+from advkit import errors
+from advkit.evaluation import runs
+from contracts.scenes import trained_net
+
+SCRIPT = Path(__file__).parent / "scripts" / "run.py"
+_spec = importlib.util.spec_from_file_location("run", SCRIPT)
+script = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(script)
+
+
+def execute(*command):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills the children that it forks")
+def test_a_run_killed_at_ten_random_points_ends_in_the_same_report(tmp_path):
+    counts = json.loads(execute(SCRIPT, "killed", tmp_path))
+    assert counts["kills"] == 10
+    assert counts["whole"] >= 1
+    assert counts["partial"] >= 1  # kills that left some batches, and not all
+
+
+def test_two_processes_give_the_report_of_one(tmp_path):
+    execute("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, SCRIPT, "ranks", tmp_path)
+    one = script.evaluated()
+    for rank in range(2):
+        assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == one
+    # What two have begun, one may end, or three.
+    for path in sorted((tmp_path / "run" / "batches").glob("*.json"))[::2]:
+        path.unlink()
+    assert script.evaluated(run_folder=tmp_path / "run") == one
+
+
+@pytest.fixture
+def scene():
+    net, images, labels = trained_net()
+    return net, list(zip(images.split(3), labels.split(3), strict=True))
+
+
+def test_what_is_done_is_not_done_again(scene, tmp_path):
+    net, loader = scene
+    attacks = [advkit.FGSM(net)]
+    first = advkit.evaluate(net, loader[:2], attacks, run_folder=tmp_path / "deep" / "run")
+    asked = []
+    net.register_forward_hook(lambda *_: asked.append(1))
+    again = advkit.evaluate(net, loader[:2], attacks, run_folder=tmp_path / "deep" / "run")
+    assert again == first  # with the times
+    assert not asked
+    more = advkit.evaluate(net, loader, attacks, run_folder=tmp_path / "deep" / "run")
+    assert asked
+    assert more.images == 8
+
+
+def test_another_run_in_the_same_folder_is_refused(scene, tmp_path):
+    net, loader = scene
+    attacks = [advkit.FGSM(net)]
+    advkit.evaluate(net, loader, attacks, run_folder=tmp_path)
+    other = trained_net(seed=5)[0]
+    for model, given, arguments, words in (
+        (other, attacks, {}, "models"),
+        (net, [advkit.FGSM(net, eps=0.1)], {}, "attacks"),
+        (net, attacks, {"seed": 1, "draws": 3}, "draws, seed"),
+    ):
+        with pytest.raises(errors.InputError, match=f"holds a run with other {words}: "):
+            advkit.evaluate(model, loader, given, run_folder=tmp_path, **arguments)
+    with pytest.raises(errors.InputError, match="batch 0 of the loader is not what it was"):
+        advkit.evaluate(net, loader[::-1], attacks, run_folder=tmp_path)
+
+
+def test_a_part_of_a_file_is_not_read(scene, tmp_path):
+    net, loader = scene
+    whole = advkit.evaluate(net, loader, [advkit.FGSM(net)], run_folder=tmp_path)
+    (tmp_path / "batches" / "00000000.json.0.part").write_text('{"dig')
+    assert advkit.evaluate(net, loader, [advkit.FGSM(net)], run_folder=tmp_path) == whole
+
+
+def test_processes_with_different_batches_are_told(scene, monkeypatch):
+    """As a DistributedSampler or shuffling would give them."""
+    net, loader = scene
+    monkeypatch.setattr(runs.Ranks, "gather", lambda self, thing: [thing, "another"])
+    with pytest.raises(errors.InputError, match="without a DistributedSampler"):
+        advkit.evaluate(net, loader, [])
+
+
+def test_a_bar_shows_the_attacks(scene, capsys):
+    net, loader = scene
+    advkit.evaluate(net, loader, [advkit.FGSM(net), advkit.FGSM(net)], progress=True)
+    shown = capsys.readouterr().err
+    assert "6/6" in shown
+    assert "attack" in shown
+    assert torch.is_grad_enabled()
