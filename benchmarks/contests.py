@@ -85,12 +85,12 @@ def seed() -> None:
     random.seed(0)
 
 
-def ours(attack: type[advkit.Attack], targeted: bool = False, **settings: Any) -> Contender:
+def ours(attack: type[advkit.Attack], *, targeted: bool = False, says: str = "", **settings: Any) -> Contender:
     def start(model: nn.Module) -> Run:
         made = attack(model, **settings)
         return lambda images, labels: made(images, labels, targets=following(labels) if targeted else None)
 
-    return Contender("advkit", start, "advkit")
+    return Contender("advkit", start, "advkit", says)
 
 
 def torchattacks(name: str, *, says: str = "", most: int | None = None, **settings: Any) -> Contender:
@@ -223,6 +223,7 @@ CONTESTS = [
         "l0",
         (
             ours(advkit.JSMA, targeted=True, theta=1.0, gamma=0.1),
+            ours(advkit.JSMA, targeted=True, theta=1.0, gamma=0.1, pairs=1, says="pairs=1"),
             torchattacks("JSMA", theta=1.0, gamma=0.1, most=2),
             art("SaliencyMapMethod", targeted=True, theta=1.0, gamma=0.1),
             art("SaliencyMapMethod", targeted=True, theta=0.1, gamma=1.0, says="theta 0.1, gamma 1"),
