@@ -13,14 +13,14 @@ from typing import TypeVar
 
 import pytest
 import torch
+from contests import Contender, Contest, seed
+from networks import Scene
+from passes import Counted, Replay
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from advkit import norms
 from advkit.model import attacking
-from contests import Contender, Contest, seed
-from networks import Scene
-from passes import Counted, Replay
 
 Result = TypeVar("Result")
 

@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
-
 from contests import CONTESTS, Contender, Contest
 from networks import NETWORKS, Scene, scene
 

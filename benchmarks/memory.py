@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from contests import CONTESTS, seed
+from networks import scene
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import advkit
-from contests import CONTESTS, seed
-from networks import scene
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -97,7 +97,7 @@ class Bench:
             ),
         }
 
-    def training(self) -> dict[str, Callable[[nn.Module], defenses.Defense]]:
+    def training(self) -> dict[str, Callable[[nn.Module], defenses.TrainingDefense]]:
         """The defenses that train, made from the undefended model."""
         return {
             "FGSM training": lambda model: defenses.AdversarialTraining(advkit.FGSM(model, eps=EPS)),
@@ -120,30 +120,33 @@ class Bench:
             return self.undefended()
         if name in self.wrapping():
             return self.wrapping()[name]().wrap(self.undefended()).eval()
-        defense = self.training()[name](self.undefended())
-        if isinstance(defense, defenses.DefensiveDistillation):
-            return defense.wrap(self._trained(name, self._fresh(), defense)).eval()
-        return self._trained(name, copy.deepcopy(self.undefended()), defense)
+        if name == "Distillation, T=20":
+            distillation = defenses.DefensiveDistillation(temperature=20)
+            return distillation.wrap(self._trained(name, self._fresh(), lambda model: distillation)).eval()
+        return self._trained(name, copy.deepcopy(self.undefended()), self.training()[name])
 
     def _plain(self, name: str, seed: int = 0, width: int = 32) -> nn.Module:
         """A model trained as usual, which is adversarial training with clean images alone."""
-        model = self._fresh(seed, width)
-        return self._trained(name, model, None)
+        as_usual = defenses.AdversarialTraining
+        return self._trained(
+            name, self._fresh(seed, width), lambda model: as_usual(advkit.FGSM(model), clean_ratio=1.0)
+        )
 
     def _fresh(self, seed: int = 0, width: int = 32) -> nn.Module:
         torch.manual_seed(seed)
         images, labels = self.data.train
         return cnn(images, int(labels.max()) + 1, width)
 
-    def _trained(self, name: str, model: nn.Module, defense: defenses.Defense | None) -> nn.Module:
+    def _trained(
+        self, name: str, model: nn.Module, recipe: Callable[[nn.Module], defenses.TrainingDefense]
+    ) -> nn.Module:
         """The model with the weights that the defense gives it, from the folder if they are there."""
         path = self.folder / f"{name}.pt"
         if not path.exists():
-            batches = Batches(*self.data.train)
+            defense, batches = recipe(model), Batches(*self.data.train)
             rounds = 2 if isinstance(defense, defenses.DefensiveDistillation) else 1
             optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=self.epochs * len(batches))
-            defense = defense or defenses.AdversarialTraining(advkit.FGSM(model), clean_ratio=1.0)
             print(f"training: {name}, {self.epochs} epochs{' twice' if rounds == 2 else ''}", flush=True)
             defense.fit(
                 model.train(),

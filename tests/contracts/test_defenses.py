@@ -249,6 +249,7 @@ def test_the_gradient_of_a_differentiable_defense_is_its_derivative(case: Defens
 @pytest.mark.parametrize("attack", STRONG, ids=lambda attack: attack.__name__)
 def test_knowing_the_defense_never_hurts(case: DefenseCase, attack: type[Attack]) -> None:
     net, images, _ = trained_net()
+    images = images.repeat(4 if case.stochastic else 1, 1, 1, 1)  # each row has draws of its own
     defended = case.make().wrap(net)
     labels = votes(defended, images)
     # What is fooled by no margin in the mean, a random defense gets right in every other draw.

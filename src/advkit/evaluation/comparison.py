@@ -1,6 +1,7 @@
 """From the records of the batches to the flags that attacks raise when they are held against each other."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,19 +27,21 @@ def comparison(
     """
     labels = torch.tensor([label for record in records.values() for label in record.labels])
     found: list[Flag] = []
+    cells = [(assault.attack, cell) for assault in plan for cell in assault.cells]
     for index, contender in enumerate(contenders):
-        _, kept = _right([record.clean[index] for record in records.values()], labels)
+        clean, kept = _right([record.clean[index] for record in records.values()], labels)
         outcomes = []
-        cells = [(assault.attack, cell) for assault in plan for cell in assault.cells]
-        for place, (attack, cell) in enumerate(cells):
-            if cell.contender is not contender:
-                continue
+        # An attack that is the same under two protocols counts once, as the adaptive one, which comes last.
+        places = {attack: place for place, (attack, cell) in enumerate(cells) if cell.contender is contender}
+        for attack, place in places.items():
+            cell = cells[place][1]
             after = [record.cells[place] for record in records.values()]
             right, judged = _right(after, labels)
             by_norm = dict(zip(NORMS, torch.cat([_moved(one) for one in after], 1), strict=True))
             outcomes.append(Outcome(cell.attack, cell.protocol, attack, right, by_norm))
             kept = kept & judged
-        found += compared(contender.name, [outcome.rows(kept) for outcome in outcomes])
+        if bool(kept.any()):
+            found += compared(contender.name, clean[kept], [_rows(outcome, kept) for outcome in outcomes])
     return tuple(found)
 
 
@@ -46,6 +49,12 @@ def _right(answers: Sequence[Answers], labels: Tensor) -> tuple[Tensor, Tensor]:
     """Whether most draws are right, and whether no error cost the image: bool (N,) each."""
     said = torch.cat([one.predictions for one in answers], 1)
     return vote(said) == labels, (said != LOST).all(0)
+
+
+def _rows(outcome: Outcome, kept: Tensor) -> Outcome:
+    """The same for some of the images, bool (N,)."""
+    distances = {norm: far[kept] for norm, far in outcome.distances.items()}
+    return replace(outcome, right=outcome.right[kept], distances=distances)
 
 
 def _moved(answers: Answers) -> Tensor:

@@ -4,7 +4,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import fields, replace
+from dataclasses import fields
 from hashlib import blake2b
 from math import isfinite
 from os import PathLike
@@ -21,7 +21,6 @@ from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError, ModelError
 from advkit.evaluation.comparison import comparison
-from advkit.evaluation.flags import raised
 from advkit.evaluation.report import BARE, RobustnessReport
 from advkit.evaluation.runs import Ranks, RunFolder, together
 from advkit.evaluation.summary import hopeless, summary
@@ -137,7 +136,7 @@ def evaluate(
     if error := hopeless(records.values()):
         raise trial.first_error() or ModelError(f"something failed on every image: {error}")
     compared = comparison(records, contenders, plan) if flags and not stop_when_fooled else ()
-    report = RobustnessReport(
+    return RobustnessReport(
         **summary(records, contenders, plan, setup),
         flags=(*(flag for record in records.values() for flag in record.flags), *compared),
         stop_when_fooled=stop_when_fooled,
@@ -149,7 +148,6 @@ def evaluate(
         torch_version=str(torch.__version__),
         python_version=platform.python_version(),
     )
-    return replace(report, flags=report.flags + raised(report)) if flags else report
 
 
 def _records(

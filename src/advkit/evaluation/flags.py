@@ -14,9 +14,8 @@ The papers:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,10 +29,7 @@ from advkit.losses import cross_entropy
 from advkit.model import Model, attacking, is_stochastic
 from advkit.norms import L2, Linf
 
-if TYPE_CHECKING:
-    from advkit.evaluation.report import AttackScore, RobustnessReport
-
-__all__ = ["Flag", "Outcome", "beats", "compared", "named_norm", "probed", "raised", "rising"]
+__all__ = ["Flag", "Outcome", "beats", "compared", "named_norm", "probed", "rising"]
 
 _ATHALYE = "Athalye, Carlini & Wagner 2018, section 3.1"
 _CARLINI = "Carlini et al. 2019"
@@ -99,11 +95,6 @@ class Outcome:
         anything = self.attack.kind == "minimal" and norm is not norms.L0
         return torch.full_like(other.right, anything)
 
-    def rows(self, kept: Tensor) -> "Outcome":
-        """The same for some of the images, bool (N,)."""
-        distances = {norm: distance[kept] for norm, distance in self.distances.items()}
-        return replace(self, right=self.right[kept], distances=distances)
-
 
 class _LogOdds(Untargeted):
     """The goal whose loss never saturates, log sum_{i != y} exp Z_i - Z_y.
@@ -152,41 +143,24 @@ def _probe(what: str, look: Callable[[], list[Flag]]) -> list[Flag]:
         return [Flag("not probed", sentence, _CARLINI)]
 
 
-def compared(defense: str, outcomes: Sequence[Outcome]) -> tuple[Flag, ...]:
+def compared(defense: str, clean: Tensor, outcomes: Sequence[Outcome]) -> tuple[Flag, ...]:
     """The flags that show when the attacks on one model are held against each other, image by image.
 
     Args:
         defense: what the report calls the model's defense; "none" for the bare model.
+        clean: bool (N,), whether the model is right on each image when nobody attacks.
         outcomes: of the attacks on the same N images, each of which attacked every image that the model gets right.
     """
     who = _who(defense)
     found = []
     for one in outcomes:
+        found += _of_help(who, one, clean)
         found += _of_reach(who, one)
         peers = [other for other in outcomes if other.protocol == one.protocol and other is not one]
         found += _of_steps(who, one, peers)
         found += _of_budgets(who, one, peers)
         found += _of_sight(who, one, peers)
         found += _of_knowledge(who, one, outcomes)
-    return tuple(found)
-
-
-def raised(report: "RobustnessReport") -> tuple[Flag, ...]:
-    """The flags that the numbers of a report raise by themselves: an accuracy under attack above the clean one.
-
-    It is above if the intervals of the two have nothing in common.
-    """
-    clean = {one.name: one for one in report.defenses}
-    found = []
-    for score in report.scores:
-        before = clean[score.defense]
-        if score.low > before.high:
-            sentence = (
-                f"{_who(score.defense)} is right on {score.accuracy:.1%} of the images under {_called(score)}, and on "
-                f"{before.accuracy:.1%} when nobody attacks; an attack that helps is none: it is aimed at another "
-                "model, or its gradient misleads."
-            )
-            found.append(Flag("above clean accuracy", sentence, _CARLINI))
     return tuple(found)
 
 
@@ -221,10 +195,10 @@ def _of_model(
 ) -> list[Flag]:
     """What the answers and the gradients of the model look like."""
     device, work = workplace(model, images)
-    x, labels = own(images, device, work).requires_grad_(), own(labels, device, torch.int64)
-    goal, (low, high) = _LogOdds(labels), bounds
     averaged = adaptive and is_stochastic(model)
     with attacking(model, adaptive=adaptive):
+        x, labels = own(images, device, work).requires_grad_(), own(labels, device, torch.int64)
+        goal, (low, high) = _LogOdds(labels), bounds
         classifier = Classifier(model, {"labels": labels})
         logits, again = classifier(x), classifier(x)
         gradient, repeated = (_gradient(goal.loss(answer), x) for answer in (logits, again))
@@ -337,6 +311,17 @@ def _of_effort(who: str, name: str, attack: Attack, images: Tensor, labels: Tens
         "take more steps, and several starts of a random attack, until the accuracy stays where it is."
     )
     return [Flag("more steps help", sentence, _CARLINI)]
+
+
+def _of_help(who: str, one: Outcome, clean: Tensor) -> list[Flag]:
+    """Whether the attack helps the model."""
+    if not beats(one.right, clean):
+        return []
+    sentence = (
+        f"{who} is right on {_share(one.right)} of the images under {_called(one)}, and on {_share(clean)} when nobody "
+        "attacks; an attack that helps is none: it is aimed at another model, or its gradient misleads."
+    )
+    return [Flag("above clean accuracy", sentence, _CARLINI)]
 
 
 def _of_reach(who: str, one: Outcome) -> list[Flag]:
@@ -501,7 +486,7 @@ def _who(defense: str) -> str:
     return "the model" if defense == "none" else f"the model behind {defense}"
 
 
-def _called(one: "Outcome | AttackScore") -> str:
+def _called(one: Outcome) -> str:
     return one.name if one.protocol in (None, "adaptive") else f"{one.name} ({one.protocol})"
 
 
