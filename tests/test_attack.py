@@ -10,7 +10,7 @@ import advkit
 from advkit import Attack
 from advkit.errors import AdvkitError
 from advkit.goals import Goal
-from contracts.scenes import IMAGE, conv_net, draw
+from contracts.scenes import IMAGE, Passes, conv_net, draw
 
 IMAGES, LABELS = draw(3, *IMAGE), torch.tensor([0, 1, 2])
 
@@ -68,3 +68,21 @@ def test_distances_of_a_result() -> None:
     torch.testing.assert_close(result.distance("l0"), torch.full((3,), 192.0))
     half = dataclasses.replace(result, images=result.images.half(), originals=result.originals.half())
     assert half.distance("l1").dtype == torch.float32
+
+
+def test_a_large_batch_is_done_in_parts_on_a_cpu() -> None:
+    model = Passes(conv_net())
+    images, labels = draw(150, *IMAGE), torch.arange(150) % 4
+    eps = torch.linspace(0, 0.2, 150)
+    attack = advkit.MIFGSM(model, eps=eps, steps=1)
+    found = attack(images, labels)
+    assert (model.forwards, model.backwards) == ([64, 64, 22], [64, 64, 22])
+    rows = slice(120, 140)
+    few = advkit.MIFGSM(model, eps=eps[rows], steps=1)(images[rows], labels[rows])
+    torch.testing.assert_close(found[rows], few, rtol=0, atol=1e-6)
+
+    labels[-1] = 4  # in the last part, and known at the first answer
+    model.forwards.clear()
+    with pytest.raises(advkit.errors.InputError, match=r"labels must lie in \[0, 4\)"):
+        attack(images, labels)
+    assert model.forwards == [64]

@@ -174,6 +174,9 @@ def placement(model: Model) -> tuple[torch.device | None, torch.dtype | None]:
     """The device of the model's first parameter or buffer and the dtype of its first floating one, if any."""
     if not isinstance(model, nn.Module):
         return None, None
-    tensors = list(chain(model.parameters(), model.buffers()))
-    device = next((tensor.device for tensor in tensors), None)
-    return device, next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+    device = next((tensor.device for tensor in _tensors(model)), None)
+    return device, next((tensor.dtype for tensor in _tensors(model) if tensor.is_floating_point()), None)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    return chain(model.parameters(), model.buffers())

@@ -156,6 +156,7 @@ def test_arguments_are_plain(model, loader):
     assert (pgd.attack, shift.attack) == ("PGD", "Shift")
     assert pgd.arguments == {
         "bounds": [0.0, 1.0],
+        "autocast": None,
         "eps": 8 / 255,
         "alpha": 2 / 255,
         "steps": 10,

