@@ -154,15 +154,21 @@ def attacking(model: Model, *, adaptive: bool = False) -> Iterator[None]:
             for defended, surrogate in answering.items():
                 defended._surrogate = surrogate
             for module in modules:
-                module.training = False
+                _set(module, "training", False)
             for module in recurrent:
                 module.training, module.dropout = True, 0.0
             for parameter in parameters:
-                parameter.requires_grad = False
+                _set(parameter, "requires_grad", False)
             yield
         finally:
             for owner, name, value in before:
-                setattr(owner, name, value)
+                _set(owner, name, value)
+
+
+def _set(owner: nn.Module | Tensor, name: str, value: object) -> None:
+    """An attribute, written only where it differs: modules are slow to be written to, and a batch may be one image."""
+    if getattr(owner, name) is not value:
+        setattr(owner, name, value)
 
 
 def _needs_training_mode(module: nn.Module) -> TypeGuard[nn.RNNBase]:
