@@ -214,10 +214,10 @@ class Attack(ABC):
         """
         rows = _ROWS_ON_CPU if pixels.device.type == "cpu" and self.kind != "black-box" else len(pixels)
         parts = []
-        for index in torch.arange(len(pixels), device=pixels.device).split(rows):
-            part = slice(int(index[0]), int(index[-1]) + 1)
+        everything = torch.arange(len(pixels), device=pixels.device)
+        for part in (slice(start, start + rows) for start in range(0, len(pixels), rows)):
             attack = self._with(model=model, **{name: value[part] for name, value in per_row.items()})
-            found = attack._perturb(pixels[part], goal.rows(index)).detach()
+            found = attack._perturb(pixels[part], goal.rows(everything[part])).detach()
             if found.shape != pixels[part].shape:
                 raise AdvkitError(
                     f"{type(self).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "

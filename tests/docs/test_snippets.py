@@ -67,3 +67,13 @@ def test_the_table_of_attacks_names_each_attack_and_no_other(name: str) -> None:
     table = next(part for part in re.split(r"\n\s*\n", text) if part.startswith("| Attack |"))
     listed = re.findall(r"^\| \[?`(\w+)`", table, flags=re.MULTILINE)
     assert sorted(listed) == sorted(advkit.attacks.__all__)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/defenses.md"])
+def test_the_table_of_defenses_names_each_defense_and_no_other(name: str) -> None:
+    table = next(
+        part for part in PAGES[name].read_text(encoding="utf-8").split("\n\n") if part.startswith("| Defense |")
+    )
+    listed = [word for row in table.splitlines() for word in re.findall(r"`(\w+)`", row.split("|")[1])]
+    bases = {"Defense", "Epoch", "InputTransformation", "TrainingDefense"}
+    assert sorted(listed) == sorted(set(advkit.defenses.__all__) - bases)
