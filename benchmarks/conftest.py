@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--networks", default=",".join(NETWORKS), help="which to attack, with commas between (%(default)s)")
     group.addoption("--batch-sizes", default="1,32,256", help="how many images, with commas between (%(default)s)")
     group.addoption("--device", default="cpu", help="where, such as cuda (%(default)s)")
-    group.addoption("--seconds", type=float, default=2.0, help="to repeat each contender for (%(default)s)")
+    group.addoption("--seconds", type=float, default=1.0, help="to repeat each contender for (%(default)s)")
     group.addoption("--all-images", action="store_true", help="whole batches also for slow attacks, as on a GPU")
 
 

@@ -1,4 +1,4 @@
-"""Markdown tables of what pytest-benchmark measured: python benchmarks/table.py results.json.
+"""Markdown tables of what pytest-benchmark measured: python benchmarks/table.py results.json, or several of them.
 
 Times are ratios of medians in one run, so that they mean the same on the next machine.
 """
@@ -13,13 +13,13 @@ HEAD = """| attack | images | success | median size | passes | advkit / this | o
 | --- | --: | --: | --: | --: | --: | --: |"""
 
 
-def tables(results: dict[str, Any]) -> str:
-    """One table for each network and batch size, under a line that says where it was measured."""
+def tables(runs: list[dict[str, Any]]) -> str:
+    """One table for each network and batch size, under what says where each run was measured."""
     of_scene: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
-    for bench in results["benchmarks"]:
+    for bench in (bench for run in runs for bench in run["benchmarks"]):
         info = bench["extra_info"]
         of_scene[info["network"], info["batch"]].append({**info, "seconds": bench["stats"]["median"]})
-    parts = [_where(results)]
+    parts = [_where(run) for run in runs]
     for (network, batch), rows in sorted(of_scene.items()):
         lines = [HEAD]
         for row in rows:
@@ -51,5 +51,5 @@ def _line(row: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Turn the JSON of pytest-benchmark into Markdown tables of ratios.")
-    parser.add_argument("results", type=Path, help="what --benchmark-json wrote")
-    print(tables(json.loads(parser.parse_args().results.read_text())), end="")
+    parser.add_argument("results", type=Path, nargs="+", help="what --benchmark-json wrote")
+    print(tables([json.loads(file.read_text()) for file in parser.parse_args().results]), end="")
