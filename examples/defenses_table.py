@@ -220,6 +220,8 @@ class Table:
             cells += [" / ".join(self._accuracy(name, column, who) for who in ATTACKERS) for column in columns]
             lines.append(f"| {name} | {' | '.join(cells)} |")
         minimal = [column for column in columns if column in ("DeepFool", "CW")]
+        if not minimal:
+            return "\n".join(lines)
         lines += ["", f"| median L2 of what fools | {' | '.join(minimal)} |", "| --- " + "| --: " * len(minimal) + "|"]
         for name in names:
             cells = [" / ".join(self._l2(name, column, who) for who in ATTACKERS[1:]) for column in minimal]
