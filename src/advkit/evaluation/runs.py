@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from torch import distributed
 
+from advkit._engine.files import write_whole
 from advkit.errors import InputError
 from advkit.evaluation.trial import Record
 
@@ -67,13 +68,8 @@ class RunFolder:
 
 
 def _write(path: Path, text: str) -> None:
-    """All of the text or none, whenever the process is killed, and whoever else writes the same."""
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.part")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """A file of the folder, which several processes may write at a time."""
+    write_whole(path, lambda stream: stream.write(text.encode()), writer=f".{uuid4().hex}")
 
 
 @dataclass(frozen=True)
