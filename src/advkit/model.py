@@ -137,12 +137,16 @@ def attacking(model: Model, *, adaptive: bool = False) -> Iterator[None]:
         if not isinstance(model, nn.Module):
             yield
             return
-        answering = {one: (one.defense.surrogate(one.undefended),) if adaptive else () for one in _defended(model)}
+        modules = list(model.modules())
+        known = [module for module in modules if isinstance(module, Defended)]
+        answering = {one: (one.defense.surrogate(one.undefended),) if adaptive else () for one in known}
         surrogates = [each for each in chain(*answering.values()) if isinstance(each, nn.Module)]
-        whole = nn.ModuleList([model, *surrogates])
+        if surrogates:
+            modules = list(nn.ModuleList([model, *surrogates]).modules())
         # An inference tensor takes no part in autograd, and could not be given its flag back here.
-        parameters = [parameter for parameter in whole.parameters() if not parameter.is_inference()]
-        modules = [module for module in whole.modules() if hasattr(module, "training")]  # frozen TorchScript has none
+        owned = chain.from_iterable(module._parameters.values() for module in modules)
+        parameters = [each for each in owned if each is not None and not each.is_inference()]
+        modules = [module for module in modules if hasattr(module, "training")]  # frozen TorchScript has none
         recurrent = [module for module in modules if _needs_training_mode(module)]
         before: list[tuple[nn.Module | Tensor, str, object]] = [
             *((module, "training", module.training) for module in modules),
