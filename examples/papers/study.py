@@ -43,6 +43,7 @@ class Study(Generic[Scale]):
         paper: the paper's own numbers.
         scale: the one that was chosen.
         device: where networks are.
+        autocast: what networks may be rounded to while they are trained; None for no such rounding.
         seed: of everything random.
         work: a folder for what is not to be kept.
     """
@@ -55,6 +56,7 @@ class Study(Generic[Scale]):
         parser.add_argument("--download", action="store_true", help="torchvision's data instead, kept in --data")
         parser.add_argument("--scale", choices=scales, default="quick", help="how much is done (%(default)s)")
         parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+        parser.add_argument("--autocast", action="store_true", help="train in bfloat16 where torch holds it for safe")
         parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
         parser.add_argument("--out", type=Path, metavar="DIR", help=f"for the results (runs/{paper}-SCALE)")
         parser.add_argument("--report", action="store_true", help="measure nothing, write what there is again")
@@ -62,6 +64,7 @@ class Study(Generic[Scale]):
         self.paper: Any = json.loads((PAPERS / paper / "figures.json").read_text(encoding="utf-8"))
         self.scale: Scale = scales[options.scale]
         self.device = torch.device(options.device)
+        self.autocast: torch.dtype | None = torch.bfloat16 if options.autocast else None
         self.seed: int = options.seed
         self._options = options
         self._folder: Path = options.out or Path("runs") / f"{paper}-{options.scale}"
@@ -71,9 +74,11 @@ class Study(Generic[Scale]):
             "paper": paper,
             "scale": {"name": options.scale, **asdict(self.scale)},  # type: ignore[call-overload]
             "device": self.device.type,
+            "autocast": self.autocast and str(self.autocast).removeprefix("torch."),
             "seed": self.seed,
         }
         self._command = f"python examples/papers/{paper}/run.py --data DIR --scale {options.scale} --seed {self.seed}"
+        self._command += " --autocast" * options.autocast
         self._measured = self._so_far()
         self._pieces: list[str] = []  # of results.md
         self._tables: list[dict[str, Any]] = []
@@ -99,7 +104,7 @@ class Study(Generic[Scale]):
     def trained(
         self, name: str, network: Callable[[], nn.Module], train: Callable[[nn.Module, Path], Any]
     ) -> nn.Module:
-        """A network, trained once in the life of the folder, in eval mode.
+        """A network, trained once in the life of the folder, in eval mode; its weights lie channels last, for speed.
 
         Args:
             name: of the network.
@@ -108,7 +113,7 @@ class Study(Generic[Scale]):
                 measurement, "train " and the name.
         """
         torch.manual_seed(self.seed)
-        model = network().to(self.device)
+        model = network().to(self.device, memory_format=torch.channels_last)
         weights, checkpoint = (self.work / f"{name}{suffix}" for suffix in (".pt", ".checkpoint"))
 
         def train_and_keep() -> Any:
@@ -268,4 +273,5 @@ def as_text(value: Any) -> str:
 def _machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
+    threads = torch.get_num_threads()
+    return f"{threads} {'thread' if threads == 1 else 'threads'} of a CPU ({platform.machine()})"

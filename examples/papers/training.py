@@ -22,6 +22,7 @@ def fit(
     *,
     defense: TrainingDefense | None = None,
     validation: Dataset | None = None,
+    autocast: torch.dtype | None = None,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
 ) -> list[float]:
@@ -34,6 +35,7 @@ def fit(
         checkpoint: a file, written after each epoch.
         defense: to train with; none if None.
         validation: images to choose the epoch by. The last one is kept if None.
+        autocast: what the model may be rounded to meanwhile.
         batch_size: images in a step.
         learning_rate: the first.
 
@@ -52,6 +54,7 @@ def fit(
         batch_scheduler=schedule,
         validation=None if validation is None else DataLoader(validation, batch_size),
         checkpoint=checkpoint,
+        autocast=autocast,
     )
     return [epoch.loss for epoch in defense.history]
 

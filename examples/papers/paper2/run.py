@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         eps = printed["eps"]
         found: dict[str, float | None] = {}
         if number in study.scale.experiments:
-            train_it = partial(trained_by_fgsm, train, study.scale.epochs, eps if number != "1" else None)
+            train_it = partial(trained_by_fgsm, study, train, eps if number != "1" else None)
             model = study.trained(f"experiment-{number}", seeded(study.seed + int(number)), train_it)
             found = study.once(f"experiment {number}", partial(tested, model, test, eps, study.scale.steps)) or {}
         shown = {name: percent(share) for name, share in found.items()}
@@ -103,11 +103,13 @@ def seeded(seed: int) -> Callable[[], nn.Module]:
     return network
 
 
-def trained_by_fgsm(train: Images, epochs: int, eps: float | None, model: nn.Module, checkpoint: Path) -> list[float]:
+def trained_by_fgsm(
+    study: Study[Scale], train: Images, eps: float | None, model: nn.Module, checkpoint: Path
+) -> list[float]:
     """Train on clean images and, where there is an eps, as much on what FGSM makes of them."""
     fgsm = None if eps is None else advkit.FGSM(model, eps, bounds=BOUNDS)
     defense = None if fgsm is None else advkit.defenses.AdversarialTraining(fgsm)
-    return fit(model, train, epochs, checkpoint, defense=defense)
+    return fit(model, train, study.scale.epochs, checkpoint, defense=defense, autocast=study.autocast)
 
 
 def tested(model: nn.Module, test: Images, eps: float, steps: int) -> dict[str, float]:

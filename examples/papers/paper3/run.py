@@ -47,6 +47,7 @@ class Scale:
 SCALES = {
     "tiny": Scale(images=128, epochs=1, copied_images=64, copied_epochs=1, training_eps=(0.2,), test_images=8),
     "quick": Scale(images=50_000, epochs=6, copied_images=40_000, copied_epochs=2, test_images=1000),
+    "hour": Scale(epochs=8, copied_epochs=3, test_images=2000),
     "paper": Scale(),
 }
 
@@ -144,8 +145,9 @@ def differences(these: Curve, those: Curve) -> Curve:
 def networks(study: Study[Scale], architecture: str, train: Images) -> dict[str, nn.Module]:
     """The baseline, and the networks trained on its FGSM images, by the eps of these."""
     scale, network = study.scale, NETWORKS[architecture]
+    train_it = partial(fit, autocast=study.autocast)
     baseline = study.trained(
-        f"{architecture}-baseline", network, lambda model, checkpoint: fit(model, train, scale.epochs, checkpoint)
+        f"{architecture}-baseline", network, lambda model, checkpoint: train_it(model, train, scale.epochs, checkpoint)
     )
     models: dict[str, nn.Module] = {"baseline": baseline}
     clean = train.take(scale.copied_images)
@@ -154,7 +156,7 @@ def networks(study: Study[Scale], architecture: str, train: Images) -> dict[str,
 
         def train_on_both(model: nn.Module, checkpoint: Path, eps: float = eps, copies: Path = copies) -> list[float]:
             both = advkit.data.augment(clean, advkit.data.generate(advkit.FGSM(baseline, eps), clean, copies))
-            history = fit(model, both, scale.copied_epochs, checkpoint)
+            history = train_it(model, both, scale.copied_epochs, checkpoint)
             shutil.rmtree(copies)
             return history
 

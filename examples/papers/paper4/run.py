@@ -139,7 +139,8 @@ def resnet(width: int) -> nn.Module:
 def training(
     study: Study[Scale], train: Images, defense: TrainingDefense | None = None
 ) -> Callable[[nn.Module, Path], list[float]]:
-    return lambda model, checkpoint: fit(model, train, study.scale.epochs, checkpoint, defense=defense)
+    settings = {"defense": defense, "autocast": study.autocast}
+    return lambda model, checkpoint: fit(model, train, study.scale.epochs, checkpoint, **settings)
 
 
 def table(study: Study[Scale], models: dict[str, nn.Module], test: Images) -> None:
