@@ -117,6 +117,22 @@ def test_a_report_measures_nothing(data, tmp_path, example, started):
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == before
 
 
+def test_autocast_is_what_networks_are_trained_in(data, tmp_path, example):
+    arguments = ["--data", str(data), "--scale", "tiny", "--device", "cpu", "--out"]
+    run = example("paper2")
+    losses = []
+    for folder, options in (("plain", []), ("rounded", ["--autocast"])):
+        run.main([*arguments, str(tmp_path / folder), *options])
+        results = json.loads((tmp_path / folder / "results.json").read_text(encoding="utf-8"))
+        losses.append(results["measured"]["train experiment-1"]["value"])
+    plain, rounded = losses
+    assert results["about"]["autocast"] == "bfloat16"
+    assert rounded != plain
+    assert rounded == pytest.approx(plain, rel=0.02)
+    with pytest.raises(SystemExit, match="another autocast"):
+        run.main([*arguments, str(tmp_path / "rounded")])
+
+
 def test_a_report_of_nothing_has_dashes(data, tmp_path, example, capsys):
     arguments = ["--data", str(data), "--scale", "tiny", "--device", "cpu", "--out", str(tmp_path), "--report"]
     example("paper2").main(arguments)
