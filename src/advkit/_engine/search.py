@@ -19,14 +19,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit._engine.checks import check_choice, check_number
 from advkit._engine.classifier import image_gradient
 from advkit._engine.rows import Rows
 from advkit.goals import Goal, Untargeted
 from advkit.model import Model
 from advkit.norms import column
 
-__all__ = ["LARGEST_C", "Best", "Descent", "Objective", "bisect", "check_search", "dot", "search", "sliver"]
+__all__ = ["LARGEST_C", "Best", "Descent", "Objective", "bisect", "dot", "search", "sliver"]
 
 LARGEST_C = 1e10
 _CANDIDATES = 9  # classes that are looked at for each image
@@ -39,19 +38,6 @@ _LOOK = 5  # steps between looks at which rows may leave: each look makes a GPU 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each row: (n, ...) and (n, ...) to (n,)."""
     return (a * b).flatten(1).sum(1)
-
-
-def check_search(
-    kappa: object, initial_c: object, binary_search_steps: object, steps: object, lr: object, schedule: object
-) -> None:
-    """Refuse hyperparameters of a search that are out of their range."""
-    check_number("kappa", kappa, at_least=0)
-    if initial_c is not None:
-        check_number("initial_c", initial_c, above=0, at_most=LARGEST_C)
-    check_number("binary_search_steps", binary_search_steps, at_least=1, integer=True)
-    check_number("steps", steps, at_least=1, integer=True)
-    check_number("lr", lr, above=0)
-    check_choice("schedule", schedule, ("cosine", "constant"))
 
 
 class Objective(ABC):

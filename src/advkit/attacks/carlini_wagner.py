@@ -1,17 +1,16 @@
 """The attack of Carlini and Wagner, L2."""
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from advkit._engine.search import Descent, Objective, bisect, check_search, dot, search
-from advkit.attack import Attack, Kind
-from advkit.goals import Goal
+from advkit._engine.search import Descent, Objective, dot
 from advkit.norms import L2, Norm, column
+from advkit.penalty import Penalty
 
 __all__ = ["CW"]
 
@@ -19,7 +18,7 @@ _MARGIN = 0.05  # tanh ends this much beyond the bounds, or no step could move a
 
 
 @dataclass(frozen=True, eq=False)
-class CW(Attack):
+class CW(Penalty):
     """Carlini and Wagner's attack: the smallest change (L2) that the model takes for another class.
 
     Minimises ||x' - x||^2 + c * max(margin(x') + kappa, 0) with x' = mid + half * tanh(w) / (1 - 0.05), and a c
@@ -55,36 +54,13 @@ class CW(Attack):
         InputError: a number is out of its range; see `Attack` for the rest.
     """
 
-    kind: ClassVar[Kind] = "minimal"
     norm: ClassVar[Norm] = L2
 
-    kappa: float = 0.0
-    initial_c: float | None = None
-    binary_search_steps: int = 5
-    steps: int = 50
-    lr: float = 0.01
-    _: KW_ONLY
-    schedule: Literal["cosine", "constant"] = "cosine"
+    def _objective(self) -> "_SquaredL2":
+        return _SquaredL2(self.bounds)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_search(self.kappa, self.initial_c, self.binary_search_steps, self.steps, self.lr, self.schedule)
-
-    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        objective = _SquaredL2(self.bounds)
-        find: Callable[..., Tensor] = search
-        if self.schedule == "constant":
-            find = partial(bisect, begin=partial(_Adam, objective=objective, lr=self.lr))
-        return find(
-            self.model,
-            images,
-            goal,
-            objective,
-            kappa=self.kappa,
-            initial_c=self.initial_c,
-            rounds=self.binary_search_steps,
-            steps=self.steps,
-        )
+    def _descent(self) -> Callable[..., Descent]:
+        return partial(_Adam, objective=self._objective(), lr=self.lr)
 
 
 @dataclass

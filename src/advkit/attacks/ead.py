@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from advkit._engine.checks import check_choice, check_number
-from advkit._engine.search import LARGEST_C, Descent, Objective, bisect, check_search, dot, search
-from advkit.attack import Attack, Kind
-from advkit.goals import Goal
+from advkit._engine.search import LARGEST_C, Descent, Objective, dot
 from advkit.norms import L1, Norm, column
+from advkit.penalty import Penalty
 
 __all__ = ["EAD"]
 
@@ -22,7 +21,7 @@ _SPARSER = 10.0  # times the weight of L1 where nothing else counts
 
 
 @dataclass(frozen=True, eq=False)
-class EAD(Attack):
+class EAD(Penalty):
     """Elastic-net attack: the smallest change (L1) that the model takes for another class.
 
     Minimises c * max(margin(x') + kappa, 0) + ||x' - x||_2^2 + weight * ||x' - x||_1 within the bounds, with a c
@@ -64,45 +63,26 @@ class EAD(Attack):
         InputError: a number is out of its range; see `Attack` for the rest.
     """
 
-    kind: ClassVar[Kind] = "minimal"
     norm: ClassVar[Norm] = L1
 
-    kappa: float = 0.0
-    initial_c: float | None = None
-    binary_search_steps: int = 5
     steps: int = 30
-    lr: float = 0.01
     beta: float = 1e-3
     _: KW_ONLY
     decision_rule: Literal["l1", "elastic"] = "l1"
-    schedule: Literal["cosine", "constant"] = "cosine"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_search(self.kappa, self.initial_c, self.binary_search_steps, self.steps, self.lr, self.schedule)
         check_number("beta", self.beta, at_least=0)
         check_choice("decision_rule", self.decision_rule, ("l1", "elastic"))
 
-    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+    def _objective(self) -> "_L1":
         weight = self.beta / self.lr
-        objective = (
-            _L1(self.bounds, _SPARSER * weight)
-            if self.decision_rule == "l1"
-            else _Elastic(self.bounds, weight, self.beta)
-        )
-        find: Callable[..., Tensor] = search
-        if self.schedule == "constant":
-            find = partial(bisect, begin=partial(_FISTA, bounds=self.bounds, beta=self.beta, lr=self.lr))
-        return find(
-            self.model,
-            images,
-            goal,
-            objective,
-            kappa=self.kappa,
-            initial_c=self.initial_c,
-            rounds=self.binary_search_steps,
-            steps=self.steps,
-        )
+        if self.decision_rule == "l1":
+            return _L1(self.bounds, _SPARSER * weight)
+        return _Elastic(self.bounds, weight, self.beta)
+
+    def _descent(self) -> Callable[..., Descent]:
+        return partial(_FISTA, bounds=self.bounds, beta=self.beta, lr=self.lr)
 
 
 @dataclass
