@@ -255,7 +255,7 @@ CONTESTS = [
             torchattacks("OnePixel", pixels=1, steps=10, popsize=10),
             art("PixelAttack", th=1, es=1, max_iter=10, says="its own population", most=2),
         ),
-        most={"cnn": 16},
+        most={"cnn": 64},
     ),
     Contest(
         "Pixle",

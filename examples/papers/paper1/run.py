@@ -84,6 +84,9 @@ SCALES = {
     "quick": Scale(
         images=10_000, epochs=5, attacked_images=2000, attacked_epochs=3, test_images=200, targeted_images=100
     ),
+    "hour": Scale(
+        images=20_000, epochs=8, attacked_images=4000, attacked_epochs=3, test_images=300, targeted_images=100
+    ),
     "paper": Scale(),
 }
 
