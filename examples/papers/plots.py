@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 __all__ = ["Curve", "bars", "curves"]
 
@@ -40,6 +41,7 @@ def curves(
     for axis, (title, panel) in zip(axes, panels.items(), strict=True):
         axis.set_title(title, fontsize=9.5)
         axis.set_xlabel(x, fontsize=8.5)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=all(isinstance(at, int) for at in xs)))
         for name, ys in panel.items():
             place = names.index(name)
             points = [(at, value) for at, value in zip(xs, ys, strict=True) if value is not None]
