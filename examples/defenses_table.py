@@ -157,7 +157,7 @@ class Bench:
                 checkpoint=path.with_suffix(".training.pt"),
             )
             torch.save(model.state_dict(), path)
-        model.load_state_dict(torch.load(path, map_location=next(model.parameters()).device))
+        model.load_state_dict(torch.load(path, map_location=next(model.parameters()).device, weights_only=True))
         return model.eval()
 
 
@@ -266,7 +266,7 @@ def oblivious(path: Path, attack: advkit.Attack, images: Tensor, labels: Tensor,
     if not path.exists():
         made = [attack(x, y) for x, y in zip(images.split(batch), labels.split(batch), strict=True)]
         torch.save(torch.cat(made), path)
-    found: Tensor = torch.load(path, map_location=images.device)
+    found: Tensor = torch.load(path, map_location=images.device, weights_only=True)
     return found
 
 

@@ -1,6 +1,7 @@
 """Ways to make an attack faster that must not change what it finds: `Attack.compile` and ``autocast``."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ compiling = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Fu
 def compiler() -> Iterator[None]:
     """A compiler that knows no models yet, and lets several gradients be taken of one answer."""
     torch._dynamo.reset()
-    with torch._functorch.config.patch(donated_buffer=False):
+    donates = hasattr(torch._functorch.config, "donated_buffer")  # torch 2.4 keeps all buffers
+    with torch._functorch.config.patch(donated_buffer=False) if donates else nullcontext():
         yield
     torch._dynamo.reset()
 

@@ -207,7 +207,7 @@ def test_a_nan_loss_stops_before_it_is_saved_or_learned(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"stopped in epoch 2: the loss is nan in batch 2, .*has epoch 1\."):
         defense.fit(model, DataLoader(data(), 8), sgd(model), checkpoint=path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-    assert len(torch.load(path)["history"]) == len(defense.history) == 1
+    assert len(torch.load(path, weights_only=True)["history"]) == len(defense.history) == 1
 
 
 def test_weights_that_the_last_step_broke_are_not_saved(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_weights_that_the_last_step_broke_are_not_saved(tmp_path: Path) -> None:
     model = Turning(at=6, how=lambda logits: logits + (logits - logits.detach()).abs().sqrt())  # its gradient is NaN
     with pytest.raises(ModelError, match=r"training stopped in epoch 2: model\.1\.weight is no longer finite"):
         plainly().fit(model, DataLoader(data(), 8), sgd(model), checkpoint=path)
-    saved = torch.load(path)
+    saved = torch.load(path, weights_only=True)
     assert len(saved["history"]) == 1
     assert all(tensor.isfinite().all() for tensor in saved["model"].values())
 
@@ -340,7 +340,7 @@ def test_the_scale_of_halves_is_resumed(tmp_path: Path) -> None:
             torch.manual_seed(0)
             model = conv_net()
             plainly().fit(model, DataLoader(data(), 8), sgd(model), epochs, autocast=torch.float16, checkpoint=path)
-        outcomes.append((weights(model), torch.load(path)["scaler"]))
+        outcomes.append((weights(model), torch.load(path, weights_only=True)["scaler"]))
     assert outcomes[0][1]["_growth_tracker"] > 0
     assert same(*outcomes)
 
