@@ -72,14 +72,16 @@ def cnn(images: Tensor, classes: int, width: int = 32) -> nn.Module:
             channels = wide
     features = channels * (images.shape[2] // 8) * (images.shape[3] // 8)
     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, classes))
-    return advkit.Normalized(net, images.mean((0, 2, 3)).tolist(), images.std((0, 2, 3)).tolist()).to(images.device)
+    model = advkit.Normalized(net, images.mean((0, 2, 3)).tolist(), images.std((0, 2, 3)).tolist())
+    return model.to(images.device, memory_format=torch.channels_last)
 
 
 class Bench:
     """The models and defenses of the table, each made when it is asked for."""
 
-    def __init__(self, data: Data, folder: Path, epochs: int, eot: int) -> None:
-        self.data, self.folder, self.epochs, self.eot = data, folder, epochs, eot
+    def __init__(self, data: Data, options: argparse.Namespace) -> None:
+        self.data, self.folder, self.epochs, self.eot = data, options.folder, options.epochs, options.eot
+        self.autocast = torch.bfloat16 if options.autocast else None
 
     def wrapping(self) -> dict[str, Callable[[], defenses.Defense]]:
         """The defenses that need no training, by the names of the table."""
@@ -155,6 +157,7 @@ class Bench:
                 self.epochs,
                 batch_scheduler=schedule,
                 checkpoint=path.with_suffix(".training.pt"),
+                autocast=self.autocast,
             )
             torch.save(model.state_dict(), path)
         model.load_state_dict(torch.load(path, map_location=next(model.parameters()).device, weights_only=True))
@@ -280,6 +283,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=500, help="how many test images (%(default)s)")
     parser.add_argument("--epochs", type=int, default=5, help="of each training (%(default)s)")
+    parser.add_argument("--autocast", action="store_true", help="train in bfloat16 where torch holds it for safe")
     parser.add_argument("--eot", type=int, default=10, help="draws of a random defense in each step (%(default)s)")
     parser.add_argument("--cw-steps", type=int, default=50, help="of each of CW's two searches (%(default)s)")
     parser.add_argument("--swaps", type=int, default=100, help="of PixelSwap, at most (%(default)s)")
@@ -293,7 +297,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = Data(options.data, device)
     images, labels = (part[: options.images] for part in data.test)
-    bench = Bench(data, options.folder, options.epochs, options.eot)
+    bench = Bench(data, options)
 
     names = ["none", *bench.wrapping(), *bench.training()]
     if options.defenses:
