@@ -41,7 +41,8 @@ def curves(
     for axis, (title, panel) in zip(axes, panels.items(), strict=True):
         axis.set_title(title, fontsize=9.5)
         axis.set_xlabel(x, fontsize=8.5)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=all(isinstance(at, int) for at in xs)))
+        if all(isinstance(at, int) for at in xs):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         for name, ys in panel.items():
             place = names.index(name)
             points = [(at, value) for at, value in zip(xs, ys, strict=True) if value is not None]
@@ -53,7 +54,9 @@ def curves(
     axes[0].set_ylabel(y, fontsize=8.5)
     if limits:
         axes[0].set_ylim(*limits)
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    entry = 0.55 + 0.075 * max(map(len, names))  # inches that one takes
+    columns = min(6, int(figure.get_figwidth() / entry))
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     figure.savefig(path)
 
 
