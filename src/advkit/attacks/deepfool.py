@@ -10,6 +10,7 @@ from advkit import norms
 from advkit._engine.checks import check_choice, check_number
 from advkit._engine.classifier import image_gradient
 from advkit._engine.rows import Rows
+from advkit._engine.search import sliver
 from advkit.attack import Attack, Kind
 from advkit.goals import Goal, Targeted
 from advkit.norms import Norm, column
@@ -86,10 +87,9 @@ class DeepFool(Attack):
         x, logits = self._answer(images)
         rivals = self._rivals(logits, goal)
         rows = _Row(images, goal, rivals, torch.ones_like(rivals, dtype=images.dtype))
-        fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        fooled = goal.success(logits)
         count = rivals.shape[1]
         for _ in range(self.steps):
-            fooled[rows.index] |= rows.goal.success(logits)
             stuck = self._distances(rows, logits).isinf().all(1)
             still_open = rows.close(fooled[rows.index] | stuck)
             if not still_open:
@@ -104,7 +104,7 @@ class DeepFool(Attack):
             rows.compact()
             count = min(count, _NEAREST)
             x, logits = self._answer(rows.x)  # after the last step only to see who is fooled
-        fooled[rows.index] |= rows.goal.success(logits)
+            fooled[rows.index] |= rows.goal.margin(logits) < -sliver(logits)
         return rows.whole().where(column(fooled, images), images)
 
     def _answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,10 +119,19 @@ class DeepFool(Attack):
         others = logits.detach().scatter(1, goal.classes.unsqueeze(1), -torch.inf)
         return others.topk(min(self.candidates, logits.shape[1]) - 1).indices
 
+    def _held(self, rows: _Row, logits: Tensor) -> Tensor:
+        """The class that a rival has to beat: int64 (n, 1)."""
+        classes = rows.goal.classes.unsqueeze(1)
+        if isinstance(rows.goal, Targeted):
+            return logits.detach().scatter(1, classes, -torch.inf).argmax(1, keepdim=True)
+        return classes
+
     def _distances(self, rows: _Row, logits: Tensor) -> Tensor:
         """How far off the rivals' boundaries are by the slopes last seen: (n, m), infinite where those are zero."""
         logits = logits.detach()
-        gaps = (logits.amax(1, keepdim=True) - logits.gather(1, rows.rivals)).to(rows.slopes.dtype)
+        gaps = logits.gather(1, self._held(rows, logits)) - logits.gather(1, rows.rivals)
+        edge = sliver(logits).unsqueeze(1)
+        gaps = torch.where(gaps > edge, gaps, gaps + 2 * edge).to(rows.slopes.dtype)  # who is as near is to cross it
         return (gaps / rows.slopes).where((rows.slopes > 0) & rows.slopes.isfinite(), torch.inf)
 
     def _step(self, rows: _Row, x: Tensor, logits: Tensor, count: int) -> Tensor:
@@ -133,8 +142,7 @@ class DeepFool(Attack):
         norm = norms.get(self.norm)
         nearest = self._distances(rows, logits).topk(count, largest=False).indices
         # Of differences, one for each boundary: the gradient of the label alone is never needed.
-        said = logits.argmax(1, keepdim=True)
-        climbs = logits.gather(1, rows.rivals.gather(1, nearest)) - logits.gather(1, said)
+        climbs = logits.gather(1, rows.rivals.gather(1, nearest)) - logits.gather(1, self._held(rows, logits))
         distance = torch.full_like(rows.slopes[:, 0], torch.inf)
         towards = torch.zeros_like(rows.x)
         for left, rival, climb in zip(range(count)[::-1], nearest.split(1, 1), climbs.unbind(1), strict=True):
