@@ -213,18 +213,24 @@ class Attack(ABC):
         A black-box attack cuts its queries itself.
         """
         rows = _ROWS_ON_CPU if pixels.device.type == "cpu" and self.kind != "black-box" else len(pixels)
-        parts = []
+        if len(pixels) <= rows:
+            return self._part(pixels, goal, model, per_row)
         everything = torch.arange(len(pixels), device=pixels.device)
-        for part in (slice(start, start + rows) for start in range(0, len(pixels), rows)):
-            attack = self._with(model=model, **{name: value[part] for name, value in per_row.items()})
-            found = attack._perturb(pixels[part], goal.rows(everything[part])).detach()
-            if found.shape != pixels[part].shape:
-                raise AdvkitError(
-                    f"{type(self).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "
-                    f"{tuple(pixels[part].shape)}"
-                )
-            parts.append(found)
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return torch.cat(
+            [
+                self._part(pixels[part], goal.rows(part), model, {name: each[part] for name, each in per_row.items()})
+                for part in everything.split(rows)
+            ]
+        )
+
+    def _part(self, pixels: Tensor, goal: Goal, model: Classifier, per_row: dict[str, Tensor]) -> Tensor:
+        found = self._with(model=model, **per_row)._perturb(pixels, goal).detach()
+        if found.shape != pixels.shape:
+            raise AdvkitError(
+                f"{type(self).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "
+                f"{tuple(pixels.shape)}"
+            )
+        return found
 
     def _confirmed(
         self, found: Tensor, pixels: Tensor, goal: Goal, model: Classifier, per_row: dict[str, Tensor]

@@ -45,4 +45,4 @@ class FGSM(Attack):
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         x = images.detach().requires_grad_()
         gradient = loss_gradient(x, self.model(x), goal)
-        return images + column(self.eps, images) * gradient.sign()
+        return gradient.sign().mul_(column(self.eps, images)).add_(images)
