@@ -8,12 +8,14 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from images import Images, batches, load
 from torch import nn
+from training import fit
 
 import advkit
 from advkit.defenses import Defense
@@ -43,7 +45,7 @@ class Study(Generic[Scale]):
         paper: the paper's own numbers.
         scale: the one that was chosen.
         device: where networks are.
-        autocast: what networks may be rounded to while they are trained; None for no such rounding.
+        fit: `training.fit`, in the precision that was chosen.
         seed: of everything random.
         work: a folder for what is not to be kept.
     """
@@ -64,7 +66,8 @@ class Study(Generic[Scale]):
         self.paper: Any = json.loads((PAPERS / paper / "figures.json").read_text(encoding="utf-8"))
         self.scale: Scale = scales[options.scale]
         self.device = torch.device(options.device)
-        self.autocast: torch.dtype | None = torch.bfloat16 if options.autocast else None
+        autocast = torch.bfloat16 if options.autocast else None
+        self.fit = partial(fit, autocast=autocast)
         self.seed: int = options.seed
         self._options = options
         self._folder: Path = options.out or Path("runs") / f"{paper}-{options.scale}"
@@ -74,7 +77,7 @@ class Study(Generic[Scale]):
             "paper": paper,
             "scale": {"name": options.scale, **asdict(self.scale)},  # type: ignore[call-overload]
             "device": self.device.type,
-            "autocast": self.autocast and str(self.autocast).removeprefix("torch."),
+            "autocast": autocast and str(autocast).removeprefix("torch."),
             "seed": self.seed,
         }
         self._command = f"python examples/papers/{paper}/run.py --data DIR --scale {options.scale} --seed {self.seed}"

@@ -26,7 +26,6 @@ from images import Images, split_by_track
 from networks import SmallCNN
 from plots import bars, curves
 from study import COLUMNS, Study, percent, score
-from training import fit
 
 import advkit
 from advkit.defenses import (
@@ -147,15 +146,14 @@ def defended(
         return advkit.Normalized(SmallCNN(CLASSES[name]), mean, std)
 
     def fit_with(defense: TrainingDefense | None) -> Callable[[nn.Module, Path], list[float]]:
-        settings = {"defense": defense, "validation": validation, "autocast": study.autocast}
-        return lambda model, checkpoint: fit(model, train, scale.epochs, checkpoint, **settings)
+        settings = {"defense": defense, "validation": validation}
+        return lambda model, checkpoint: study.fit(model, train, scale.epochs, checkpoint, **settings)
 
     def train_further(model: nn.Module, checkpoint: Path) -> list[float]:
         """From the good network on, each batch under one of the four attacks."""
         defense = AdversarialTraining(list(attacks(model, name, brief=True).values()), clean_ratio=0)
         some = train.take(scale.attacked_images)
-        settings = {"defense": defense, "autocast": study.autocast}
-        return fit(model, some, scale.attacked_epochs, checkpoint, learning_rate=3e-4, **settings)
+        return study.fit(model, some, scale.attacked_epochs, checkpoint, defense=defense, learning_rate=3e-4)
 
     bare = study.trained(f"{name}-bare", network, fit_with(None))
     distillation = DefensiveDistillation(TEMPERATURE)

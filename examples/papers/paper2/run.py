@@ -23,7 +23,7 @@ from images import Images, Item, batches
 from networks import EvenDeeperCNN
 from plots import bars
 from study import Study, percent
-from training import accuracy_and_loss, fit
+from training import accuracy_and_loss
 
 import advkit
 
@@ -109,7 +109,7 @@ def trained_by_fgsm(
     """Train on clean images and, where there is an eps, as much on what FGSM makes of them."""
     fgsm = None if eps is None else advkit.FGSM(model, eps, bounds=BOUNDS)
     defense = None if fgsm is None else advkit.defenses.AdversarialTraining(fgsm)
-    return fit(model, train, study.scale.epochs, checkpoint, defense=defense, autocast=study.autocast)
+    return study.fit(model, train, study.scale.epochs, checkpoint, defense=defense)
 
 
 def tested(model: nn.Module, test: Images, eps: float, steps: int) -> dict[str, float]:

@@ -25,7 +25,7 @@ from images import Images, batches
 from networks import CNN, CNNLSTM
 from plots import Curve, curves
 from study import Study, percent
-from training import accuracy_and_loss, fit
+from training import accuracy_and_loss
 
 import advkit
 
@@ -145,9 +145,8 @@ def differences(these: Curve, those: Curve) -> Curve:
 def networks(study: Study[Scale], architecture: str, train: Images) -> dict[str, nn.Module]:
     """The baseline, and the networks trained on its FGSM images, by the eps of these."""
     scale, network = study.scale, NETWORKS[architecture]
-    train_it = partial(fit, autocast=study.autocast)
     baseline = study.trained(
-        f"{architecture}-baseline", network, lambda model, checkpoint: train_it(model, train, scale.epochs, checkpoint)
+        f"{architecture}-baseline", network, lambda model, checkpoint: study.fit(model, train, scale.epochs, checkpoint)
     )
     models: dict[str, nn.Module] = {"baseline": baseline}
     clean = train.take(scale.copied_images)
@@ -156,7 +155,7 @@ def networks(study: Study[Scale], architecture: str, train: Images) -> dict[str,
 
         def train_on_both(model: nn.Module, checkpoint: Path, eps: float = eps, copies: Path = copies) -> list[float]:
             both = advkit.data.augment(clean, advkit.data.generate(advkit.FGSM(baseline, eps), clean, copies))
-            history = train_it(model, both, scale.copied_epochs, checkpoint)
+            history = study.fit(model, both, scale.copied_epochs, checkpoint)
             shutil.rmtree(copies)
             return history
 

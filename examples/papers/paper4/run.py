@@ -24,7 +24,7 @@ from images import Images
 from networks import AlexNet, ResNet50
 from plots import bars
 from study import Study, percent, score
-from training import accuracy_and_loss, fit
+from training import accuracy_and_loss
 
 import advkit
 from advkit.defenses import (
@@ -139,8 +139,7 @@ def resnet(width: int) -> nn.Module:
 def training(
     study: Study[Scale], train: Images, defense: TrainingDefense | None = None
 ) -> Callable[[nn.Module, Path], list[float]]:
-    settings = {"defense": defense, "autocast": study.autocast}
-    return lambda model, checkpoint: fit(model, train, study.scale.epochs, checkpoint, **settings)
+    return lambda model, checkpoint: study.fit(model, train, study.scale.epochs, checkpoint, defense=defense)
 
 
 def table(study: Study[Scale], models: dict[str, nn.Module], test: Images) -> None:
