@@ -1,6 +1,6 @@
 """The model under attack: normalisation in front of it, and the state it is in while it is attacked."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Protocol, TypeGuard
@@ -108,11 +108,11 @@ class Defended(nn.Module):
 
 def is_stochastic(model: Model) -> bool:
     """Whether some defense in the model draws random numbers, so that it may answer otherwise when asked again."""
-    return any(one.defense.stochastic for one in _defended(model))
-
-
-def _defended(model: Model) -> list[Defended]:
     modules = model.modules() if isinstance(model, nn.Module) else ()
+    return any(one.defense.stochastic for one in _defended(modules))
+
+
+def _defended(modules: Iterable[nn.Module]) -> list[Defended]:
     return [module for module in modules if isinstance(module, Defended)]
 
 
@@ -138,8 +138,7 @@ def attacking(model: Model, *, adaptive: bool = False) -> Iterator[None]:
             yield
             return
         modules = list(model.modules())
-        known = [module for module in modules if isinstance(module, Defended)]
-        answering = {one: (one.defense.surrogate(one.undefended),) if adaptive else () for one in known}
+        answering = {one: (one.defense.surrogate(one.undefended),) if adaptive else () for one in _defended(modules)}
         surrogates = [each for each in chain(*answering.values()) if isinstance(each, nn.Module)]
         if surrogates:
             modules = list(nn.ModuleList([model, *surrogates]).modules())
