@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from advkit import norms
 from advkit._engine.checks import check_bounds, check_choice, check_classes, check_images, check_model, check_rows
-from advkit._engine.classifier import Classifier, own, prediction, workplace
+from advkit._engine.classifier import Classifier, own, prediction
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.model import Model, attacking
@@ -132,12 +132,13 @@ class Attack(ABC):
         classes = {"labels": labels} if targets is None else {"labels": labels, "targets": targets}
         for name, of_rows in classes.items():
             check_classes(name, of_rows, images)
-        for name, value in self._per_row().items():
+        per_row = self._per_row()
+        for name, value in per_row.items():
             check_rows(name, value, images)
         if not len(images):
             return images.detach().clone()
         with attacking(self.model, adaptive=self._adaptive and self.kind != "black-box"):
-            return self._adversarials(images, classes)
+            return self._adversarials(images, classes, per_row)
 
     def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
         """Attack a batch as `__call__` does, and ask the model about the outcome.
@@ -190,22 +191,22 @@ class Attack(ABC):
         )
         return f"{type(self).__name__}({', '.join(changed)})".removesuffix("()")
 
-    def _adversarials(self, images: Tensor, classes: dict[str, Tensor]) -> Tensor:
+    def _adversarials(self, images: Tensor, classes: dict[str, Tensor], per_row: dict[str, Tensor]) -> Tensor:
         """`_perturb`, with everything moved to the model for the work and back again."""
-        device, work = workplace(self.model, images)
+        model = Classifier(self.model, classes)
+        device, work = model.workplace(images)
         pixels = own(images, device, work)
         classes = {name: own(of_rows, device, torch.int64) for name, of_rows in classes.items()}
         goal = Targeted(classes["targets"]) if "targets" in classes else Untargeted(classes["labels"])
-        model = Classifier(self.model, classes)
         searched = model if self.autocast is None else Classifier(self.model, classes, self.autocast)
-        per_row = {name: own(value, device, work) for name, value in self._per_row().items()}
+        per_row = {name: own(value, device, work) for name, value in per_row.items()}
         found = self._found(pixels, goal, searched, per_row)
         searched.verify()
         if searched is not model and (self.kind == "minimal" or getattr(self, "early_stop", False)):
             found = self._confirmed(found, pixels, goal, model, per_row)
         if work != images.dtype:
             found = self._as_originals(found, pixels, images, goal, model)
-        return found.to(images.device).clamp(*self.bounds)
+        return found.to(images.device).clamp_(*self.bounds)
 
     def _found(self, pixels: Tensor, goal: Goal, model: Classifier, per_row: dict[str, Tensor]) -> Tensor:
         """`_perturb` of the whole batch, on a CPU a part at a time: the activations of more rows overflow its caches.
@@ -261,6 +262,12 @@ class Attack(ABC):
                 fools = goal.success(model(rounded.to(found.dtype)).detach())
                 rounded = rounded.where(column(fools, rounded), originals)
         return torch.where(found == pixels, originals, rounded)
+
+    @property
+    def _classifier(self) -> Classifier:
+        """``model`` as `_perturb` has it, with checked logits and watched gradients."""
+        assert isinstance(self.model, Classifier)
+        return self.model
 
     def _predict(self, images: Tensor) -> Tensor:
         """The model's answer to each image: int64, (N,)."""

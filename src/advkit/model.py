@@ -1,7 +1,7 @@
 """The model under attack: normalisation in front of it, and the state it is in while it is attacked."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Protocol, TypeGuard
 
@@ -133,7 +133,8 @@ def attacking(model: Model, *, adaptive: bool = False) -> Iterator[None]:
     Raises:
         ModelError: a defense is neither differentiable nor has a surrogate, and ``adaptive`` asks for one.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    tracked = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    with tracked, torch.enable_grad():
         if not isinstance(model, nn.Module):
             yield
             return
@@ -144,34 +145,25 @@ def attacking(model: Model, *, adaptive: bool = False) -> Iterator[None]:
             modules = list(nn.ModuleList([model, *surrogates]).modules())
         # An inference tensor takes no part in autograd, and could not be given its flag back here.
         owned = chain.from_iterable(module._parameters.values() for module in modules)
-        parameters = [each for each in owned if each is not None and not each.is_inference()]
-        modules = [module for module in modules if hasattr(module, "training")]  # frozen TorchScript has none
+        parameters = [each for each in owned if each is not None and each.requires_grad and not each.is_inference()]
         recurrent = [module for module in modules if _needs_training_mode(module)]
-        before: list[tuple[nn.Module | Tensor, str, object]] = [
-            *((module, "training", module.training) for module in modules),
-            *((module, "dropout", module.dropout) for module in recurrent),
-            *((parameter, "requires_grad", parameter.requires_grad) for parameter in parameters),
-            *((defended, "_surrogate", defended._surrogate) for defended in answering),
+        # Frozen TorchScript has no such flag.
+        training = [one for one in modules if getattr(one, "training", False) and one not in recurrent]
+        wanted: list[tuple[nn.Module | Tensor, str, object]] = [
+            *((module, "training", False) for module in training),
+            *((module, "training", True) for module in recurrent),
+            *((module, "dropout", 0.0) for module in recurrent),
+            *((parameter, "requires_grad", False) for parameter in parameters),
+            *((defended, "_surrogate", surrogate) for defended, surrogate in answering.items()),
         ]
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
         try:
-            for defended, surrogate in answering.items():
-                defended._surrogate = surrogate
-            for module in modules:
-                _set(module, "training", False)
-            for module in recurrent:
-                module.training, module.dropout = True, 0.0
-            for parameter in parameters:
-                _set(parameter, "requires_grad", False)
+            for owner, name, value in wanted:
+                setattr(owner, name, value)
             yield
         finally:
             for owner, name, value in before:
-                _set(owner, name, value)
-
-
-def _set(owner: nn.Module | Tensor, name: str, value: object) -> None:
-    """An attribute, written only where it differs: modules are slow to be written to, and a batch may be one image."""
-    if getattr(owner, name) is not value:
-        setattr(owner, name, value)
+                setattr(owner, name, value)
 
 
 def _needs_training_mode(module: nn.Module) -> TypeGuard[nn.RNNBase]:
@@ -183,9 +175,9 @@ def placement(model: Model) -> tuple[torch.device | None, torch.dtype | None]:
     """The device of the model's first parameter or buffer and the dtype of its first floating one, if any."""
     if not isinstance(model, nn.Module):
         return None, None
-    device = next((tensor.device for tensor in _tensors(model)), None)
-    return device, next((tensor.dtype for tensor in _tensors(model) if tensor.is_floating_point()), None)
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    return chain(model.parameters(), model.buffers())
+    device = None
+    for tensor in chain(model.parameters(), model.buffers()):
+        device = device or tensor.device
+        if tensor.is_floating_point():
+            return device, tensor.dtype
+    return device, None

@@ -62,7 +62,7 @@ class Penalty(Attack):
         if self.schedule == "constant":
             find = partial(bisect, begin=self._descent())
         return find(
-            self.model,
+            self._classifier,
             images,
             goal,
             self._objective(),

@@ -1,8 +1,11 @@
+from collections import deque
+
 import pytest
 import torch
 
 from advkit import Untargeted
-from advkit._engine.classifier import Classifier, loss_gradient
+from advkit._engine import classifier
+from advkit._engine.classifier import Classifier
 from advkit.errors import InputError, ModelError
 from contracts.scenes import IMAGE, conv_net, draw
 
@@ -32,6 +35,30 @@ def test_a_gradient_of_nan_is_noted_and_told_when_asked() -> None:
         model.verify()
 
 
+def test_the_first_nan_is_to_blame() -> None:
+    """What comes after it was computed from it, whichever of the two it was."""
+    x = torch.tensor([[-0.0, 1.0]], requires_grad=True)
+    for answers, blamed in [
+        ([lambda x: x.sqrt(), lambda x: x.log()], "the gradient of the model's logits"),
+        ([lambda x: x.abs(), lambda x: x.log() * 0], "the model returned NaN logits"),
+    ]:
+        says = iter(answers)
+        model = Classifier(lambda x, says=says: next(says)(x), {})
+        for _ in answers:
+            model.gradient((model.logits(x) * torch.tensor([0.0, 1.0])).sum(1), x)
+        with pytest.raises(ModelError, match=blamed):
+            model.verify()
+
+
+def test_a_long_search_does_not_keep_everything_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "_MOST_WATCHED", 10)
+    answers = iter([torch.zeros(1, 2)] * 4 + [torch.full((1, 2), torch.nan)] + [torch.zeros(1, 2)] * 20)
+    model = Classifier(lambda x: next(answers), {})
+    with pytest.raises(ModelError, match="NaN logits"):
+        deque(map(model, torch.zeros(20, 1, 3)), maxlen=0)
+    assert len(list(answers)) == 14  # one verified at once, then ten at a time
+
+
 def test_large_gradients_of_both_signs_are_no_nan() -> None:
     model = Classifier(lambda x: 1e38 * x, {})
     x = torch.ones(1, 4, requires_grad=True)
@@ -46,12 +73,13 @@ def test_labels_are_held_against_the_first_answer() -> None:
 
 def test_the_gradient_is_of_the_sum_over_the_batch() -> None:
     """A mean would shrink with the batch, and with it the gradients of large batches to nothing."""
-    model = conv_net().double()
+    net = conv_net().double()
+    model = Classifier(net, {})
     images, goal = draw(4, *IMAGE).double(), Untargeted(torch.tensor([0, 1, 2, 3]))
     x = images.clone().requires_grad_()
-    together = loss_gradient(x, model(x), goal)
+    together = model.gradient(goal.loss(model.logits(x)), x)
     for row in range(4):
         x = images[row : row + 1].clone().requires_grad_()
-        alone = loss_gradient(x, model(x), goal.rows(torch.tensor([row])))
+        alone = model.gradient(goal.rows(torch.tensor([row])).loss(model.logits(x)), x)
         torch.testing.assert_close(alone, together[row : row + 1])
-    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in net.parameters())

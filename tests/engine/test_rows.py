@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from advkit import Untargeted, norms
-from advkit._engine.ascent import Ascent, ascend
+from advkit._engine.ascent import L2Ascent, LinfAscent, ascend
+from advkit._engine.classifier import Classifier
 from advkit._engine.rows import Rows
 from advkit.goals import Goal
 from contracts.scenes import draw, easy_images, linear_net
@@ -18,6 +19,14 @@ class Elsewhere(Tensor):
     """A tensor on the CPU that says it is on an accelerator."""
 
     device = SimpleNamespace(type="cuda", index=0)
+
+
+class Counted(Classifier):
+    """A model on the CPU that is asked from `Elsewhere`."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        self.sizes = [*getattr(self, "sizes", []), len(images)]
+        return super().logits(images.as_subclass(Tensor))
 
 
 @dataclass
@@ -110,28 +119,23 @@ def test_both_policies_give_the_same_images(norm: norms.Norm) -> None:
     model = linear_net().double()
     images, labels = easy_images(model, count=512)
     images, labels = images[::32], labels[::32]
+    ascent = LinfAscent if norm is norms.Linf else L2Ascent
     shapes: dict[bool, list[int]] = {}
     found = {}
     eps = (0.03 if norm is norms.Linf else 0.4) * draw(len(images), seed=9, low=0.5).double()
     for accelerator in (False, True):
-        rows = Ascent(images, images, Untargeted(labels), eps, eps / 10)
+        rows = ascent(images, images, Untargeted(labels), eps, eps / 10, (0.0, 1.0))
         if accelerator:
             rows.x = rows.x.as_subclass(Elsewhere)
-        sizes = shapes.setdefault(accelerator, [])
-
-        def counted(x: Tensor, sizes: list[int] = sizes) -> Tensor:
-            sizes.append(len(x))
-            return model(x.as_subclass(Tensor))
-
+        counted = Counted(model, {})
         found[accelerator] = ascend(
             counted,
             rows,
             lambda _, gradient: norm.steepest(gradient),
-            norm=norm,
-            bounds=(0.0, 1.0),
             steps=15,
             early_stop=True,
         )
+        shapes[accelerator] = counted.sizes
     torch.testing.assert_close(found[True].as_subclass(Tensor), found[False], rtol=0, atol=1e-12)
     assert len(set(shapes[False])) > len(set(shapes[True])) > 1
     assert (found[False] != images).any()

@@ -1,23 +1,23 @@
 """Climbing a loss inside a ball: the loop that the iterative budget attacks share."""
 
+from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from torch import Tensor
 
-from advkit._engine.classifier import loss_gradient
+from advkit._engine.classifier import Classifier
 from advkit._engine.rows import Rows
 from advkit.goals import Goal
-from advkit.model import Model
-from advkit.norms import Norm, column
+from advkit.norms import L2, column
 
-__all__ = ["Ascent", "ascend", "move_within"]
+__all__ = ["Ascent", "L2Ascent", "LinfAscent", "ascend"]
 
 
 @dataclass
 class Ascent(Rows):
-    """Rows that climb.
+    """Rows that climb inside a ball and the box.
 
     Args:
         x: (n, ...), where each row starts, and then stands.
@@ -25,28 +25,53 @@ class Ascent(Rows):
         goal: whose loss to climb.
         eps: the radius of the ball, one for all or one for each row.
         alpha: the length of a step, likewise.
+        bounds: of the pixels.
     """
 
     originals: Tensor
     goal: Goal
     eps: float | Tensor
     alpha: float | Tensor
+    bounds: tuple[float, float]
 
-    def within(self, x: Tensor, norm: Norm, bounds: tuple[float, float]) -> Tensor:
-        """The points ``x`` (n, ...), which are overwritten, back inside the ball and the box."""
-        return move_within(x, self.originals, self.eps, norm, bounds)
+    @abstractmethod
+    def within(self, x: Tensor) -> Tensor:
+        """The points ``x`` (n, ...), which may be overwritten, back inside the ball and the box."""
+
+
+@dataclass
+class LinfAscent(Ascent):
+    """The ball is a box as well, and so is what the two have in common: one clamp a step."""
+
+    lowest: Tensor = field(init=False)  # (n, ...)
+    highest: Tensor = field(init=False)  # (n, ...)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        eps, (low, high) = column(self.eps, self.originals), self.bounds
+        self.lowest = (self.originals - eps).clamp_(min=low)
+        self.highest = (self.originals + eps).clamp_(max=high)
+
+    def within(self, x: Tensor) -> Tensor:
+        return x.clamp_(self.lowest, self.highest)
+
+
+@dataclass
+class L2Ascent(Ascent):
+    """First into the ball, then into the box, which leads no further out of the ball."""
+
+    def within(self, x: Tensor) -> Tensor:
+        return L2.project(x.sub_(self.originals), self.eps).add_(self.originals).clamp_(*self.bounds)
 
 
 Climbing = TypeVar("Climbing", bound=Ascent)
 
 
 def ascend(
-    model: Model,
+    model: Classifier,
     rows: Climbing,
     direction: Callable[[Climbing, Tensor], Tensor],
     *,
-    norm: Norm,
-    bounds: tuple[float, float],
     steps: int,
     early_stop: bool,
 ) -> Tensor:
@@ -59,24 +84,18 @@ def ascend(
         model: pixels to logits.
         rows: the batch.
         direction: where to go, from the rows and their gradients (n, ...): a new tensor (n, ...), norm 1 a row.
-        norm: of the ball.
-        bounds: of the pixels.
         steps: how many.
         early_stop: whether rows leave when they are fooled.
     """
     for _ in range(steps):
         x = rows.x.detach().requires_grad_()
-        logits = model(x)
+        logits = model.logits(x)
         if early_stop and not rows.close(rows.goal.success(logits)):
             break
-        gradient = loss_gradient(x, logits, rows.goal)
+        gradient = model.gradient(rows.goal.loss(logits), x)
         del x, logits  # and with them the graph, before the step makes tensors of its own
-        (gradient,) = rows.compact(gradient)
+        if early_stop:
+            (gradient,) = rows.compact(gradient)
         x = direction(rows, gradient).mul_(column(rows.alpha, rows.x)).add_(rows.x)
-        rows.move(rows.within(x, norm, bounds))
+        rows.move(rows.within(x))
     return rows.whole()
-
-
-def move_within(x: Tensor, originals: Tensor, eps: float | Tensor, norm: Norm, bounds: tuple[float, float]) -> Tensor:
-    """The points ``x`` (n, ...), which are overwritten, back inside the ball and then the box."""
-    return norm.project(x.sub_(originals), eps).add_(originals).clamp_(*bounds)

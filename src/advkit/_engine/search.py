@@ -19,10 +19,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit._engine.classifier import image_gradient
+from advkit._engine.classifier import Classifier
 from advkit._engine.rows import Rows
 from advkit.goals import Goal, Untargeted
-from advkit.model import Model
 from advkit.norms import column
 
 __all__ = ["LARGEST_C", "Best", "Descent", "Objective", "bisect", "dot", "search", "sliver"]
@@ -146,7 +145,7 @@ class _Trial(Rows):
 
 
 def search(
-    model: Model,
+    model: Classifier,
     images: Tensor,
     goal: Goal,
     objective: Objective,
@@ -197,11 +196,11 @@ def search(
 
 
 def _survey(
-    model: Model, images: Tensor, goal: Goal, objective: Objective, kappa: float
+    model: Classifier, images: Tensor, goal: Goal, objective: Objective, kappa: float
 ) -> tuple[Tensor, Sequence[Goal], Tensor]:
     """Which rows need nothing, bool (N,); the routes to success, the shortest of each row first; their lengths."""
     x = images.detach().requires_grad_()
-    logits = model(x)
+    logits = model.logits(x)
     plain = logits.detach()
     finished = goal.success(plain)
     if not isinstance(goal, Untargeted):
@@ -211,25 +210,25 @@ def _survey(
     lengths = []
     for rivals in others.unbind(1):
         gap = _Towards(goal.classes, rivals).margin(logits) + kappa
-        slope = image_gradient(gap, x, keep_graph=True)
+        slope = model.gradient(gap, x, keep_graph=True)
         changes, _ = objective.solve(images, images, slope, gap.detach(), LARGEST_C)
         lengths.append(objective.size(changes))
     ordered, order = torch.stack(lengths).sort(dim=0, stable=True)
     return finished, [_Towards(goal.classes, rivals) for rivals in others.T.gather(0, order)], ordered
 
 
-def _descend(model: Model, rows: _Trial, best: Best, *, initial_c: float | None, steps: int) -> None:
+def _descend(model: Classifier, rows: _Trial, best: Best, *, initial_c: float | None, steps: int) -> None:
     """One search: each step is a forward and a backward, and goes a part of the way to the solution."""
     objective, weight = best.objective, 0.0
     for step in range(steps):
         x = rows.x.detach().requires_grad_()
-        logits = model(x)
+        logits = model.logits(x)
         gap = rows.route.margin(logits) + best.kappa
         changes = rows.x - rows.originals
         rows.reached |= best.offer(rows.place, rows.x, changes, rows.goal, logits.detach(), rows.open)
         if step == steps - 1:
             break
-        tangent = image_gradient(gap, x)
+        tangent = model.gradient(gap, x)
         gap, edge = gap.detach(), sliver(logits)
         del x, logits  # and with them the graph, before the step makes tensors of its own
         if not step:
@@ -289,7 +288,7 @@ class Descent(Rows):
 
 
 def bisect(
-    model: Model,
+    model: Classifier,
     images: Tensor,
     goal: Goal,
     objective: Objective,
@@ -318,10 +317,10 @@ def bisect(
     """
     best = Best(images, objective, kappa)
     x = images.detach().requires_grad_()
-    logits = model(x)
+    logits = model.logits(x)
     gap = goal.margin(logits) + kappa
     if initial_c is None:
-        _, multiplier = objective.solve(images, images, image_gradient(gap, x), gap.detach(), LARGEST_C)
+        _, multiplier = objective.solve(images, images, model.gradient(gap, x), gap.detach(), LARGEST_C)
         c = (2 * multiplier).clamp(1 / LARGEST_C, LARGEST_C)
     else:
         c = torch.full_like(best.size, initial_c)
@@ -339,7 +338,7 @@ def bisect(
     return best.images
 
 
-def _follow(model: Model, rows: Descent, best: Best, reached: Tensor, steps: int) -> None:
+def _follow(model: Classifier, rows: Descent, best: Best, reached: Tensor, steps: int) -> None:
     """One descent. Notes in ``reached``, bool (N,), which images were a success on the way.
 
     A row leaves when a tenth of the steps has not brought down what it descends.
@@ -351,12 +350,12 @@ def _follow(model: Model, rows: Descent, best: Best, reached: Tensor, steps: int
 
     for step in range(steps):
         x = rows.ahead.detach().requires_grad_()
-        logits = model(x)
+        logits = model.logits(x)
         if not rows.judged_apart:
             judge(logits)
         gap = (rows.goal.margin(logits) + best.kappa).clamp_min(0)
         changes = x.detach() - rows.originals
-        slope = 2 * changes + column(rows.c, changes) * image_gradient(gap, x)
+        slope = 2 * changes + column(rows.c, changes) * model.gradient(gap, x)
         cost = dot(changes, changes) + rows.c * gap.detach()
         del x, logits
         if step % max(1, steps // 10) == 0:
@@ -367,4 +366,4 @@ def _follow(model: Model, rows: Descent, best: Best, reached: Tensor, steps: int
         rows.descend(slope, step, steps)
         if rows.judged_apart:
             with torch.no_grad():
-                judge(model(rows.x))
+                judge(model.logits(rows.x))

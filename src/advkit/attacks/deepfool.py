@@ -8,7 +8,6 @@ from torch import Tensor
 
 from advkit import norms
 from advkit._engine.checks import check_choice, check_number
-from advkit._engine.classifier import image_gradient
 from advkit._engine.rows import Rows
 from advkit._engine.search import sliver
 from advkit.attack import Attack, Kind
@@ -110,7 +109,7 @@ class DeepFool(Attack):
     def _answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the model says of images (n, ...), and the leaf of its graph."""
         x = images.detach().requires_grad_()
-        return x, self.model(x)
+        return x, self._classifier.logits(x)
 
     def _rivals(self, logits: Tensor, goal: Goal) -> Tensor:
         """The classes to meet at a boundary, from the first logits (N, K): int64 (N, m)."""
@@ -146,7 +145,7 @@ class DeepFool(Attack):
         distance = torch.full_like(rows.slopes[:, 0], torch.inf)
         towards = torch.zeros_like(rows.x)
         for left, rival, climb in zip(range(count)[::-1], nearest.split(1, 1), climbs.unbind(1), strict=True):
-            gradient = image_gradient(climb, x, keep_graph=left > 0)
+            gradient = self._classifier.gradient(climb, x, keep_graph=left > 0)
             rows.slopes = rows.slopes.scatter(1, rival, _DUAL[norm].size(gradient).unsqueeze(1))
             to_rival = self._distances(rows, logits).gather(1, rival).squeeze(1)
             towards = gradient.where(column(to_rival < distance, x), towards)

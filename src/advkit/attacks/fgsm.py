@@ -6,7 +6,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from advkit._engine.checks import check_per_row
-from advkit._engine.classifier import loss_gradient
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.norms import Linf, Norm, column
@@ -44,5 +43,6 @@ class FGSM(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         x = images.detach().requires_grad_()
-        gradient = loss_gradient(x, self.model(x), goal)
+        model = self._classifier
+        gradient = model.gradient(goal.loss(model.logits(x)), x)
         return gradient.sign().mul_(column(self.eps, images)).add_(images)

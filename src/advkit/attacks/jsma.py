@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from advkit._engine.checks import check_number
-from advkit._engine.classifier import image_gradient
 from advkit._engine.rows import Rows
 from advkit._engine.search import dot, sliver
 from advkit._engine.skyline import best_pair, leaders
@@ -119,7 +118,7 @@ class JSMA(Attack):
         reached, bent = torch.zeros_like(rows.open), torch.zeros_like(rows.open)
         for step in itertools.count():
             x = rows.x.detach().requires_grad_()
-            logits = self.model(x)
+            logits = self._classifier.logits(x)
             if not step and isinstance(goal, Untargeted):
                 rows.target = logits.scatter(1, goal.classes[:, None], -torch.inf).argmax(1)
             raised, total = logits.gather(1, rows.target[:, None]).squeeze(1), logits.sum(1)
@@ -132,8 +131,8 @@ class JSMA(Attack):
             bent[rows.index] = rows.bent if step else fooled  # what is wrong already needs nothing
             if not rows.close(fooled):
                 break
-            alpha = image_gradient(raised, x, keep_graph=True)
-            beta = image_gradient(total, x) - alpha
+            alpha = self._classifier.gradient(raised, x, keep_graph=True)
+            beta = self._classifier.gradient(total, x) - alpha
             del x, logits, raised, total  # and with them the graph, before the search makes tensors of its own
             alpha, beta, came = rows.compact(alpha, beta, came)
             if not self._move(rows, alpha, beta, came, 2 ** (step + 2)):
@@ -183,13 +182,13 @@ class JSMA(Attack):
         trial = rows.x
         for turn in range(_TURNS + 1):
             x = trial.detach().requires_grad_()
-            logits = self.model(x)
+            logits = self._classifier.logits(x)
             margin = rows.goal.margin(logits)
             fools = rows.goal.success(logits) & (margin <= -sliver(logits)) if turn else rows.open
             rows.x = x.detach().where(column(fools, x), rows.x)
             if turn == _TURNS:
                 break
-            harm = image_gradient(margin, x) * (rows.originals - rows.x)
+            harm = self._classifier.gradient(margin, x) * (rows.originals - rows.x)
             harm = harm.flatten(1).where((rows.x != rows.originals).flatten(1), torch.inf)
             rows.harm = harm.where(fools[:, None], rows.harm)
             rows.slack = (-margin.detach()).where(fools, rows.slack)

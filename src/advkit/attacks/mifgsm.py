@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from advkit._engine.ascent import Ascent, ascend
+from advkit._engine.ascent import LinfAscent, ascend
 from advkit._engine.checks import check_choice, check_number, check_per_row
 from advkit.attack import Attack
 from advkit.goals import Goal
@@ -16,7 +16,7 @@ __all__ = ["IFGSM", "MIFGSM"]
 
 
 @dataclass
-class _Momentum(Ascent):
+class _Momentum(LinfAscent):
     momentum: Tensor  # (n, ...)
 
 
@@ -66,16 +66,8 @@ class MIFGSM(Attack):
         check_choice("accumulate", self.accumulate, ("gradient", "sign"))
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        rows = _Momentum(images, images, goal, self.eps, self.alpha, torch.zeros_like(images))
-        return ascend(
-            self.model,
-            rows,
-            self._accumulated,
-            norm=Linf,
-            bounds=self.bounds,
-            steps=self.steps,
-            early_stop=self.early_stop,
-        )
+        rows = _Momentum(images, images, goal, self.eps, self.alpha, self.bounds, torch.zeros_like(images))
+        return ascend(self._classifier, rows, self._accumulated, steps=self.steps, early_stop=self.early_stop)
 
     def _accumulated(self, rows: _Momentum, gradient: Tensor) -> Tensor:
         if self.accumulate == "sign":

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advkit import norms
-from advkit._engine.ascent import Ascent, ascend, move_within
+from advkit._engine.ascent import Ascent, L2Ascent, LinfAscent, ascend
 from advkit._engine.checks import check_choice, check_number, check_per_row
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.norms import Norm, column
 
 __all__ = ["PGD"]
+
+_ASCENTS: dict[Norm, type[Ascent]] = {norms.Linf: LinfAscent, norms.L2: L2Ascent}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,20 +53,18 @@ class PGD(Attack):
         check_per_row("eps", self.eps)
         check_per_row("alpha", self.alpha, positive=True)
         check_number("steps", self.steps, at_least=1, integer=True)
-        check_choice("norm", norms.get(self.norm), (norms.Linf, norms.L2))
+        check_choice("norm", norms.get(self.norm), tuple(_ASCENTS))
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         norm = norms.get(self.norm)
-        start = images
+        rows = _ASCENTS[norm](images, images, goal, self.eps, self.alpha, self.bounds)
         if self.random_start:
             noise = norm.sample(images, self.generator) * column(self.eps, images)
-            start = move_within(noise.add_(images), images, self.eps, norm, self.bounds)
+            rows.x = rows.within(noise.add_(images))
         return ascend(
-            self.model,
-            Ascent(start, images, goal, self.eps, self.alpha),
+            self._classifier,
+            rows,
             lambda _, gradient: norm.steepest(gradient),
-            norm=norm,
-            bounds=self.bounds,
             steps=self.steps,
             early_stop=self.early_stop,
         )

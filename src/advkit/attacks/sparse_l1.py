@@ -18,8 +18,8 @@ __all__ = ["SparseL1Descent"]
 
 @dataclass
 class _Ascent(Ascent):
-    def within(self, x: Tensor, norm: Norm, bounds: tuple[float, float]) -> Tensor:
-        return project(x, self.originals, self.eps, bounds)
+    def within(self, x: Tensor) -> Tensor:
+        return project(x, self.originals, self.eps, self.bounds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,19 +68,11 @@ class SparseL1Descent(Attack):
             check_per_row("alpha", self.alpha, positive=True)
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        start = images
+        alpha = self.eps / 5 if self.alpha is None else self.alpha
+        rows = _Ascent(images, images, goal, self.eps, alpha, self.bounds)
         if self.random_start:
-            start = images + L1.sample(images, self.generator) * column(self.eps, images)
-            start = project(start, images, self.eps, self.bounds)
-        return ascend(
-            self.model,
-            _Ascent(start, images, goal, self.eps, self.eps / 5 if self.alpha is None else self.alpha),
-            self._direction,
-            norm=L1,
-            bounds=self.bounds,
-            steps=self.steps,
-            early_stop=self.early_stop,
-        )
+            rows.x = rows.within(images + L1.sample(images, self.generator) * column(self.eps, images))
+        return ascend(self._classifier, rows, self._direction, steps=self.steps, early_stop=self.early_stop)
 
     def _direction(self, rows: _Ascent, gradient: Tensor) -> Tensor:
         low, high = self.bounds

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from advkit import norms
-from advkit._engine.ascent import Ascent, ascend
-from advkit._engine.classifier import Classifier, own, prediction, workplace
+from advkit._engine.ascent import LinfAscent, ascend
+from advkit._engine.classifier import Classifier, own, prediction
 from advkit.attack import Attack, _short
 from advkit.goals import Untargeted
 from advkit.losses import cross_entropy
@@ -194,13 +194,13 @@ def _of_model(
     who: str, model: Model, images: Tensor, labels: Tensor, bounds: tuple[float, float], adaptive: bool
 ) -> list[Flag]:
     """What the answers and the gradients of the model look like."""
-    device, work = workplace(model, images)
+    classifier = Classifier(model, {"labels": labels})
+    device, work = classifier.workplace(images)
     averaged = adaptive and is_stochastic(model)
     with attacking(model, adaptive=adaptive):
         x, labels = own(images, device, work).requires_grad_(), own(labels, device, torch.int64)
         goal, (low, high) = _LogOdds(labels), bounds
-        classifier = Classifier(model, {"labels": labels})
-        logits, again = classifier(x), classifier(x)
+        logits, again = classifier.logits(x), classifier.logits(x)
         gradient, repeated = (_gradient(goal.loss(answer), x) for answer in (logits, again))
         x, logits, again = x.detach(), logits.detach().requires_grad_(), again.detach()
         of_loss = _gradient(cross_entropy(logits, labels), logits)
@@ -212,10 +212,8 @@ def _of_model(
         if bool(climbing.any()):
             anywhere[climbing] = ascend(
                 classifier,
-                Ascent(x[climbing], x[climbing], goal.rows(climbing), high - low, (high - low) / 4),
+                LinfAscent(x[climbing], x[climbing], goal.rows(climbing), high - low, (high - low) / 4, bounds),
                 lambda _, gradient: gradient.sign(),
-                norm=Linf,
-                bounds=bounds,
                 steps=_STEPS,
                 early_stop=True,
             ).detach()
