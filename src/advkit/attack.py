@@ -206,7 +206,7 @@ class Attack(ABC):
             found = self._confirmed(found, pixels, goal, model, per_row)
         if work != images.dtype:
             found = self._as_originals(found, pixels, images, goal, model)
-        return found.to(images.device).clamp_(*self.bounds)
+        return found.to(images.device).clamp(*self.bounds)
 
     def _found(self, pixels: Tensor, goal: Goal, model: Classifier, per_row: dict[str, Tensor]) -> Tensor:
         """`_perturb` of the whole batch, on a CPU a part at a time: the activations of more rows overflow its caches.
