@@ -19,6 +19,7 @@ from typing_extensions import Self
 from advkit import norms
 from advkit._engine.checks import check_bounds, check_choice, check_classes, check_images, check_model, check_rows
 from advkit._engine.classifier import Classifier, own, prediction
+from advkit._engine.wording import short
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.model import Model, attacking
@@ -185,7 +186,7 @@ class Attack(ABC):
     def __str__(self) -> str:
         """The name and the numbers that are not the defaults, such as ``PGD(eps=4/255, steps=40)``."""
         changed = (
-            f"{known.name}={_short(getattr(self, known.name))}"
+            f"{known.name}={short(getattr(self, known.name))}"
             for known in fields(self)
             if known.repr and _differs(getattr(self, known.name), known.default)
         )
@@ -293,15 +294,6 @@ def _next_towards(values: Tensor, goals: Tensor) -> Tensor:
     bits = values.view(torch.int16).int()
     order = torch.where(bits < 0, -(bits & 0x7FFF), bits) + torch.sign(goals - values).int()
     return torch.where(order < 0, -order - 0x8000, order).to(torch.int16).view(values.dtype)
-
-
-def _short(value: object) -> str:
-    """A hyperparameter as the field writes it: an eps of 0.0314 is 8/255."""
-    if isinstance(value, float) and 0 < value < 1 and abs(value * 255 - round(value * 255)) < 1e-6:
-        return f"{round(value * 255)}/255"
-    if isinstance(value, Tensor) and value.ndim:
-        return f"[{_short(float(value.min()))} to {_short(float(value.max()))}]" if value.numel() else "[]"
-    return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
 def _differs(value: object, default: object) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advkit.errors import InputError
 
-__all__ = ["Defended", "Model", "Normalized", "attacking", "is_stochastic", "placement"]
+__all__ = ["Defended", "Model", "Normalized", "attacking", "defended", "is_stochastic", "placement"]
 
 Model = Callable[[Tensor], Tensor]
 """Pixels (N, ...) in, logits (N, K) out. Usually an `nn.Module`; black-box attacks take any callable."""
@@ -109,10 +109,11 @@ class Defended(nn.Module):
 def is_stochastic(model: Model) -> bool:
     """Whether some defense in the model draws random numbers, so that it may answer otherwise when asked again."""
     modules = model.modules() if isinstance(model, nn.Module) else ()
-    return any(one.defense.stochastic for one in _defended(modules))
+    return any(one.defense.stochastic for one in defended(modules))
 
 
-def _defended(modules: Iterable[nn.Module]) -> list[Defended]:
+def defended(modules: Iterable[nn.Module]) -> list[Defended]:
+    """Those of the modules that have a defense in front of them."""
     return [module for module in modules if isinstance(module, Defended)]
 
 
@@ -139,7 +140,7 @@ def attacking(model: Model, *, adaptive: bool = False) -> Iterator[None]:
             yield
             return
         modules = list(model.modules())
-        answering = {one: (one.defense.surrogate(one.undefended),) if adaptive else () for one in _defended(modules)}
+        answering = {one: (one.defense.surrogate(one.undefended),) if adaptive else () for one in defended(modules)}
         surrogates = [each for each in chain(*answering.values()) if isinstance(each, nn.Module)]
         if surrogates:
             modules = list(nn.ModuleList([model, *surrogates]).modules())
@@ -154,7 +155,7 @@ def attacking(model: Model, *, adaptive: bool = False) -> Iterator[None]:
             *((module, "training", True) for module in recurrent),
             *((module, "dropout", 0.0) for module in recurrent),
             *((parameter, "requires_grad", False) for parameter in parameters),
-            *((defended, "_surrogate", surrogate) for defended, surrogate in answering.items()),
+            *((one, "_surrogate", surrogate) for one, surrogate in answering.items()),
         ]
         before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
         try:

@@ -12,7 +12,8 @@ from torch.utils._pytree import KeyPath, MappingKey, tree_flatten_with_path, tre
 from torch.utils.data import get_worker_info
 
 from advkit._engine.checks import check_classes, check_images, check_number
-from advkit.attack import Attack, _short
+from advkit._engine.wording import short
+from advkit.attack import Attack
 from advkit.attacks import FGSM
 from advkit.errors import AdvkitError, DtypeError, InputError
 from advkit.model import Model, placement
@@ -101,7 +102,7 @@ class FGSMTransform(AttackTransform):
 
     def extra_repr(self) -> str:
         """What `print` shows between the brackets."""
-        return f"eps={_short(self.attack.eps)}, p={self.p}"
+        return f"eps={short(self.attack.eps)}, p={self.p}"
 
 
 class Sample:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from advkit.model import Defended, Model
+from advkit.model import Model, defended
 
 __all__ = ["Asked", "Passes", "counting"]
 
@@ -64,7 +64,7 @@ def _networks(model: Model | Callable[..., object]) -> list[nn.Module]:
     """The undefended networks in a model, each once, as far as hooks can be put on them."""
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return []
-    defended = [module for module in model.modules() if isinstance(module, Defended)]
-    if not defended:
+    found = defended(model.modules())
+    if not found:
         return [model]
-    return list(dict.fromkeys(network for one in defended for network in _networks(one.undefended)))
+    return list(dict.fromkeys(network for one in found for network in _networks(one.undefended)))

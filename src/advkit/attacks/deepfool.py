@@ -89,7 +89,7 @@ class DeepFool(Attack):
         fooled = goal.success(logits)
         count = rivals.shape[1]
         for _ in range(self.steps):
-            stuck = self._distances(rows, logits).isinf().all(1)
+            stuck = _distances(self._gaps(rows, logits), rows.slopes).isinf().all(1)
             still_open = rows.close(fooled[rows.index] | stuck)
             if not still_open:
                 break
@@ -125,13 +125,12 @@ class DeepFool(Attack):
             return logits.detach().scatter(1, classes, -torch.inf).argmax(1, keepdim=True)
         return classes
 
-    def _distances(self, rows: _Row, logits: Tensor) -> Tensor:
-        """How far off the rivals' boundaries are by the slopes last seen: (n, m), infinite where those are zero."""
+    def _gaps(self, rows: _Row, logits: Tensor) -> Tensor:
+        """By how much each rival is behind: (n, m)."""
         logits = logits.detach()
         gaps = logits.gather(1, self._held(rows, logits)) - logits.gather(1, rows.rivals)
         edge = sliver(logits).unsqueeze(1)
-        gaps = torch.where(gaps > edge, gaps, gaps + 2 * edge).to(rows.slopes.dtype)  # who is as near is to cross it
-        return (gaps / rows.slopes).where((rows.slopes > 0) & rows.slopes.isfinite(), torch.inf)
+        return torch.where(gaps > edge, gaps, gaps + 2 * edge).to(rows.slopes.dtype)  # who is as near is to cross it
 
     def _step(self, rows: _Row, x: Tensor, logits: Tensor, count: int) -> Tensor:
         """Where the rows are after a step over the nearest of ``count`` boundaries: (n, ...), inside the box.
@@ -139,17 +138,24 @@ class DeepFool(Attack):
         Notes the slopes seen on the way.
         """
         norm = norms.get(self.norm)
-        nearest = self._distances(rows, logits).topk(count, largest=False).indices
+        gaps = self._gaps(rows, logits)
+        nearest = _distances(gaps, rows.slopes).topk(count, largest=False).indices
         # Of differences, one for each boundary: the gradient of the label alone is never needed.
         climbs = logits.gather(1, rows.rivals.gather(1, nearest)) - logits.gather(1, self._held(rows, logits))
         distance = torch.full_like(rows.slopes[:, 0], torch.inf)
         towards = torch.zeros_like(rows.x)
         for left, rival, climb in zip(range(count)[::-1], nearest.split(1, 1), climbs.unbind(1), strict=True):
             gradient = self._classifier.gradient(climb, x, keep_graph=left > 0)
-            rows.slopes = rows.slopes.scatter(1, rival, _DUAL[norm].size(gradient).unsqueeze(1))
-            to_rival = self._distances(rows, logits).gather(1, rival).squeeze(1)
+            slope = _DUAL[norm].size(gradient).unsqueeze(1)
+            rows.slopes = rows.slopes.scatter(1, rival, slope)
+            to_rival = _distances(gaps.gather(1, rival), slope).squeeze(1)
             towards = gradient.where(column(to_rival < distance, x), towards)
             distance = distance.minimum(to_rival)
         beyond = (self.overshoot * distance).clamp_min(_BEYOND * (self.bounds[1] - self.bounds[0]))
         length = (distance + beyond).where(distance.isfinite(), 0)
         return (rows.x + column(length, x) * norm.steepest(towards)).clamp(*self.bounds)
+
+
+def _distances(gaps: Tensor, slopes: Tensor) -> Tensor:
+    """How far off boundaries are: the shape of the gaps, infinite where a slope says nothing."""
+    return (gaps / slopes).where((slopes > 0) & slopes.isfinite(), torch.inf)

@@ -23,7 +23,8 @@ from torch import Tensor
 from advkit import norms
 from advkit._engine.ascent import LinfAscent, ascend
 from advkit._engine.classifier import Classifier, own, prediction
-from advkit.attack import Attack, _short
+from advkit._engine.wording import short
+from advkit.attack import Attack
 from advkit.goals import Untargeted
 from advkit.losses import cross_entropy
 from advkit.model import Model, attacking, is_stochastic
@@ -416,8 +417,8 @@ def _of_knowledge(who: str, one: Outcome, outcomes: Sequence[Outcome]) -> list[F
 
 def _rises(name: str, who: str, low: float, high: float, right_low: Tensor, right_high: Tensor) -> Flag:
     sentence = (
-        f"{who} is right on {_share(right_low)} of the images under {name} with eps={_short(low)}, and on "
-        f"{_share(right_high)} with eps={_short(high)}, which allows all that the smaller one does; take more steps, "
+        f"{who} is right on {_share(right_low)} of the images under {name} with eps={short(low)}, and on "
+        f"{_share(right_high)} with eps={short(high)}, which allows all that the smaller one does; take more steps, "
         "and if the accuracy still rises, look for what makes the gradients mislead."
     )
     return Flag("accuracy rises with eps", sentence, _ATHALYE)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from advkit._engine.checks import check_number
 from advkit._engine.classifier import answer
-from advkit.attack import AdversarialResult, _short
+from advkit._engine.wording import short
+from advkit.attack import AdversarialResult
 from advkit.errors import InputError, MissingExtraError
 from advkit.evaluation.report import RobustnessReport, Score
 from advkit.evaluation.security import SecurityCurve
@@ -243,7 +244,7 @@ def security_curves(
     labels, ncols, of_legend = _columns([name for name, _ in named], width)
     budgets = sorted({value for _, curve in named for value in curve.eps})
     left, above, below = 0.5, 0.1, 0.42 + of_legend
-    right = max(_GAP, 0.5 * _LETTER * len(_short(budgets[-1])) + 0.04)
+    right = max(_GAP, 0.5 * _LETTER * len(short(budgets[-1])) + 0.04)
     body = min(0.62 * width, 3.2)
     height = body + above + below
     figure.set_size_inches(width, height)
@@ -264,8 +265,8 @@ def security_curves(
             zorder=3,
         )
     _percents(axes.yaxis)
-    ticks = _spaced(budgets, 0.085 * max(len(_short(value)) for value in budgets) / (width - left - right))
-    axes.set(ylim=(0, 1), xticks=ticks, xticklabels=[_short(value) for value in ticks])
+    ticks = _spaced(budgets, 0.085 * max(len(short(value)) for value in budgets) / (width - left - right))
+    axes.set(ylim=(0, 1), xticks=ticks, xticklabels=[short(value) for value in ticks])
     if budgets[-1] > budgets[0]:
         axes.set_xlim(budgets[0], budgets[-1])
     axes.set_xlabel(f"eps, {next(iter(kinds))}", fontsize=_SMALL, color=_TEXT, labelpad=2)

@@ -11,7 +11,8 @@ from advkit import norms
 from advkit._engine.checks import check_classes, check_images, check_number
 from advkit._engine.classifier import answer, prediction
 from advkit._engine.progress import track
-from advkit.attack import Attack, _short
+from advkit._engine.wording import short
+from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError
 from advkit.evaluation.flags import Flag, named_norm, rising
 from advkit.evaluation.metrics import wilson
@@ -61,7 +62,7 @@ class SecurityCurve:
         """A table with a row for each budget."""
         rows = [("eps", "accuracy", "95 % interval", "up to eps")]
         for eps, share, (low, high), worst in zip(self.eps, self.accuracy, self.interval, self.worst, strict=True):
-            rows.append((_short(eps), f"{share:.1%}", f"{low:.1%} to {high:.1%}", f"{worst:.1%}"))
+            rows.append((short(eps), f"{share:.1%}", f"{low:.1%} to {high:.1%}", f"{worst:.1%}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         title = f"{self.attack}, {self.norm}, {self.right.shape[1]} images"

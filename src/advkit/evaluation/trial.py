@@ -17,7 +17,7 @@ from advkit._engine.seeds import repeatable
 from advkit.attack import Attack
 from advkit.errors import InputError, MissingExtraError
 from advkit.evaluation.flags import Flag, probed
-from advkit.model import Defended, is_stochastic, placement
+from advkit.model import defended, is_stochastic, placement
 
 __all__ = ["LOST", "NORMS", "Assault", "Cell", "Contender", "Outcome", "Record", "Trial", "assaults", "vote"]
 
@@ -58,7 +58,7 @@ class Contender:
     @property
     def is_wrapped(self) -> bool:
         """Whether there is a defense in it that an attacker may or may not know of."""
-        return any(isinstance(module, Defended) for module in self.model.modules())
+        return bool(defended(self.model.modules()))
 
 
 @dataclass(frozen=True)
