@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit import CW, losses
-from contracts.scenes import IMAGE, Passes, Shifted, conv_net, draw, linear_net, said_by, trained_net
+from contracts.scenes import IMAGE, Passes, Shifted, conv_net, draw, linear_net, said_by, trained_net, undecided
 
 PUBLISHED = {"initial_c": 1e-3, "binary_search_steps": 9, "lr": 0.01, "schedule": "constant"}
 
@@ -97,11 +97,7 @@ def test_an_untargeted_attack_is_no_worse_than_its_best_target() -> None:
 def test_pixels_at_their_bounds_move(settings: dict[str, object]) -> None:
     """torchattacks starts at atanh(1), where nothing moves."""
     model = linear_net(2)
-    images = draw(64, *IMAGE, seed=5).round()
-    with torch.no_grad():
-        logits = model(images)
-    closest = (logits[:, 0] - logits[:, 1]).abs().argsort()[:4]
-    images, labels = images[closest], logits[closest].argmax(1)
+    images, labels = undecided(model)
     result = CW(model, **settings).run(images, labels)
     assert result.success.all()
     assert (result.distance("l2") > 0).all()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit import CW, EAD, losses
-from contracts.scenes import IMAGE, Passes, draw, linear_net, said_by, trained_net
+from contracts.scenes import IMAGE, Passes, draw, linear_net, said_by, trained_net, undecided
 
 
 def least_l1(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -85,11 +85,7 @@ def test_it_reaches_any_target() -> None:
 
 def test_pixels_at_their_bounds_move() -> None:
     model = linear_net(2)
-    images = draw(64, *IMAGE, seed=5).round()
-    with torch.no_grad():
-        logits = model(images)
-    closest = (logits[:, 0] - logits[:, 1]).abs().argsort()[:4]
-    images, labels = images[closest], logits[closest].argmax(1)
+    images, labels = undecided(model)
     result = EAD(model).run(images, labels)
     assert result.success.all()
     assert (result.distance("l1") > 0).all()

@@ -6,7 +6,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from advkit import AdversarialResult, norms
+from advkit import AdversarialResult, Defense, norms
+from advkit.defenses import InputTransformation
 from contracts.cases import Case
 
 Shape = tuple[int, ...]
@@ -204,3 +205,35 @@ def judge(
         assert result.queries.shape == labels.shape
         assert result.queries.dtype == torch.int64
         assert (result.queries >= 0).all()
+
+
+class Rounding(InputTransformation):
+    """Four levels a channel. Its true gradient is zero."""
+
+    differentiable = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images * 3).round() / 3
+
+
+class Whole(Defense):
+    """A defense that is more than a transformation, and says nothing of itself but that it has no gradient."""
+
+    differentiable = False
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return nn.Sequential(Rounding(), model)
+
+
+class Surrogate(Whole):
+    def surrogate(self, model: nn.Module) -> nn.Module:
+        return model
+
+
+def undecided(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Four images of black and white features that a model of two classes is hardly decided on, and what it says."""
+    images = draw(64, *IMAGE, seed=5).round()
+    with torch.no_grad():
+        logits = model(images)
+    closest = (logits[:, 0] - logits[:, 1]).abs().argsort()[:4]
+    return images[closest], logits[closest].argmax(1)

@@ -10,19 +10,10 @@ from advkit import Attack, Defended, Defense
 from advkit.defenses import InputTransformation
 from advkit.errors import InputError, ModelError
 from advkit.model import attacking
-from contracts.scenes import Passes, said_by, trained_net
+from contracts.scenes import Passes, Rounding, Surrogate, Whole, said_by, trained_net
 
 ATTACKS = [advkit.FGSM, advkit.MIFGSM, advkit.PGD, advkit.DeepFool, advkit.CW, advkit.EAD, advkit.SparseL1Descent]
 COARSE = {"eps": 0.3, "alpha": 0.05}
-
-
-class Rounding(InputTransformation):
-    """Four levels a channel. Its true gradient is zero."""
-
-    differentiable = False
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images * 3).round() / 3
 
 
 class Jitter(InputTransformation):
@@ -30,20 +21,6 @@ class Jitter(InputTransformation):
 
     def forward(self, images: Tensor) -> Tensor:
         return images + 0.1 * torch.randn(images.shape)
-
-
-class Whole(Defense):
-    """A defense that is more than a transformation, and says nothing of itself but that it has no gradient."""
-
-    differentiable = False
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return nn.Sequential(Rounding(), model)
-
-
-class Surrogate(Whole):
-    def surrogate(self, model: nn.Module) -> nn.Module:
-        return model
 
 
 class NoisyLogits(Defense):

@@ -6,22 +6,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import advkit
-from advkit import Defended, Defense
+from advkit import Defended
 from advkit.defenses import AdversarialTraining, DefensiveDistillation, InputTransformation, Stack
 from advkit.errors import DtypeError, InputError, ModelError
-from contracts.scenes import Counting, draw, flat_net, said_by, trained_net
+from contracts.scenes import Counting, Rounding, Surrogate, Whole, draw, flat_net, said_by, trained_net
 
 
 class Halving(InputTransformation):
     def forward(self, images: Tensor) -> Tensor:
         return images / 2
-
-
-class Rounding(InputTransformation):
-    differentiable = False
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images * 3).round() / 3
 
 
 class Jitter(InputTransformation):
@@ -35,18 +28,6 @@ class Jitter(InputTransformation):
     def forward(self, images: Tensor) -> Tensor:
         self.calls += 1
         return images + 0.1 * torch.randn(images.shape)
-
-
-class Secretive(Defense):
-    differentiable = False
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return nn.Sequential(Rounding(), model)
-
-
-class Candid(Secretive):
-    def surrogate(self, model: nn.Module) -> nn.Module:
-        return model
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -135,10 +116,10 @@ def test_an_attack_sees_through_all_of_a_stack() -> None:
 
 def test_a_members_own_surrogate_is_used_and_a_missing_one_is_an_error() -> None:
     net, images, labels = trained_net()
-    stack = Stack([Candid(), Halving()])
+    stack = Stack([Surrogate(), Halving()])
     assert torch.equal(stack.surrogate(net)(images), net(images / 2))
-    with pytest.raises(ModelError, match="Secretive is not differentiable and has no surrogate"):
-        advkit.FGSM(Stack([Secretive(), Halving()]).wrap(net))(images, labels)
+    with pytest.raises(ModelError, match="Whole is not differentiable and has no surrogate"):
+        advkit.FGSM(Stack([Whole(), Halving()]).wrap(net))(images, labels)
 
 
 def test_distillation_in_a_stack_keeps_its_surrogate() -> None:
