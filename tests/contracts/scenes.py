@@ -117,6 +117,16 @@ def said_by(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         return model(images).argmax(1)
 
 
+def learn(model: nn.Module, images: Tensor, labels: Tensor, *, steps: int, lr: float) -> None:
+    """Train a model on one batch."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+
+
 @cache
 def trained_net(seed: int = 0, classes: int = 4) -> tuple[nn.Module, Tensor, Tensor]:
     """A small network that has learned patterns under noise, and images that it gets right."""
@@ -128,12 +138,7 @@ def trained_net(seed: int = 0, classes: int = 4) -> tuple[nn.Module, Tensor, Ten
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    optimizer.zero_grad()
+    learn(model, images, labels, steps=60, lr=0.01)
     assert said_by(model, images).equal(labels)
     return model.eval(), images[:8], labels[:8]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advkit import norms
 from contracts.cases import Case, each
-from contracts.scenes import IMAGE, conv_net, draw, easy_images, judge, linear_net, said_by
+from contracts.scenes import IMAGE, conv_net, draw, easy_images, judge, learn, linear_net, said_by
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,9 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
     model[6] = nn.Linear(256, 4)
     nn.init.zeros_(model[6].weight)
     nn.init.zeros_(model[6].bias)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for _ in range(40):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), labels).backward()
-            optimizer.step()
+        learn(model, images, labels, steps=40, lr=0.02)
     model.eval()
     assert said_by(model, images).equal(labels)
     return model, images[:8], labels[:8]
