@@ -37,8 +37,11 @@ class Oracle:
         self.queries = torch.zeros_like(goal.classes)
         self._model = model
         self._goal = goal
-        # A CPU is at its best with small batches, whose activations stay in its caches.
-        self._rows = 64 if images.device.type == "cpu" else max(64, min(1024, 2**22 // images[0].numel()))
+        # A CPU is at its best with small batches, whose activations stay in its caches. It makes, and keeps, kernels
+        # for each size, so that what is left of many batches is cut to a multiple of eight and the rest.
+        self._rows, self._even = 64, 8
+        if images.device.type != "cpu":
+            self._rows, self._even = max(64, min(1024, 2**22 // images[0].numel())), 1
 
     def __call__(self, candidates: Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
         """The heights (m,) of m candidates, which are made and asked about a full batch at a time.
@@ -49,7 +52,10 @@ class Oracle:
             parameters: (m, ...) each, what else tells the candidates apart.
         """
         self.queries.index_add_(0, index, torch.ones_like(index))
-        batches = zip(*(torch.split(rows, self._rows) for rows in (index, *parameters)), strict=True)
+        full, left = divmod(len(index), self._rows)
+        rest = left % self._even if full else 0
+        sizes = [self._rows] * full + [size for size in (left - rest, rest) if size]
+        batches = zip(*(torch.split(rows, sizes) for rows in (index, *parameters)), strict=True)
         logits = torch.cat([self._model(candidates(*batch)) for batch in batches])
         goal = self._goal.rows(index)
         return goal.loss(logits).where(~goal.success(logits), torch.inf)

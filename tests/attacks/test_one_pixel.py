@@ -68,6 +68,14 @@ def test_the_whole_population_of_the_whole_batch_in_one_forward() -> None:
     assert result.images.equal(images)
 
 
+def test_large_populations_are_asked_about_in_batches_of_few_sizes() -> None:
+    """A CPU makes kernels for each size, and keeps them."""
+    model = Counting(lambda x: torch.tensor([[1.0, 0.0]]).expand(len(x), 2))
+    result = OnePixel(model, steps=1, popsize=11).run(draw(30, 3, 5, 5), torch.zeros(30, dtype=torch.int64))
+    assert model.rows == [30, *[64] * 5, 8, 2, *[64] * 5, 8, 2, 30]
+    assert result.queries.tolist() == [23] * 30
+
+
 @pytest.mark.parametrize("limit", [1, 2, 12, 13, 14, 30])
 def test_max_queries_is_spent_and_not_exceeded(limit: int) -> None:
     model = Counting(lambda x: torch.tensor([[1.0, 0.0]]).expand(len(x), 2))
