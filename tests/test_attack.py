@@ -10,7 +10,7 @@ import advkit
 from advkit import Attack
 from advkit.errors import AdvkitError
 from advkit.goals import Goal
-from contracts.scenes import IMAGE, Passes, conv_net, draw
+from contracts.scenes import IMAGE, Passes, conv_net, draw, trained_net
 
 IMAGES, LABELS = draw(3, *IMAGE), torch.tensor([0, 1, 2])
 
@@ -32,6 +32,25 @@ def test_the_base_clips_and_detaches() -> None:
     assert found.equal(torch.ones_like(IMAGES))
     assert not found.requires_grad
     assert not IMAGES.requires_grad
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mirrored(Attack):
+    """Another attack, against the mirror image of the model."""
+
+    other: type[Attack] = advkit.FGSM
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        return self.other(lambda x: self.model(x.flip(-1)))._perturb(images, goal)
+
+
+@pytest.mark.parametrize("other", [advkit.FGSM, advkit.MIFGSM, advkit.DeepFool, advkit.CW])
+def test_an_attack_can_be_built_from_another(other: type[Attack]) -> None:
+    model, images, labels = trained_net()
+    found = Mirrored(model, other=other)(images.flip(-1), labels).flip(-1)
+    expected = other(model)(images, labels)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (found != images).any()
 
 
 def test_an_attack_of_the_wrong_shape_is_the_authors_mistake() -> None:

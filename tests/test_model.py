@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import advkit
 from advkit import Normalized
@@ -93,6 +93,28 @@ def test_attacking_restores_after_an_exception() -> None:
         fail()
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class Restless(nn.Module):
+    """Sets flags of its own layers when it is asked, as Monte Carlo dropout does, and fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout()
+        self.layer = nn.Linear(192, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.drop.train()
+        self.layer.requires_grad_(True)
+        raise KeyboardInterrupt
+
+
+def test_attacking_takes_back_what_the_model_did_to_itself() -> None:
+    model = Restless().eval().requires_grad_(False)
+    with pytest.raises(KeyboardInterrupt):
+        advkit.FGSM(model)(IMAGES, torch.zeros(4, dtype=torch.long))
+    assert not model.drop.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_attacking_a_function_only_records_gradients() -> None:

@@ -266,9 +266,11 @@ class Attack(ABC):
 
     @property
     def _classifier(self) -> Classifier:
-        """``model`` as `_perturb` has it, with checked logits and watched gradients."""
-        assert isinstance(self.model, Classifier)
-        return self.model
+        """``model`` with its logits checked and its gradients watched, which it is while `__call__` runs `_perturb`.
+
+        An attack that builds on another may run the other's `_perturb` on a model of its own.
+        """
+        return self.model if isinstance(self.model, Classifier) else Classifier(self.model, {})
 
     def _predict(self, images: Tensor) -> Tensor:
         """The model's answer to each image: int64, (N,)."""

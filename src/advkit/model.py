@@ -146,25 +146,34 @@ def attacking(model: Model, *, adaptive: bool = False) -> Iterator[None]:
             modules = list(nn.ModuleList([model, *surrogates]).modules())
         # An inference tensor takes no part in autograd, and could not be given its flag back here.
         owned = chain.from_iterable(module._parameters.values() for module in modules)
-        parameters = [each for each in owned if each is not None and each.requires_grad and not each.is_inference()]
+        parameters = [each for each in owned if each is not None and not each.is_inference()]
+        modules = [module for module in modules if hasattr(module, "training")]  # frozen TorchScript has none
         recurrent = [module for module in modules if _needs_training_mode(module)]
-        # Frozen TorchScript has no such flag.
-        training = [one for one in modules if getattr(one, "training", False) and one not in recurrent]
-        wanted: list[tuple[nn.Module | Tensor, str, object]] = [
-            *((module, "training", False) for module in training),
-            *((module, "training", True) for module in recurrent),
-            *((module, "dropout", 0.0) for module in recurrent),
-            *((parameter, "requires_grad", False) for parameter in parameters),
-            *((one, "_surrogate", surrogate) for one, surrogate in answering.items()),
+        before: list[tuple[nn.Module | Tensor, str, object]] = [
+            *((module, "training", module.training) for module in modules),
+            *((module, "dropout", module.dropout) for module in recurrent),
+            *((parameter, "requires_grad", parameter.requires_grad) for parameter in parameters),
+            *((one, "_surrogate", one._surrogate) for one in answering),
         ]
-        before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
         try:
-            for owner, name, value in wanted:
-                setattr(owner, name, value)
+            for one, surrogate in answering.items():
+                one._surrogate = surrogate
+            for module in modules:
+                _set(module, "training", False)
+            for module in recurrent:
+                module.training, module.dropout = True, 0.0
+            for parameter in parameters:
+                _set(parameter, "requires_grad", False)
             yield
         finally:
             for owner, name, value in before:
-                setattr(owner, name, value)
+                _set(owner, name, value)
+
+
+def _set(owner: nn.Module | Tensor, name: str, value: object) -> None:
+    """An attribute, written only where it differs: modules are slow to be written to, and a batch may be one image."""
+    if getattr(owner, name) is not value:
+        setattr(owner, name, value)
 
 
 def _needs_training_mode(module: nn.Module) -> TypeGuard[nn.RNNBase]:

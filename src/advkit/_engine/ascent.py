@@ -1,6 +1,6 @@
 """Climbing a loss inside a ball: the loop that the iterative budget attacks share."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,7 +16,7 @@ __all__ = ["Ascent", "L2Ascent", "LinfAscent", "ascend"]
 
 
 @dataclass
-class Ascent(Rows):
+class Ascent(Rows, ABC):
     """Rows that climb inside a ball and the box.
 
     Args:

@@ -129,7 +129,7 @@ class Classifier:
     def verify(self) -> None:
         """Raise if an answer since the last time, or a gradient that came back from one, had a NaN in it.
 
-        The first of them is to blame: what comes after it was computed from it.
+        The first of them is to blame: what comes after it in a search was computed from it.
         """
         watched, self._watched = self._watched, []
         if watched:
