@@ -53,6 +53,14 @@ def test_an_attack_can_be_built_from_another(other: type[Attack]) -> None:
     assert (found != images).any()
 
 
+def test_images_without_a_pixel_are_left_as_they_are() -> None:
+    result = advkit.FGSM(lambda x: torch.tensor([[1.0, 0.0]]).expand(len(x), 2)).run(
+        torch.zeros(6, 0), torch.zeros(6).int()
+    )
+    assert result.images.shape == (6, 0)
+    assert not result.success.any()
+
+
 def test_an_attack_of_the_wrong_shape_is_the_authors_mistake() -> None:
     with pytest.raises(AdvkitError, match=r"Careless._perturb returned shape \(1, 3, 8, 8\) for images of shape"):
         Careless(conv_net(), shape=False)(IMAGES, LABELS)

@@ -136,7 +136,7 @@ class Attack(ABC):
         per_row = self._per_row()
         for name, value in per_row.items():
             check_rows(name, value, images)
-        if not len(images):
+        if not images.numel():
             return images.detach().clone()
         with attacking(self.model, adaptive=self._adaptive and self.kind != "black-box"):
             return self._adversarials(images, classes, per_row)

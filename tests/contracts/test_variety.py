@@ -151,6 +151,20 @@ def test_a_plain_function_is_a_model(case: Case) -> None:
         assert all(parameter.grad is None for parameter in network.parameters())
 
 
+@each()
+def test_a_plain_function_may_answer_in_float64(case: Case) -> None:
+    network = linear_net()
+    images, labels = easy_images(network)
+    network = network.double()
+
+    def model(x: Tensor) -> Tensor:
+        return network(x.double())
+
+    result = case.make(model).run(images, labels)
+    judge(case, result, images, labels, model=model)
+    assert result.success.float().mean() >= case.fools
+
+
 @each(lambda case: case.kind == "black-box")
 def test_a_black_box_never_asks_for_a_gradient(case: Case) -> None:
     """A model that leaves torch, and would raise on tensors that want a gradient."""

@@ -66,6 +66,15 @@ def test_large_gradients_of_both_signs_are_no_nan() -> None:
     model.verify()
 
 
+def test_it_may_be_asked_about_no_image() -> None:
+    """As an attack does that picks rows by a mask."""
+    model = Classifier(lambda x: x.flatten(1)[:, :3] * 2, {"labels": torch.tensor([2])})
+    for _ in range(2):
+        x = torch.zeros(0, 3, 2, 2, requires_grad=True)
+        assert model.gradient(model.logits(x).sum(1), x).shape == x.shape
+    model.verify()
+
+
 def test_labels_are_held_against_the_first_answer() -> None:
     with pytest.raises(InputError, match=r"targets must lie in \[0, 3\)"):
         Classifier(lambda x: x, {"labels": torch.tensor([2]), "targets": torch.tensor([3])})(torch.zeros(1, 3))

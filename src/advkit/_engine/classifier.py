@@ -106,13 +106,14 @@ class Classifier:
         return gradient
 
     def _watch(self, meaning: str, values: Tensor) -> None:
-        self._watched.append((meaning, values.detach().amax()))
+        if values.numel():
+            self._watched.append((meaning, values.detach().amax()))
         if len(self._watched) >= _MOST_WATCHED:
             self.verify()
 
     def _check_first(self, logits: Tensor) -> None:
         self._answered = True
-        if bool(logits.amax().isnan()):
+        if logits.numel() and bool(logits.amax().isnan()):
             raise ModelError(_NAN_LOGITS)
         count = logits.shape[1]
         for name, classes in self.classes.items():

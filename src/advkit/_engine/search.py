@@ -200,7 +200,7 @@ def _survey(
 ) -> tuple[Tensor, Sequence[Goal], Tensor]:
     """Which rows need nothing, bool (N,); the routes to success, the shortest of each row first; their lengths."""
     x = images.detach().requires_grad_()
-    logits = model.logits(x)
+    logits = model.logits(x).to(x.dtype)
     plain = logits.detach()
     finished = goal.success(plain)
     if not isinstance(goal, Untargeted):
@@ -222,7 +222,7 @@ def _descend(model: Classifier, rows: _Trial, best: Best, *, initial_c: float | 
     objective, weight = best.objective, 0.0
     for step in range(steps):
         x = rows.x.detach().requires_grad_()
-        logits = model.logits(x)
+        logits = model.logits(x).to(x.dtype)
         gap = rows.route.margin(logits) + best.kappa
         changes = rows.x - rows.originals
         rows.reached |= best.offer(rows.place, rows.x, changes, rows.goal, logits.detach(), rows.open)
@@ -317,7 +317,7 @@ def bisect(
     """
     best = Best(images, objective, kappa)
     x = images.detach().requires_grad_()
-    logits = model.logits(x)
+    logits = model.logits(x).to(x.dtype)
     gap = goal.margin(logits) + kappa
     if initial_c is None:
         _, multiplier = objective.solve(images, images, model.gradient(gap, x), gap.detach(), LARGEST_C)
@@ -350,7 +350,7 @@ def _follow(model: Classifier, rows: Descent, best: Best, reached: Tensor, steps
 
     for step in range(steps):
         x = rows.ahead.detach().requires_grad_()
-        logits = model.logits(x)
+        logits = model.logits(x).to(x.dtype)
         if not rows.judged_apart:
             judge(logits)
         gap = (rows.goal.margin(logits) + best.kappa).clamp_min(0)
@@ -366,4 +366,4 @@ def _follow(model: Classifier, rows: Descent, best: Best, reached: Tensor, steps
         rows.descend(slope, step, steps)
         if rows.judged_apart:
             with torch.no_grad():
-                judge(model.logits(rows.x))
+                judge(model.logits(rows.x).to(rows.x.dtype))
