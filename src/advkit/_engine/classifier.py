@@ -27,9 +27,9 @@ class Classifier:
 
     The number of classes is known once the model has answered, so that is when labels are held against it.
     Whether a logit is NaN is asked of the first answer. Of later ones, and of every gradient that comes back to the
-    images, the largest value is kept on the device for `verify`, which passes NaN on and takes a tenth of the time
-    of ``isnan().any()``: asking would make a GPU wait in every step. It matters that gradients are watched: torch's
-    sign of NaN is 0, which would pass a broken gradient off as a flat one.
+    images, the largest value waits on the device for `verify`: asking would make a GPU wait in every step. A maximum
+    passes NaN on, in a tenth of the time of ``isnan().any()``. It matters that gradients are watched: torch's sign of
+    NaN is 0, which would pass a broken gradient off as a flat one.
 
     Args:
         model: the model under attack.
