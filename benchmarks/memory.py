@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median_low
 
 import torch
 from contests import CONTESTS, seed
@@ -69,14 +70,18 @@ def table(options: argparse.Namespace) -> None:
                 continue
             for contender in filter(lambda each: each.installed, contest.contenders):
                 arguments = ["--one", contest.name, str(contender), stage, "--seconds", str(options.seconds)]
-                peaks = sorted(_peak(arguments) for _ in range(options.repeats))
-                print(f"| {contest.name} | {contender} | {peaks[len(peaks) // 2]} |", flush=True)
+                print(f"| {contest.name} | {contender} | {_median(arguments, options.repeats)} |", flush=True)
 
 
-def _peak(arguments: list[str]) -> int:
-    """What a process with these arguments says, in MB."""
-    run = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
-    return int(run.stdout.split()[-1])
+def _median(arguments: list[str], repeats: int) -> str:
+    """Of what processes with these arguments say, in MB; or how one of them failed, which costs no other row."""
+    peaks = []
+    for _ in range(repeats):
+        run = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
+        if run.returncode:
+            return f"failed: {run.stderr[-200:]}"
+        peaks.append(int(run.stdout.split()[-1]))
+    return str(median_low(peaks))
 
 
 class Noise(Dataset[tuple[Tensor, int]]):

@@ -39,9 +39,9 @@ class Oracle:
         self._goal = goal
         # A CPU is at its best with small batches, whose activations stay in its caches. It makes, and keeps, kernels
         # for each size, so that what is left of many batches is cut to a multiple of eight and the rest.
-        self._rows, self._even = 64, 8
-        if images.device.type != "cpu":
-            self._rows, self._even = max(64, min(1024, 2**22 // images[0].numel())), 1
+        on_cpu = images.device.type == "cpu"
+        self._rows = 64 if on_cpu else max(64, min(1024, 2**22 // images[0].numel()))
+        self._even = 8 if on_cpu else 1
 
     def __call__(self, candidates: Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
         """The heights (m,) of m candidates, which are made and asked about a full batch at a time.

@@ -12,6 +12,7 @@ from advkit._engine.ascent import L2Ascent, LinfAscent, ascend
 from advkit._engine.classifier import Classifier
 from advkit._engine.rows import Rows
 from advkit.goals import Goal
+from advkit.model import Model
 from contracts.scenes import draw, easy_images, linear_net
 
 
@@ -24,8 +25,12 @@ class Elsewhere(Tensor):
 class Counted(Classifier):
     """A model on the CPU that is asked from `Elsewhere`."""
 
+    def __init__(self, model: Model) -> None:
+        super().__init__(model, {})
+        self.sizes: list[int] = []
+
     def logits(self, images: Tensor) -> Tensor:
-        self.sizes = [*getattr(self, "sizes", []), len(images)]
+        self.sizes.append(len(images))
         return super().logits(images.as_subclass(Tensor))
 
 
@@ -127,7 +132,7 @@ def test_both_policies_give_the_same_images(norm: norms.Norm) -> None:
         rows = ascent(images, images, Untargeted(labels), eps, eps / 10, (0.0, 1.0))
         if accelerator:
             rows.x = rows.x.as_subclass(Elsewhere)
-        counted = Counted(model, {})
+        counted = Counted(model)
         found[accelerator] = ascend(
             counted,
             rows,

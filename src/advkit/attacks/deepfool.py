@@ -137,7 +137,7 @@ class DeepFool(Attack):
 
         Notes the slopes seen on the way.
         """
-        norm = norms.get(self.norm)
+        model, norm = self._classifier, norms.get(self.norm)
         gaps = self._gaps(rows, logits)
         nearest = _distances(gaps, rows.slopes).topk(count, largest=False).indices
         # Of differences, one for each boundary: the gradient of the label alone is never needed.
@@ -145,7 +145,7 @@ class DeepFool(Attack):
         distance = torch.full_like(rows.slopes[:, 0], torch.inf)
         towards = torch.zeros_like(rows.x)
         for left, rival, climb in zip(range(count)[::-1], nearest.split(1, 1), climbs.unbind(1), strict=True):
-            gradient = self._classifier.gradient(climb, x, keep_graph=left > 0)
+            gradient = model.gradient(climb, x, keep_graph=left > 0)
             slope = _DUAL[norm].size(gradient).unsqueeze(1)
             rows.slopes = rows.slopes.scatter(1, rival, slope)
             to_rival = _distances(gaps.gather(1, rival), slope).squeeze(1)

@@ -114,11 +114,11 @@ class JSMA(Attack):
 
     def _saturate(self, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
         """Move pair after pair: images (N, ...), where they fool the model, and where it was not linear: bool (N,)."""
-        rows = _Saliency(images, images, goal, goal.classes)
+        model, rows = self._classifier, _Saliency(images, images, goal, goal.classes)
         reached, bent = torch.zeros_like(rows.open), torch.zeros_like(rows.open)
         for step in itertools.count():
             x = rows.x.detach().requires_grad_()
-            logits = self._classifier.logits(x)
+            logits = model.logits(x)
             if not step and isinstance(goal, Untargeted):
                 rows.target = logits.scatter(1, goal.classes[:, None], -torch.inf).argmax(1)
             raised, total = logits.gather(1, rows.target[:, None]).squeeze(1), logits.sum(1)
@@ -131,8 +131,8 @@ class JSMA(Attack):
             bent[rows.index] = rows.bent if step else fooled  # what is wrong already needs nothing
             if not rows.close(fooled):
                 break
-            alpha = self._classifier.gradient(raised, x, keep_graph=True)
-            beta = self._classifier.gradient(total, x) - alpha
+            alpha = model.gradient(raised, x, keep_graph=True)
+            beta = model.gradient(total, x) - alpha
             del x, logits, raised, total  # and with them the graph, before the search makes tensors of its own
             alpha, beta, came = rows.compact(alpha, beta, came)
             if not self._move(rows, alpha, beta, came, 2 ** (step + 2)):
@@ -179,16 +179,16 @@ class JSMA(Attack):
 
         Those go first that the margin, linearised, needs least. Where so many were too many, half as many are tried.
         """
-        trial = rows.x
+        model, trial = self._classifier, rows.x
         for turn in range(_TURNS + 1):
             x = trial.detach().requires_grad_()
-            logits = self._classifier.logits(x)
+            logits = model.logits(x)
             margin = rows.goal.margin(logits)
             fools = rows.goal.success(logits) & (margin <= -sliver(logits)) if turn else rows.open
             rows.x = x.detach().where(column(fools, x), rows.x)
             if turn == _TURNS:
                 break
-            harm = self._classifier.gradient(margin, x) * (rows.originals - rows.x)
+            harm = model.gradient(margin, x) * (rows.originals - rows.x)
             harm = harm.flatten(1).where((rows.x != rows.originals).flatten(1), torch.inf)
             rows.harm = harm.where(fools[:, None], rows.harm)
             rows.slack = (-margin.detach()).where(fools, rows.slack)
