@@ -17,13 +17,22 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit import norms
-from advkit._engine.checks import check_bounds, check_choice, check_classes, check_images, check_model, check_rows
+from advkit._engine.checks import (
+    check_bounds,
+    check_choice,
+    check_classes,
+    check_images,
+    check_model,
+    check_rows,
+    check_targets,
+)
 from advkit._engine.classifier import Classifier, own, prediction
+from advkit._engine.grid import Halves, fooling, inward
 from advkit._engine.wording import short
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.model import Model, attacking
-from advkit.norms import Norm, column
+from advkit.norms import Norm
 
 __all__ = ["AdversarialResult", "Attack", "Kind"]
 
@@ -75,6 +84,9 @@ original, or the latter from the model's answers alone."""
 class Attack(ABC):
     """Base of all attacks: a model, numbers, and `_perturb`. A subclass says its `kind` where it is not "budget".
 
+    A subclass whose rows do not see each other, so that a batch may be attacked in parts, says so by
+    ``independent_rows = True``. It is faster on a CPU, whose caches hold the activations of a part.
+
     Args:
         model: pixels (N, ...) in, logits (N, K) out; usually an `nn.Module`. It may be in any mode and on any
             device: while it is attacked it is in eval mode, and afterwards it is as it was.
@@ -85,6 +97,8 @@ class Attack(ABC):
             bfloat16; None for the model as it is. Success is never judged under it: an attack that stops at success
             (a minimal one, or one with ``early_stop``) asks the model itself of what it found, and starts over on
             the images that do not fool it. Black-box attacks have no use for it.
+        adaptive: whether the attacker knows the defenses in the model and differentiates their surrogates, see
+            `advkit.defenses.Defense`; False for the naive attacker, who takes the gradient that there is.
 
     Raises:
         InputError: a number is out of its range, when the attack is made; or images, labels or targets cannot be
@@ -94,14 +108,14 @@ class Attack(ABC):
     """
 
     kind: ClassVar[Kind] = "budget"
-
-    _adaptive: ClassVar[bool] = True  # `on` gives its copy a value of its own
+    independent_rows: ClassVar[bool] = False
 
     model: Model = field(repr=False)
     _: KW_ONLY
     bounds: tuple[float, float] = (0.0, 1.0)
     generator: torch.Generator | None = field(default=None, repr=False)
     autocast: torch.dtype | None = None
+    adaptive: bool = True
 
     def __post_init__(self) -> None:
         check_model(self.model)
@@ -133,12 +147,14 @@ class Attack(ABC):
         classes = {"labels": labels} if targets is None else {"labels": labels, "targets": targets}
         for name, of_rows in classes.items():
             check_classes(name, of_rows, images)
+        if targets is not None:
+            check_targets(targets, labels)
         per_row = self._per_row()
         for name, value in per_row.items():
             check_rows(name, value, images)
         if not images.numel():
             return images.detach().clone()
-        with attacking(self.model, adaptive=self._adaptive and self.kind != "black-box"):
+        with attacking(self.model, adaptive=self.adaptive and self.kind != "black-box"):
             return self._adversarials(images, classes, per_row)
 
     def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
@@ -165,11 +181,10 @@ class Attack(ABC):
 
         Args:
             model: pixels (N, ...) to logits (N, K).
-            adaptive: whether the attacker knows the defenses in the model and differentiates their surrogates;
-                see `advkit.defenses.Defense`. False for the naive attacker, who takes the gradient that there is.
+            adaptive: whether the attacker knows the defenses in the model; see `Attack`.
         """
         check_model(model)
-        return self._with(model=model, _adaptive=adaptive)
+        return self._with(model=model, adaptive=adaptive)
 
     def compile(self, **options: Any) -> Self:
         """The same attack against the model as `torch.compile` rewrites it: the same answers, to rounding.
@@ -196,12 +211,16 @@ class Attack(ABC):
         """`_perturb`, with everything moved to the model for the work and back again."""
         model = Classifier(self.model, classes)
         device, work = model.workplace(images)
-        pixels = own(images, device, work)
+        pixels = own(images, device, work).clamp_(*self.bounds)  # what a rounding had put outside
         classes = {name: own(of_rows, device, torch.int64) for name, of_rows in classes.items()}
         goal = Targeted(classes["targets"]) if "targets" in classes else Untargeted(classes["labels"])
         searched = model if self.autocast is None else Classifier(self.model, classes, self.autocast)
+        asked: Model = searched
+        if self.kind == "black-box" and torch.finfo(images.dtype).bits < 32:
+            grid = Halves(images.dtype)  # an answer to something else is worth nothing when there is no other query
+            asked = lambda candidates: model(grid.nearest(candidates))  # noqa: E731
         per_row = {name: own(value, device, work) for name, value in per_row.items()}
-        found = self._found(pixels, goal, searched, per_row)
+        found = self._found(pixels, goal, asked, per_row)
         searched.verify()
         if searched is not model and (self.kind == "minimal" or getattr(self, "early_stop", False)):
             found = self._confirmed(found, pixels, goal, model, per_row)
@@ -209,12 +228,9 @@ class Attack(ABC):
             found = self._as_originals(found, pixels, images, goal, model)
         return found.to(images.device).clamp(*self.bounds)
 
-    def _found(self, pixels: Tensor, goal: Goal, model: Classifier, per_row: dict[str, Tensor]) -> Tensor:
-        """`_perturb` of the whole batch, on a CPU a part at a time: the activations of more rows overflow its caches.
-
-        A black-box attack cuts its queries itself.
-        """
-        rows = _ROWS_ON_CPU if pixels.device.type == "cpu" and self.kind != "black-box" else len(pixels)
+    def _found(self, pixels: Tensor, goal: Goal, model: Model, per_row: dict[str, Tensor]) -> Tensor:
+        """`_perturb` of the whole batch, or on a CPU of a part at a time: more activations overflow its caches."""
+        rows = _ROWS_ON_CPU if pixels.device.type == "cpu" and self.independent_rows else len(pixels)
         if len(pixels) <= rows:
             return self._part(pixels, goal, model, per_row)
         everything = torch.arange(len(pixels), device=pixels.device)
@@ -225,7 +241,7 @@ class Attack(ABC):
             ]
         )
 
-    def _part(self, pixels: Tensor, goal: Goal, model: Classifier, per_row: dict[str, Tensor]) -> Tensor:
+    def _part(self, pixels: Tensor, goal: Goal, model: Model, per_row: dict[str, Tensor]) -> Tensor:
         found = self._with(model=model, **per_row)._perturb(pixels, goal).detach()
         if found.shape != pixels.shape:
             raise AdvkitError(
@@ -250,19 +266,22 @@ class Attack(ABC):
         """What was found from ``pixels``, in the dtype of the originals: (N, ...).
 
         A pixel that was not moved is the original's to the bit. In 16 bits a moved one is rounded towards its
-        original by a budget attack, since the nearest could be out of its budget; by a minimal attack to the
-        nearest, and an image that no longer fools the model (one forward tells) is the original.
+        original by a budget attack, since the nearest could be out of its budget; a minimal attack goes on to where it
+        fools the model in 16 bits.
         """
         originals = originals.detach().to(found.device)
-        rounded = found.to(originals.dtype)
         if torch.finfo(originals.dtype).bits < 32:
+            grid = Halves(originals.dtype)
             if self.kind == "budget":
-                too_far = (rounded - pixels).abs() > (found - pixels).abs()
-                rounded = torch.where(too_far, _next_towards(rounded, originals), rounded)
+                found = inward(grid, found, pixels)
             elif self.kind == "minimal":
-                fools = goal.success(model(rounded.to(found.dtype)).detach())
-                rounded = rounded.where(column(fools, rounded), originals)
-        return torch.where(found == pixels, originals, rounded)
+
+                def fools(candidates: Tensor, rows: Tensor) -> Tensor:
+                    return goal.rows(rows).success(model(candidates))
+
+                with torch.no_grad():
+                    found = fooling(grid, found, pixels, fools, self.bounds)
+        return torch.where(found == pixels, originals, found.to(originals.dtype))
 
     @property
     def _classifier(self) -> Classifier:
@@ -289,13 +308,6 @@ class Attack(ABC):
         for name, value in changes.items():
             object.__setattr__(other, name, value)
         return other
-
-
-def _next_towards(values: Tensor, goals: Tensor) -> Tensor:
-    """The neighbours of 16-bit floats on the side of their goals; `torch.nextafter` is not there for all devices."""
-    bits = values.view(torch.int16).int()
-    order = torch.where(bits < 0, -(bits & 0x7FFF), bits) + torch.sign(goals - values).int()
-    return torch.where(order < 0, -order - 0x8000, order).to(torch.int16).view(values.dtype)
 
 
 def _differs(value: object, default: object) -> bool:

@@ -11,16 +11,26 @@ from torch import Tensor
 
 from advkit._engine.checks import check_number
 from advkit.attack import AdversarialResult, Attack, Kind
+from advkit.errors import AdvkitError
 from advkit.goals import Goal
 from advkit.model import Model
 
-__all__ = ["BlackBox", "Oracle", "as_pixels", "overwrite"]
+__all__ = ["NO_LIMIT", "BlackBox", "Oracle", "OutOfQueries", "as_pixels", "overwrite"]
+
+NO_LIMIT = sys.maxsize
+
+
+class OutOfQueries(AdvkitError):
+    """No image of those asked about may be asked about any more. `BlackBox` ends the search then."""
 
 
 class Oracle:
     """The model as a black box: candidates in, heights out, and each forward charged to the image it is for.
 
-    The height of a candidate is the goal's loss, which an attack climbs, and infinite where the goal is reached.
+    The height of a candidate is the goal's loss, which an attack climbs, and infinite where the goal is reached. Of
+    the candidates for an image that may not be asked about any more, those that come last are passed over: their
+    height is minus infinity. When nothing at all may be asked the search is over, and its answer is what has fooled
+    the model on the way.
 
     Args:
         model: pixels to logits.
@@ -29,11 +39,14 @@ class Oracle:
         limit: how many forwards may be spent on an image.
 
     Attributes:
+        limit: how many forwards may be spent on an image.
         queries: int64 (N,), the forwards spent on each image so far.
+        fooling: (N, ...), a candidate that fooled the model, or the image; kept where there is a limit.
     """
 
     def __init__(self, model: Model, images: Tensor, goal: Goal, limit: int) -> None:
         self.limit = limit
+        self.fooling = images.clone()
         self.queries = torch.zeros_like(goal.classes)
         self._model = model
         self._goal = goal
@@ -51,14 +64,39 @@ class Oracle:
             index: int64 (m,), the image that each of them is a candidate for, m at least 1.
             parameters: (m, ...) each, what else tells the candidates apart.
         """
+        allowed = self._allowed(index)
+        if allowed is not None:
+            if not bool(allowed.any()):
+                raise OutOfQueries
+            heights = torch.full(index.shape, -torch.inf, device=index.device)
+            answers = self(candidates, index[allowed], *(rows[allowed] for rows in parameters))
+            return heights.to(answers.dtype).masked_scatter(allowed, answers)
         self.queries.index_add_(0, index, torch.ones_like(index))
         full, left = divmod(len(index), self._rows)
         rest = left % self._even if full else 0
         sizes = [self._rows] * full + [size for size in (left - rest, rest) if size]
         batches = zip(*(torch.split(rows, sizes) for rows in (index, *parameters)), strict=True)
-        logits = torch.cat([self._model(candidates(*batch)) for batch in batches])
-        goal = self._goal.rows(index)
-        return goal.loss(logits).where(~goal.success(logits), torch.inf)
+        return torch.cat([self._heights(candidates(*batch), batch[0]) for batch in batches])
+
+    def _heights(self, images: Tensor, index: Tensor) -> Tensor:
+        """The heights (b,) of candidates (b, ...). Keeps those that fool."""
+        logits, goal = self._model(images), self._goal.rows(index)
+        fooled = goal.success(logits)
+        if self.limit < NO_LIMIT:
+            self.fooling[index[fooled]] = images[fooled]
+        return goal.loss(logits).where(~fooled, torch.inf)
+
+    def _allowed(self, index: Tensor) -> Tensor | None:
+        """Which of the candidates may still be asked about, bool (m,); None where all of them may."""
+        if self.limit == NO_LIMIT:
+            return None
+        wanted = torch.bincount(index, minlength=len(self.queries))
+        if bool((self.queries + wanted <= self.limit).all()):
+            return None
+        order = index.argsort(stable=True)
+        starts = wanted.cumsum(0) - wanted
+        turn = torch.empty_like(index).scatter(0, order, torch.arange(len(index), device=index.device))
+        return self.queries[index] + turn - starts[index] < self.limit
 
     def width(self, images: int, tried: int) -> int:
         """How many candidates to try at once for each of so many images, when some were tried in vain already.
@@ -113,19 +151,29 @@ class BlackBox(Attack):
         return replace(result, queries=torch.cat([nothing, *(queries.to(nothing.device) for queries in ledger)]))
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        limit = sys.maxsize if self.max_queries is None else self.max_queries
+        limit = NO_LIMIT if self.max_queries is None else self.max_queries
         with torch.no_grad():
             first = Oracle(self.model, images, goal, limit)
             heights = first(lambda index: images[index], torch.arange(len(images), device=images.device))
             queries, found = first.queries, images.clone()
             rows = (heights < torch.inf).nonzero().squeeze(1)
             if len(rows) and limit > 1:
-                ask = Oracle(self.model, images[rows], goal.rows(rows), limit - 1)
-                found[rows] = self._search(ask, images[rows], heights[rows])
+                ask = Oracle(self.model, images[rows], goal.rows(rows), limit if limit == NO_LIMIT else limit - 1)
+                try:
+                    found[rows] = self._with(model=_by_oracle_alone)._search(ask, images[rows], heights[rows])
+                except OutOfQueries:
+                    found[rows] = ask.fooling
                 queries[rows] += ask.queries
         if self._ledger is not None:
             self._ledger.append(queries)
         return found
+
+
+def _by_oracle_alone(images: Tensor) -> Tensor:
+    raise AdvkitError(
+        "a black-box attack asks the model by way of the oracle that _search is given, which counts its queries and "
+        "holds them to max_queries; call ask(candidates, index, ...) instead of self.model"
+    )
 
 
 def as_pixels(images: Tensor) -> Tensor:

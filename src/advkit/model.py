@@ -1,13 +1,17 @@
 """The model under attack: normalisation in front of it, and the state it is in while it is attacked."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from itertools import chain
-from typing import Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from advkit._engine.behind import modules_behind
+from advkit._engine.turns import taking_turns
 from advkit.errors import InputError
 
 __all__ = ["Defended", "Model", "Normalized", "attacking", "defended", "is_stochastic", "placement"]
@@ -39,7 +43,8 @@ class Normalized(nn.Module):
     ) -> None:
         super().__init__()
         self.net = net
-        as_row = [torch.as_tensor(value, dtype=torch.get_default_dtype()).reshape(-1) for value in (mean, std)]
+        dtype = torch.get_default_dtype()
+        as_row = [torch.as_tensor(value, dtype=dtype, device="cpu").reshape(-1) for value in (mean, std)]
         if len({len(row) for row in as_row} - {1}) > 1:
             raise InputError(f"mean has {len(as_row[0])} channels and std has {len(as_row[1])}")
         if not all(bool(row.isfinite().all()) for row in as_row):
@@ -108,26 +113,29 @@ class Defended(nn.Module):
 
 def is_stochastic(model: Model) -> bool:
     """Whether some defense in the model draws random numbers, so that it may answer otherwise when asked again."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    return any(one.defense.stochastic for one in defended(modules))
+    return any(one.defense.stochastic for one in defended(model))
 
 
-def defended(modules: Iterable[nn.Module]) -> list[Defended]:
-    """Those of the modules that have a defense in front of them."""
-    return [module for module in modules if isinstance(module, Defended)]
+def defended(model: Model) -> list[Defended]:
+    """The modules behind a model that have a defense in front of them, also where the model is a function of them."""
+    return [module for module in modules_behind(model) if isinstance(module, Defended)]
 
 
 @contextmanager
-def attacking(model: Model, *, adaptive: bool = False) -> Iterator[None]:
-    """The state in which a model is attacked; the caller's is back afterwards, also after an exception.
+def attacking(*models: Model, adaptive: bool = False) -> Iterator[None]:
+    """The state in which models are attacked; the caller's is back afterwards, also after an exception.
 
     Inside, every module is in eval mode, gradients are recorded whatever the caller's mode, and no parameter
     asks for a gradient. Afterwards each module has its own training flag back (a frozen BatchNorm stays frozen)
     and each parameter its own ``requires_grad``. A recurrent layer on CUDA stays in training mode with its
-    dropout at zero, which computes the same: cuDNN refuses its backward in eval mode.
+    dropout at zero, which computes the same: cuDNN refuses its backward in eval mode. A `DistributedDataParallel`
+    answers as the module inside it, so that no process waits for another. What a model of the user's writes to its
+    buffers when it is asked, such as the observers of quantisation-aware training, is forgotten.
+
+    One thread at a time may be inside with the same module; others wait.
 
     Args:
-        model: the model.
+        models: the models, each a module or a function of modules; see `modules_behind`.
         adaptive: whether each `Defended` module answers through the surrogate of its defense, which an attacker
             who knows the defense differentiates.
 
@@ -136,38 +144,71 @@ def attacking(model: Model, *, adaptive: bool = False) -> Iterator[None]:
     """
     tracked = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     with tracked, torch.enable_grad():
-        if not isinstance(model, nn.Module):
-            yield
-            return
-        modules = list(model.modules())
-        answering = {one: (one.defense.surrogate(one.undefended),) if adaptive else () for one in defended(modules)}
-        surrogates = [each for each in chain(*answering.values()) if isinstance(each, nn.Module)]
-        if surrogates:
-            modules = list(nn.ModuleList([model, *surrogates]).modules())
-        # An inference tensor takes no part in autograd, and could not be given its flag back here.
-        owned = chain.from_iterable(module._parameters.values() for module in modules)
-        parameters = [each for each in owned if each is not None and not each.is_inference()]
-        modules = [module for module in modules if hasattr(module, "training")]  # frozen TorchScript has none
-        recurrent = [module for module in modules if _needs_training_mode(module)]
-        before: list[tuple[nn.Module | Tensor, str, object]] = [
-            *((module, "training", module.training) for module in modules),
-            *((module, "dropout", module.dropout) for module in recurrent),
-            *((parameter, "requires_grad", parameter.requires_grad) for parameter in parameters),
-            *((one, "_surrogate", one._surrogate) for one in answering),
-        ]
-        try:
-            for one, surrogate in answering.items():
-                one._surrogate = surrogate
-            for module in modules:
-                _set(module, "training", False)
-            for module in recurrent:
-                module.training, module.dropout = True, 0.0
-            for parameter in parameters:
-                _set(parameter, "requires_grad", False)
-            yield
-        finally:
-            for owner, name, value in before:
-                _set(owner, name, value)
+        modules = modules_behind(models)
+        answering = {
+            one: (one.defense.surrogate(one.undefended),) if adaptive else ()
+            for one in modules
+            if isinstance(one, Defended)
+        }
+        if adaptive and answering:
+            modules = modules_behind([*modules, *answering.values()])
+        with taking_turns(modules):
+            attributes = list(_attributes(modules, answering))
+            entries = list(_entries(modules))
+            attributes_before = [getattr(owner, name) for owner, name, _ in attributes]
+            entries_before = [its.get(key, _ABSENT) for its, key, _ in entries]
+            try:
+                for owner, name, value in attributes:
+                    _set(owner, name, value)
+                for its, key, value in entries:
+                    its[key] = value
+                yield
+            finally:
+                for (its, key, _), value in zip(entries, entries_before, strict=True):
+                    if value is _ABSENT:
+                        its.pop(key, None)
+                    else:
+                        its[key] = value
+                for (owner, name, _), value in zip(attributes, attributes_before, strict=True):
+                    _set(owner, name, value)
+
+
+_ABSENT = object()
+
+
+def _attributes(
+    modules: Iterable[nn.Module], answering: Mapping[Defended, tuple[Model, ...]]
+) -> Iterator[tuple[nn.Module | Tensor, str, object]]:
+    """The attributes that are to be set while modules are attacked: owner, name and value of each."""
+    for module in modules:
+        if _needs_training_mode(module):
+            yield module, "training", True
+            yield module, "dropout", 0.0
+        elif hasattr(module, "training"):  # frozen TorchScript has none
+            yield module, "training", False
+        for parameter in module._parameters.values():
+            # An inference tensor takes no part in autograd, and could not be given its flag back here.
+            if parameter is not None and not parameter.is_inference():
+                yield parameter, "requires_grad", False
+    for one, surrogate in answering.items():
+        yield one, "_surrogate", surrogate
+
+
+def _entries(modules: Iterable[nn.Module]) -> Iterator[tuple[dict[str, Any], str, object]]:
+    """The entries of dictionaries that are to be set while modules are attacked: dictionary, key and value of each."""
+    for module in modules:
+        if isinstance(module, DistributedDataParallel):
+            yield vars(module), "forward", module.module
+        elif _may_write_buffers(type(module).__module__):
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    yield module._buffers, name, buffer.clone()
+
+
+@lru_cache(maxsize=4096)
+def _may_write_buffers(file: str) -> bool:
+    """Whether modules of a class in this file may write to their buffers in eval mode: torch's and advkit's do not."""
+    return not file.startswith(("torch.nn.", "torch.jit", "torchvision.", "advkit."))
 
 
 def _set(owner: nn.Module | Tensor, name: str, value: object) -> None:

@@ -30,6 +30,7 @@ class Penalty(Attack):
     """
 
     kind: ClassVar[Kind] = "minimal"
+    independent_rows: ClassVar[bool] = True
 
     kappa: float = 0.0
     initial_c: float | None = None

@@ -18,7 +18,10 @@ __all__ = [
     "check_number",
     "check_per_row",
     "check_rows",
+    "check_targets",
 ]
+
+_ROUNDINGS = 4  # units in the last place that normalising and going back, or a filter, may put a pixel outside
 
 
 def check_model(model: object) -> None:
@@ -107,17 +110,30 @@ def check_images(images: object, bounds: tuple[float, float]) -> None:
     if not images.numel():
         return
     low, high = torch.stack(images.detach().aminmax()).tolist()
-    if math.isnan(low) or math.isnan(high):
-        raise InputError("images contain NaN")
     if bounds[0] <= low and high <= bounds[1]:
         return
-    lowest, highest = torch.tensor(bounds, dtype=images.dtype).tolist()  # as the images' dtype has them
-    if low < lowest or high > highest:
+    if math.isnan(low) or math.isnan(high):
+        raise InputError(f"images contain NaN: {_places(images.detach().isnan().flatten(1).any(1))}")
+    slack = _ROUNDINGS * torch.finfo(images.dtype).eps * max(map(abs, bounds))
+    if low < bounds[0] - slack or high > bounds[1] + slack:
         raise InputError(
-            f"images lie in [{low:.6g}, {high:.6g}], outside bounds=({bounds[0]:g}, {bounds[1]:g}). Attacks work "
-            "on pixels: pass them unnormalised with the normalisation inside the model, "
-            "advkit.Normalized(net, mean, std), or name their range with bounds=(low, high)"
+            f"images lie in [{_exact(low, bounds)}, {_exact(high, bounds)}], outside bounds=({bounds[0]:g}, "
+            f"{bounds[1]:g}). If a filter or a resize has overshot, clamp them: images.clamp({bounds[0]:g}, "
+            f"{bounds[1]:g}). If they are normalised, pass them as pixels, with the normalisation inside the model: "
+            "advkit.Normalized(net, mean, std). If their range is another, name it: bounds=(low, high)"
         )
+
+
+def _exact(value: float, bounds: tuple[float, float]) -> str:
+    """The value in as few digits as tell it from the bounds."""
+    return next((text for digits in (6, 9) if float(text := f"{value:.{digits}g}") not in bounds), repr(value))
+
+
+def _places(rows: Tensor) -> str:
+    """Which images of a batch, bool (N,), in words."""
+    places = rows.nonzero().squeeze(1).tolist()
+    shown = ", ".join(map(str, places[:10])) + (", ..." if len(places) > 10 else "")
+    return f"{len(places)} of {len(rows)}, at index {shown}"
 
 
 def check_classes(name: str, classes: object, images: Tensor) -> None:
@@ -134,3 +150,13 @@ def check_classes(name: str, classes: object, images: Tensor) -> None:
     smallest = int(classes.long().min()) if classes.numel() else 0
     if smallest < 0:
         raise InputError(f"{name} must be class indices from 0 on, the smallest is {smallest}")
+
+
+def check_targets(targets: Tensor, labels: Tensor) -> None:
+    """Refuse targets that are the labels: an image would be a success as it is."""
+    same = targets == labels.to(targets.device)
+    if bool(same.any()):
+        raise InputError(
+            f"targets must be other classes than the labels, and are the same for {_places(same)}; leave targets out "
+            "for an untargeted attack"
+        )

@@ -64,7 +64,7 @@ def _networks(model: Model | Callable[..., object]) -> list[nn.Module]:
     """The undefended networks in a model, each once, as far as hooks can be put on them."""
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return []
-    found = defended(model.modules())
+    found = defended(model)
     if not found:
         return [model]
     return list(dict.fromkeys(network for one in found for network in _networks(one.undefended)))

@@ -67,6 +67,7 @@ class DeepFool(Attack):
         InputError: a number is out of its range, or there is no DeepFool for the norm; see `Attack` for the rest.
     """
 
+    independent_rows: ClassVar[bool] = True
     kind: ClassVar[Kind] = "minimal"
 
     steps: int = 50

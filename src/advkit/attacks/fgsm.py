@@ -32,6 +32,7 @@ class FGSM(Attack):
         InputError: ``eps`` is negative, not finite or of the wrong shape; see `Attack` for the rest.
     """
 
+    independent_rows: ClassVar[bool] = True
     norm: ClassVar[Norm] = Linf
     steps: ClassVar[int] = 1
 

@@ -83,6 +83,7 @@ class JSMA(Attack):
         InputError: a number is out of its range; see `Attack` for the rest.
     """
 
+    independent_rows: ClassVar[bool] = True
     kind: ClassVar[Kind] = "minimal"
     norm: ClassVar[Norm] = L0
 

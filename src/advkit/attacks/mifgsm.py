@@ -47,6 +47,7 @@ class MIFGSM(Attack):
         InputError: a number is out of its range; see `Attack` for the rest.
     """
 
+    independent_rows: ClassVar[bool] = True
     norm: ClassVar[Norm] = Linf
 
     eps: float | Tensor = 8 / 255

@@ -1,6 +1,7 @@
 """Projected gradient descent."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -40,6 +41,8 @@ class PGD(Attack):
     Raises:
         InputError: a number is out of its range, or there is no PGD for the norm; see `Attack` for the rest.
     """
+
+    independent_rows: ClassVar[bool] = True
 
     eps: float | Tensor = 8 / 255
     alpha: float | Tensor = 2 / 255

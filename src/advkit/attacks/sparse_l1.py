@@ -49,6 +49,7 @@ class SparseL1Descent(Attack):
         InputError: a number is out of its range; see `Attack` for the rest.
     """
 
+    independent_rows: ClassVar[bool] = True
     norm: ClassVar[Norm] = L1
 
     eps: float | Tensor = 12.0

@@ -199,7 +199,7 @@ def _check_surrogates(plan: Iterable[Assault]) -> None:
     """Refuse a defense that an adaptive attack could not differentiate, before any work is done."""
     for assault in plan:
         if assault.attack.kind != "black-box":
-            with attacking(assault.attack.model, adaptive=assault.attack._adaptive):
+            with attacking(assault.attack.model, adaptive=assault.attack.adaptive):
                 pass
 
 

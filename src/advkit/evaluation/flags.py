@@ -128,7 +128,7 @@ def probed(
         The flags. A probe that raises is one more: it looks for reasons to doubt, and must not stop what it looks at.
     """
     who = _who(defense)
-    adaptive = all(attack._adaptive for attack in attacks.values())
+    adaptive = all(attack.adaptive for attack in attacks.values())
     bounds = next((attack.bounds for attack in attacks.values()), (0.0, 1.0))
     found = _probe(f"gradients of {who}", partial(_of_model, who, model, images, labels, bounds, adaptive))
     for name, attack in attacks.items():

@@ -58,7 +58,7 @@ class Contender:
     @property
     def is_wrapped(self) -> bool:
         """Whether there is a defense in it that an attacker may or may not know of."""
-        return bool(defended(self.model.modules()))
+        return bool(defended(self.model))
 
 
 @dataclass(frozen=True)

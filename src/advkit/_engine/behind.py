@@ -1,0 +1,161 @@
+"""The modules that a model asks, also where it is no module itself, or keeps one where modules do not look."""
+
+import sysconfig
+from collections.abc import Iterable, Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+
+from torch import Tensor, nn
+
+__all__ = ["modules_behind"]
+
+_HERE = str(Path(__file__).parent.parent)
+_LIBRARIES = tuple({*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), "<frozen"})
+_LARGE = 256  # a container of more things is data
+_OPAQUE = (str, bytes, int, float, complex, bool, type(None), Tensor)
+
+
+def modules_behind(model: object) -> list[nn.Module]:
+    """All modules that a callable may ask, each once, the outermost of each family before its submodules.
+
+    Of a module that is itself and its submodules, and what its class reaches otherwise. Of a function, a bound method,
+    a `functools.partial` or a callable object it is what stands in its closure, its defaults, its arguments, in the
+    attributes and the global variables that its code names, and behind the functions that it calls by these names. Of
+    functions in other libraries global variables are left alone. A module that is fetched by a computed name is not
+    found.
+
+    Args:
+        model: the callable.
+    """
+    return list(_Walk(model).found.values())
+
+
+class _Walk:
+    """What is reached from a callable."""
+
+    def __init__(self, model: object) -> None:
+        self.found: dict[int, nn.Module] = {}
+        self._seen: set[tuple[int, int]] = set()
+        self._kept: list[object] = []  # an id is an object's own as long as it lives
+        self._root = model
+        self._visit(model, frozenset())
+
+    def _visit(self, thing: object, names: frozenset[str]) -> None:
+        """Look into one thing, which code that says ``names`` has in its hands."""
+        if isinstance(thing, _OPAQUE):
+            return
+        if isinstance(thing, nn.Module):
+            self._modules(thing)
+        elif isinstance(thing, FunctionType):
+            self._function(thing, None)
+        elif isinstance(thing, MethodType):
+            if isinstance(thing.__func__, FunctionType):
+                self._function(thing.__func__, thing.__self__)
+            else:
+                self._all([thing.__func__, thing.__self__], names)
+        elif isinstance(thing, partial):
+            self._all([thing.func, *thing.args, *thing.keywords.values()], names)
+        elif isinstance(thing, BuiltinMethodType):
+            self._visit(thing.__self__, names)
+        elif isinstance(thing, (list, tuple, set, frozenset)):
+            self._all(thing if len(thing) <= _LARGE else (), names)
+        elif isinstance(thing, dict):
+            self._all(thing.values() if len(thing) <= _LARGE else (), names)
+        else:
+            self._object(thing, names)
+
+    def _all(self, things: Iterable[object], names: frozenset[str]) -> None:
+        for thing in things:
+            self._visit(thing, names)
+
+    def _new(self, thing: object, other: object = None) -> bool:
+        key = (id(thing), id(other))
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        self._kept += [thing, other]
+        return True
+
+    def _modules(self, module: nn.Module) -> None:
+        if id(module) in self.found:
+            return
+        inside = list(module.modules())
+        self.found |= {id(one): one for one in inside}
+        for one in inside:
+            if forward := vars(one).get("forward"):  # put there by somebody, over that of the class
+                self._visit(forward, frozenset())
+            if _is_of_users(type(one)):
+                self._method(one, "forward")
+
+    def _method(self, thing: object, name: str) -> None:
+        """A function of the thing's class that is called on it."""
+        for cls in type(thing).__mro__:
+            if name in vars(cls):
+                value = vars(cls)[name]
+                value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+                if isinstance(value, FunctionType) and _of_users(value.__code__.co_filename):
+                    self._function(value, thing)
+                return
+
+    def _function(self, function: FunctionType, owner: object) -> None:
+        if not self._new(function, owner):
+            return
+        code = function.__code__
+        names = _names(code)
+        things = [owner, *_closure(function), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        things += vars(function).values()
+        if function is self._root or _of_users(code.co_filename):
+            things += [function.__globals__[name] for name in names if name in function.__globals__]
+        for thing in things:
+            if isinstance(thing, nn.Module):
+                self._modules(thing)
+                self._attributes(thing, names)
+            else:
+                self._visit(thing, names)
+
+    def _object(self, thing: object, names: frozenset[str]) -> None:
+        """An object, a class or a file of code: the attributes that code names, and what calling it does."""
+        if isinstance(thing, ModuleType) and not _of_users(getattr(thing, "__file__", None) or "<frozen"):
+            return
+        if thing is self._root:
+            self._all(list(getattr(thing, "__dict__", {}).values()), names)
+        if not isinstance(thing, (type, ModuleType)):
+            self._method(thing, "__call__")
+        self._attributes(thing, names)
+
+    def _attributes(self, thing: object, names: frozenset[str]) -> None:
+        its = getattr(thing, "__dict__", {})
+        if not self._new(thing, names):
+            return
+        for name in names:
+            if name in its:
+                self._visit(its[name], names)
+            elif not isinstance(thing, (type, ModuleType)):
+                self._method(thing, name)
+
+
+def _closure(function: FunctionType) -> Iterator[object]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # nothing has been put there yet
+            continue
+
+
+@lru_cache(maxsize=4096)
+def _names(code: CodeType) -> frozenset[str]:
+    """The attributes and global variables that code names, that of functions inside it included."""
+    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return frozenset(code.co_names).union(*inner)
+
+
+@lru_cache(maxsize=4096)
+def _of_users(filename: str) -> bool:
+    """Whether code is no library's. This one's own counts as the user's: its modules wrap callables."""
+    return filename.startswith(_HERE) or not filename.startswith(_LIBRARIES)
+
+
+def _is_of_users(cls: type[nn.Module]) -> bool:
+    forward = getattr(cls.forward, "__code__", None)
+    return forward is not None and _of_users(forward.co_filename)
