@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["modules_behind"]
@@ -36,14 +38,14 @@ class _Walk:
 
     def __init__(self, model: object) -> None:
         self.found: dict[int, nn.Module] = {}
-        self._seen: set[tuple[int, int]] = set()
+        self._seen: set[tuple[str, int, int]] = set()
         self._kept: list[object] = []  # an id is an object's own as long as it lives
         self._root = model
         self._visit(model, frozenset())
 
     def _visit(self, thing: object, names: frozenset[str]) -> None:
         """Look into one thing, which code that says ``names`` has in its hands."""
-        if isinstance(thing, _OPAQUE):
+        if isinstance(thing, _OPAQUE) or not self._new("visited", thing, names):
             return
         if isinstance(thing, nn.Module):
             self._modules(thing)
@@ -62,6 +64,10 @@ class _Walk:
             self._all(thing if len(thing) <= _LARGE else (), names)
         elif isinstance(thing, dict):
             self._all(thing.values() if len(thing) <= _LARGE else (), names)
+        elif isinstance(thing, property):
+            self._visit(thing.fget, names)
+        elif isinstance(thing, (staticmethod, classmethod)):
+            self._visit(thing.__func__, names)
         else:
             self._object(thing, names)
 
@@ -69,8 +75,9 @@ class _Walk:
         for thing in things:
             self._visit(thing, names)
 
-    def _new(self, thing: object, other: object = None) -> bool:
-        key = (id(thing), id(other))
+    def _new(self, what: str, thing: object, other: object) -> bool:
+        """Whether this has not been done before."""
+        key = (what, id(thing), id(other))
         if key in self._seen:
             return False
         self._seen.add(key)
@@ -85,7 +92,8 @@ class _Walk:
         for one in inside:
             if forward := vars(one).get("forward"):  # put there by somebody, over that of the class
                 self._visit(forward, frozenset())
-            if _is_of_users(type(one)):
+            kind: Any = type(one)  # which mypy does not take for hashable
+            if _is_of_users(kind):
                 self._method(one, "forward")
 
     def _method(self, thing: object, name: str) -> None:
@@ -99,7 +107,7 @@ class _Walk:
                 return
 
     def _function(self, function: FunctionType, owner: object) -> None:
-        if not self._new(function, owner):
+        if not self._new("called", function, owner):
             return
         code = function.__code__
         names = _names(code)
@@ -125,9 +133,9 @@ class _Walk:
         self._attributes(thing, names)
 
     def _attributes(self, thing: object, names: frozenset[str]) -> None:
-        its = getattr(thing, "__dict__", {})
-        if not self._new(thing, names):
+        if not self._new("named", thing, names):
             return
+        its = getattr(thing, "__dict__", {})
         for name in names:
             if name in its:
                 self._visit(its[name], names)
@@ -156,6 +164,8 @@ def _of_users(filename: str) -> bool:
     return filename.startswith(_HERE) or not filename.startswith(_LIBRARIES)
 
 
-def _is_of_users(cls: type[nn.Module]) -> bool:
-    forward = getattr(cls.forward, "__code__", None)
+@lru_cache(maxsize=4096)
+def _is_of_users(cls: Any) -> bool:
+    """Whether the forward of a class of modules is code of the user's. TorchScript has none that can be read."""
+    forward = None if issubclass(cls, torch.jit.ScriptModule) else getattr(cls.forward, "__code__", None)
     return forward is not None and _of_users(forward.co_filename)

@@ -125,7 +125,9 @@ def check_images(images: object, bounds: tuple[float, float]) -> None:
 
 
 def _exact(value: float, bounds: tuple[float, float]) -> str:
-    """The value in as few digits as tell it from the bounds."""
+    """A value in as few digits as show on which side of the bounds it lies."""
+    if value in bounds:
+        return f"{value:g}"
     return next((text for digits in (6, 9) if float(text := f"{value:.{digits}g}") not in bounds), repr(value))
 
 
@@ -153,10 +155,9 @@ def check_classes(name: str, classes: object, images: Tensor) -> None:
 
 
 def check_targets(targets: Tensor, labels: Tensor) -> None:
-    """Refuse targets that are the labels: an image would be a success as it is."""
-    same = targets == labels.to(targets.device)
-    if bool(same.any()):
+    """Refuse the labels as targets: every image would be a success as it is."""
+    if len(labels) and bool((targets == labels.to(targets.device)).all()):
         raise InputError(
-            f"targets must be other classes than the labels, and are the same for {_places(same)}; leave targets out "
-            "for an untargeted attack"
+            "targets are the labels themselves, so that there is nothing to attack; give the classes that the images "
+            "should be taken for, or leave targets out for an untargeted attack"
         )
