@@ -1,5 +1,7 @@
 """Checks that no attack exercises by itself; the rest is in ``contracts/test_errors.py``."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -42,3 +44,81 @@ def test_attacks_with_numbers_of_numpy(kind: type) -> None:
         found = make(model, eps=kind(0.125), **options)(images, labels)
         assert found.equal(make(model, eps=0.125, **options)(images, labels))
         assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_what_a_rounding_put_outside_is_clamped(bounds: tuple[float, float], dtype: torch.dtype) -> None:
+    """As normalising images and going back does, in most batches."""
+    low, high = bounds
+    top = max(abs(low), abs(high))
+    images = (low + draw(4, *IMAGE) * (high - low)).to(dtype)
+    beyond = torch.tensor(top, dtype=dtype) * (1 + 2 * torch.finfo(dtype).eps)
+    images[0, 0, 0, 0] = beyond
+    images[1, 0, 0, 0] = low - 2 * torch.finfo(dtype).eps * top
+    assert images[0, 0, 0, 0] > high
+    assert images[1, 0, 0, 0] < low
+    found = advkit.FGSM(conv_net(), eps=0.1, bounds=bounds)(images, torch.arange(4))
+    assert found.dtype == dtype
+    assert (found >= low).all()
+    assert (found <= high).all()
+    clamped = advkit.FGSM(conv_net(), eps=0.1, bounds=bounds)(images.clamp(low, high), torch.arange(4))
+    assert found.equal(clamped)
+
+
+def test_normalised_images_that_are_taken_back_can_be_attacked() -> None:
+    mean, std = (
+        torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1),
+        torch.tensor([0.2023, 0.1994, 0.201]).view(3, 1, 1),
+    )
+    images = (draw(16, *IMAGE) * 255).round() / 255
+    back = ((images - mean) / std) * std + mean
+    back[0] = 1.0 + 1e-7
+    assert (back > 1).any()
+    result = advkit.PGD(conv_net(), random_start=False).run(back, torch.zeros(16, dtype=torch.int64))
+    assert (result.images <= 1).all()
+    assert (result.distance("linf") <= 8 / 255 + 1e-6).all()
+
+
+@pytest.mark.parametrize("value", [1 + 1e-6, 1.00001, 1.5, 300.0])
+def test_more_than_a_rounding_is_told_with_digits_that_show_it(value: float) -> None:
+    images = draw(2, *IMAGE)
+    images[0, 0, 0, 0] = value
+    with pytest.raises(InputError, match="images.clamp") as caught:
+        advkit.FGSM(conv_net())(images, torch.tensor([0, 1]))
+    shown = re.search(r"lie in \[([^,]*), ([^\]]*)\]", str(caught.value))
+    assert shown is not None
+    assert float(shown[2]) > 1
+
+
+def test_nan_is_told_by_image() -> None:
+    images = draw(20, *IMAGE)
+    images[3, 0, 0, 0] = images[17, 2, 1, 1] = torch.nan
+    with pytest.raises(InputError, match="images contain NaN: 2 of 20, at index 3, 17"):
+        advkit.FGSM(conv_net())(images, torch.zeros(20, dtype=torch.int64))
+    with pytest.raises(InputError, match=r"20 of 20, at index 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\."):
+        advkit.FGSM(conv_net())(images * torch.nan, torch.zeros(20, dtype=torch.int64))
+
+
+def test_the_labels_are_no_targets() -> None:
+    images, labels = draw(4, *IMAGE), torch.tensor([0, 1, 2, 3])
+    attack = advkit.FGSM(conv_net())
+    with pytest.raises(InputError, match="targets are the labels themselves"):
+        attack(images, labels, targets=labels.clone())
+    assert attack(images, labels, targets=torch.tensor([0, 2, 3, 0])).shape == images.shape
+    assert attack(images[:0], labels[:0], targets=labels[:0]).shape == (0, *IMAGE)
+
+
+@pytest.mark.parametrize("attack", [advkit.FGSM, advkit.PGD, advkit.DeepFool, advkit.CW, advkit.JSMA, advkit.OnePixel])
+def test_another_default_device_changes_nothing(attack: type[advkit.Attack]) -> None:
+    """Whatever is made on the way is made where the images are: on "meta" there would be no numbers."""
+    images, labels = draw(4, *IMAGE), torch.tensor([0, 1, 2, 3])
+    network = conv_net()
+    found = []
+    for device in ("cpu", "meta"):
+        generator = torch.Generator().manual_seed(0)
+        with torch.device(device):
+            model = advkit.Normalized(network, [0.4, 0.5, 0.6], 0.25)
+            found.append(attack(model, generator=generator).run(images, labels))
+    assert found[0].images.equal(found[1].images)
+    assert found[0].success.equal(found[1].success)
