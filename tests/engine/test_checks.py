@@ -84,7 +84,7 @@ def test_normalised_images_that_are_taken_back_can_be_attacked() -> None:
 def test_more_than_a_rounding_is_told_with_digits_that_show_it(value: float) -> None:
     images = draw(2, *IMAGE)
     images[0, 0, 0, 0] = value
-    with pytest.raises(InputError, match="images.clamp") as caught:
+    with pytest.raises(InputError, match=r"images\.clamp") as caught:
         advkit.FGSM(conv_net())(images, torch.tensor([0, 1]))
     shown = re.search(r"lie in \[([^,]*), ([^\]]*)\]", str(caught.value))
     assert shown is not None
