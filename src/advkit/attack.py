@@ -19,6 +19,7 @@ from typing_extensions import Self
 from advkit import norms
 from advkit._engine.checks import check_bounds, check_choice, check_classes, check_images, check_model, check_rows
 from advkit._engine.classifier import Classifier, own, prediction
+from advkit._engine.lengths import BASES, default, is_given, settle
 from advkit._engine.wording import short
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
@@ -107,6 +108,7 @@ class Attack(ABC):
         check_model(self.model)
         check_bounds(self.bounds)
         check_choice("autocast", self.autocast, (None,) if self.kind == "black-box" else (None, torch.bfloat16))
+        settle(self)
 
     @abstractmethod
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
@@ -184,11 +186,11 @@ class Attack(ABC):
         return self._with(model=torch.compile(self.model, **options))
 
     def __str__(self) -> str:
-        """The name and the numbers that are not the defaults, such as ``PGD(eps=4/255, steps=40)``."""
+        """The name and the numbers that are not what they would be if not given, such as ``PGD(eps=4/255, steps=40)``."""
         changed = (
             f"{known.name}={short(getattr(self, known.name))}"
             for known in fields(self)
-            if known.repr and _differs(getattr(self, known.name), known.default)
+            if known.repr and _differs(getattr(self, known.name), default(self, known.default))
         )
         return f"{type(self).__name__}({', '.join(changed)})".removesuffix("()")
 
@@ -288,6 +290,8 @@ class Attack(ABC):
         other = copy.copy(self)
         for name, value in changes.items():
             object.__setattr__(other, name, value)
+        if not BASES.isdisjoint(changes):
+            settle(other)
         return other
 
 
@@ -298,5 +302,5 @@ def _next_towards(values: Tensor, goals: Tensor) -> Tensor:
     return torch.where(order < 0, -order - 0x8000, order).to(torch.int16).view(values.dtype)
 
 
-def _differs(value: object, default: object) -> bool:
-    return isinstance(value, Tensor) or value != default
+def _differs(value: object, usual: object) -> bool:
+    return is_given(value) and (isinstance(value, Tensor) or isinstance(usual, Tensor) or value != usual)

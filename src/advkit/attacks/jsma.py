@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advkit._engine.checks import check_number
+from advkit._engine.lengths import OfRange
 from advkit._engine.rows import Rows
 from advkit._engine.search import dot, sliver
 from advkit._engine.skyline import best_pair, leaders
@@ -73,7 +74,8 @@ class JSMA(Attack):
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        theta: how far a step moves a feature, in units of pixels: positive or negative, not 0.
+        theta: how far a step moves a feature, in units of pixels: positive or negative, not 0; the whole range of
+            ``bounds`` if not given.
         gamma: the largest fraction of an image's features that may change, in (0, 1].
         pairs: how many pairs to take from one Jacobian at most; 1 for the paper's algorithm, None for no limit.
         bounds: the lowest and the highest value of a pixel.
@@ -86,7 +88,7 @@ class JSMA(Attack):
     kind: ClassVar[Kind] = "minimal"
     norm: ClassVar[Norm] = L0
 
-    theta: float = 1.0
+    theta: float = OfRange(1.0)
     gamma: float = 0.1
     _: KW_ONLY
     pairs: int | None = None
