@@ -186,7 +186,7 @@ class Attack(ABC):
         return self._with(model=torch.compile(self.model, **options))
 
     def __str__(self) -> str:
-        """The name and the numbers that are not what they would be if not given, such as ``PGD(eps=4/255, steps=40)``."""
+        """The name and the numbers that are not as they would be if not given: ``PGD(eps=4/255, steps=40)``."""
         changed = (
             f"{known.name}={short(getattr(self, known.name))}"
             for known in fields(self)

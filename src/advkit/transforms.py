@@ -99,7 +99,7 @@ class FGSMTransform(AttackTransform):
     def __init__(
         self,
         model: Model,
-        eps: float = OfRange(8 / 255),  # noqa: B008
+        eps: float = OfRange(8 / 255),
         p: float = 1.0,
         *,
         bounds: tuple[float, float] = (0.0, 1.0),

@@ -1,8 +1,8 @@
 """Lengths that nobody gave: what they are shares of, so that they follow it.
 
-A default such as ``eps=8 / 255`` is a number for pixels in [0, 1]. Declared as ``OfRange(8 / 255)`` it stands for that
-share of whatever range the pixels have, and ``alpha=OfEps(2 / 255, 1 / 4)`` for a quarter of whatever ``eps`` is. To the
-reader of a signature, of a result or of a saved run both are ordinary numbers.
+A default such as ``eps=8 / 255`` is a number for pixels in [0, 1]. Declared as ``OfRange(8 / 255)`` it stands for
+that share of whatever range the pixels have, and ``alpha=OfEps(2 / 255, 1 / 4)`` for a quarter of whatever ``eps`` is.
+To the reader of a signature, of a result or of a saved run both are ordinary numbers.
 """
 
 from dataclasses import fields
@@ -70,7 +70,8 @@ class _Shares(Tensor):
 
     share: Share
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # what is computed from it is a plain tensor
+    # What is computed from it is a plain tensor.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
     def of(cls, eps: Tensor, share: Share) -> Self:

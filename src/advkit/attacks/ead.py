@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advkit._engine.checks import check_choice, check_number
 from advkit._engine.lengths import OfRange
-from advkit._engine.search import LARGEST_C, Descent, Objective, dot
+from advkit._engine.search import Descent, Objective, dot
 from advkit.norms import L1, Norm, column
 from advkit.penalty import Penalty
 
@@ -120,7 +120,7 @@ class _L1(Objective):
     overshoot = 1e-2
 
     def __init__(self, bounds: tuple[float, float], weight: float) -> None:
-        self.low, self.high = bounds
+        super().__init__(bounds)
         self.weight = weight
 
     def size(self, changes: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class _L1(Objective):
         steep = slope.abs()
         room = torch.where(slope > 0, originals - self.low, self.high - originals)
         first = self.weight / steep.flatten(1).amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
-        low = first.clamp(1 / LARGEST_C, LARGEST_C)
+        low = first.clamp(self.smallest_c, self.largest_c)
         known = isinstance(most, Tensor)
         high = torch.as_tensor(most, dtype=low.dtype, device=low.device).expand_as(low)
         for _ in range(_HALVINGS if known else 3 * _HALVINGS):
