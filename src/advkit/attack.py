@@ -28,6 +28,7 @@ from advkit._engine.checks import (
 )
 from advkit._engine.classifier import Classifier, own, prediction
 from advkit._engine.grid import Halves, fooling, inward
+from advkit._engine.lengths import BASES, default, is_given, settle
 from advkit._engine.wording import short
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
@@ -121,6 +122,7 @@ class Attack(ABC):
         check_model(self.model)
         check_bounds(self.bounds)
         check_choice("autocast", self.autocast, (None,) if self.kind == "black-box" else (None, torch.bfloat16))
+        settle(self)
 
     @abstractmethod
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
@@ -199,11 +201,11 @@ class Attack(ABC):
         return self._with(model=torch.compile(self.model, **options))
 
     def __str__(self) -> str:
-        """The name and the numbers that are not the defaults, such as ``PGD(eps=4/255, steps=40)``."""
+        """The name and the numbers that are not as they would be if not given: ``PGD(eps=4/255, steps=40)``."""
         changed = (
             f"{known.name}={short(getattr(self, known.name))}"
             for known in fields(self)
-            if known.repr and _differs(getattr(self, known.name), known.default)
+            if known.repr and _differs(getattr(self, known.name), default(self, known.default))
         )
         return f"{type(self).__name__}({', '.join(changed)})".removesuffix("()")
 
@@ -307,8 +309,10 @@ class Attack(ABC):
         other = copy.copy(self)
         for name, value in changes.items():
             object.__setattr__(other, name, value)
+        if not BASES.isdisjoint(changes):
+            settle(other)
         return other
 
 
-def _differs(value: object, default: object) -> bool:
-    return isinstance(value, Tensor) or value != default
+def _differs(value: object, usual: object) -> bool:
+    return is_given(value) and (isinstance(value, Tensor) or isinstance(usual, Tensor) or value != usual)

@@ -1,5 +1,6 @@
 """What black-box attacks share: a model that is only asked, and a count of how often for each image."""
 
+import math
 import sys
 from abc import abstractmethod
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from advkit.errors import AdvkitError
 from advkit.goals import Goal
 from advkit.model import Model
 
-__all__ = ["NO_LIMIT", "BlackBox", "Oracle", "OutOfQueries", "as_pixels", "overwrite"]
+__all__ = ["NO_LIMIT", "BlackBox", "Oracle", "OutOfQueries", "as_pixels", "overwrite", "places"]
 
 NO_LIMIT = sys.maxsize
 
@@ -177,8 +178,16 @@ def _by_oracle_alone(images: Tensor) -> Tensor:
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """Images (N, C, ...) as a row of pixels (N, C, P). Each feature of flat vectors (N, P) is a pixel, (N, 1, P)."""
-    return images.unsqueeze(1) if images.ndim == 2 else images.flatten(2)
+    """Images as a row of pixels (N, C, P), P as in `places`; C is 1 where they have no channels."""
+    return images.reshape(len(images), -1, math.prod(places(images)))
+
+
+def places(images: Tensor) -> torch.Size:
+    """The sides of the grid on which pixels lie: (H, W) of images (N, C, H, W), (D, H, W) of (N, C, D, H, W).
+
+    Fewer dimensions have no channels: images (N, H, W) are grey, and each feature of flat vectors (N, P) is a pixel.
+    """
+    return images.shape[2:] if images.ndim > 3 else images.shape[1:]
 
 
 def overwrite(pixels: Tensor, places: Tensor, values: Tensor) -> Tensor:

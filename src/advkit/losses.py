@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from advkit._engine.scale import contenders
+
 __all__ = ["best_other", "cross_entropy", "dlr", "margin"]
 
 
@@ -36,9 +38,12 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     -(Z_y - max_{i != y} Z_i) / (Z_(1) - Z_(3)), with Z_(k) the k-th largest logit: positive where the model
     errs, and the same for logits that are shifted or scaled. Croce & Hein, "Reliable evaluation of
     adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020, eq. (7). Two
-    classes have no third logit; for them it is minus the margin, without a scale.
+    classes have no third logit; for them it is minus the margin, without a scale. So it is where the third largest
+    logit is out of the race, such as one that is masked with -inf.
     """
     if logits.shape[1] < 3:
         return -margin(logits, labels)
     top = logits.topk(3, dim=1).values
-    return -margin(logits, labels) / (top[:, 0] - top[:, 2]).clamp_min(torch.finfo(logits.dtype).tiny)
+    third = contenders(top)[:, 2]
+    spread = (top[:, 0] - top[:, 2].where(third, 0)).clamp_min(torch.finfo(logits.dtype).tiny)
+    return -margin(logits, labels) / spread.where(third, 1)

@@ -12,6 +12,7 @@ from torch.utils._pytree import KeyPath, MappingKey, tree_flatten_with_path, tre
 from torch.utils.data import get_worker_info
 
 from advkit._engine.checks import check_classes, check_images, check_number
+from advkit._engine.lengths import OfRange
 from advkit._engine.wording import short
 from advkit.attack import Attack
 from advkit.attacks import FGSM
@@ -88,7 +89,7 @@ class FGSMTransform(AttackTransform):
 
     Args:
         model: pixels (N, C, H, W) to logits (N, K).
-        eps: the size of the step in units of pixels, at least 0.
+        eps: the size of the step in units of pixels, at least 0; 8/255 of the range of ``bounds`` if not given.
         p: the probability that an image is attacked.
         bounds: the lowest and the highest value of a pixel.
     """
@@ -96,7 +97,12 @@ class FGSMTransform(AttackTransform):
     attack: FGSM
 
     def __init__(
-        self, model: Model, eps: float = 8 / 255, p: float = 1.0, *, bounds: tuple[float, float] = (0.0, 1.0)
+        self,
+        model: Model,
+        eps: float = OfRange(8 / 255),
+        p: float = 1.0,
+        *,
+        bounds: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         super().__init__(FGSM(model, eps, bounds=bounds), p)
 

@@ -107,7 +107,7 @@ def test_saturated_images_move_the_other_way(theta: float, value: float) -> None
 def test_a_step_too_small_to_count_comes_to_an_end() -> None:
     model = linear(3, 8, seed=1)
     images = draw(3, 8, low=0.5)
-    result = JSMA(model, theta=1e-9).run(images, said_by(model, images))
+    result = JSMA(model, theta=1e-9, gamma=1.0).run(images, said_by(model, images))
     assert result.images.equal(images)
 
 

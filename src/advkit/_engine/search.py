@@ -12,7 +12,7 @@ an image leaves when no class that is left promises less than what it has.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -21,12 +21,13 @@ from torch import Tensor
 
 from advkit._engine.classifier import Classifier
 from advkit._engine.rows import Rows
+from advkit._engine.scale import contenders, magnitude, power_of_two, rounding_margin
 from advkit.goals import Goal, Untargeted
 from advkit.norms import column
 
-__all__ = ["LARGEST_C", "Best", "Descent", "Objective", "bisect", "dot", "search", "sliver"]
+__all__ = ["LARGEST_C", "Best", "Descent", "Objective", "bisect", "dot", "search"]
 
-LARGEST_C = 1e10
+LARGEST_C = 1e10  # for logits of about 1 and pixels in [0, 1]
 _CANDIDATES = 9  # classes that are looked at for each image
 _HEADROOM = 4.0  # c over the multiplier of the linearised problem
 _PROMISING = 1.5  # a class further than this, over the best so far, is not tried
@@ -45,6 +46,11 @@ class Objective(ABC):
     memory: float  # how much of the mean tangent a step keeps
     first: float  # the part of the way to the solution that the first step of a search goes
     overshoot: float  # how far behind the boundary to aim, over the margin at the original
+
+    def __init__(self, bounds: tuple[float, float]) -> None:
+        self.low, self.high = bounds
+        area = (self.high - self.low) ** 2  # the unit of a c, where margins are of about 1
+        self.smallest_c, self.largest_c = area / LARGEST_C, area * LARGEST_C
 
     @abstractmethod
     def size(self, changes: Tensor) -> Tensor:
@@ -70,19 +76,34 @@ class Objective(ABC):
 
 
 class Best:
-    """The smallest success of each image of a batch.
+    """The smallest success of each image of a batch, and the scale of its logits.
+
+    Searches see margins over ``unit``, a power of two, so that what they do depends neither on the scale of the
+    logits nor on that of a class that is out of the race.
 
     Args:
         images: (N, ...), the originals; what has not been reached keeps them.
         objective: says what is small.
-        kappa: the margin that a success must have.
+        kappa: the margin that a success must have, in units of the logits.
+        goal: what counts as success.
+        logits: (N, K), of the originals.
     """
 
-    def __init__(self, images: Tensor, objective: Objective, kappa: float) -> None:
+    def __init__(self, images: Tensor, objective: Objective, kappa: float, goal: Goal, logits: Tensor) -> None:
         self.images = images.clone()
         self.size = torch.full(images.shape[:1], torch.inf, dtype=images.dtype, device=images.device)
         self.objective = objective
         self.kappa = kappa
+        self.magnitude = magnitude(logits, goal.classes)
+        self.unit = power_of_two(self.magnitude)
+
+    def gap(self, index: Tensor, goal: Goal, logits: Tensor) -> Tensor:
+        """By how much logits (n, K) of the rows ``index`` miss the goal, over their unit: (n,)."""
+        return (goal.margin(logits) + self.kappa) / self.unit[index]
+
+    def edge(self, index: Tensor, goal: Goal, logits: Tensor) -> Tensor:
+        """The margin beyond rounding that a success must have, (n,), in units of the logits."""
+        return rounding_margin(magnitude(logits, goal.classes).maximum(self.magnitude[index]))
 
     def offer(self, index: Tensor, x: Tensor, changes: Tensor, goal: Goal, logits: Tensor, open: Tensor) -> Tensor:
         """Take what is a success and smaller than before. Returns where it is a success: bool (n,).
@@ -95,17 +116,13 @@ class Best:
             logits: (n, K), of the candidates.
             open: bool (n,), the rows that may still change.
         """
-        fooled = goal.success(logits) & (goal.margin(logits) <= -self.kappa - sliver(logits)) & open
+        enough = goal.margin(logits) <= -self.kappa - self.edge(index, goal, logits)
+        fooled = goal.success(logits) & enough & open
         size = self.objective.size(changes)
         better = fooled & (size < self.size[index])
         self.size[index] = torch.where(better, size, self.size[index])
         self.images[index] = torch.where(column(better, x), x, self.images[index])
         return fooled
-
-
-def sliver(logits: Tensor) -> Tensor:
-    """A margin beyond rounding, (n,): a success must still be one in a batch that rounds otherwise."""
-    return 16 * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,51 +187,62 @@ def search(
         rounds: how many searches.
         steps: how many passes in each.
     """
-    best = Best(images, objective, kappa)
-    finished, routes, lengths = _survey(model, images, goal, objective, kappa)
+    best, routes = _survey(model, images, goal, objective, kappa)
     effort = torch.ones_like(best.size)
     for round_ in range(rounds):
-        turn = round_ % len(routes)
-        missed = best.size.isinf()
-        wanted = missed if round_ >= len(routes) else lengths[turn] < _PROMISING * best.size
-        wanted &= ~finished
-        place = wanted.nonzero().squeeze(1)
+        turn = round_ % routes.count.clamp_min(1)
+        wanted = torch.where(round_ < routes.count, routes.length(turn) < _PROMISING * best.size, best.size.isinf())
+        place = (wanted & (routes.count > 0)).nonzero().squeeze(1)
         if not len(place):
-            if round_ >= len(routes):
-                break
-            continue
-        x = images[place]
-        _descend(
-            model,
-            _Trial(x, x, goal.rows(place), routes[turn].rows(place), place, effort[place]),
-            best,
-            initial_c=initial_c,
-            steps=steps,
-        )
+            break  # later routes are longer
+        x, of_place = images[place], goal.rows(place)
+        trial = _Trial(x, x, of_place, routes.towards(of_place, turn, place), place, effort[place])
+        _descend(model, trial, best, initial_c=initial_c, steps=steps)
         effort = torch.where(best.size.isinf(), effort * 10, effort)
     return best.images
 
 
-def _survey(
-    model: Classifier, images: Tensor, goal: Goal, objective: Objective, kappa: float
-) -> tuple[Tensor, Sequence[Goal], Tensor]:
-    """Which rows need nothing, bool (N,); the routes to success, the shortest of each row first; their lengths."""
+@dataclass
+class _Routes:
+    """The ways to success, the shortest of each image first."""
+
+    count: Tensor  # int64 (N,), how many an image has: none where it needs nothing, or nothing leads there
+    lengths: Tensor  # (m, N)
+    rivals: Tensor | None  # int64 (m, N), the class at the end of each; None for the one way to a target
+
+    def length(self, turn: Tensor) -> Tensor:
+        """Of the way whose turn it is, int64 (N,): (N,)."""
+        return self.lengths.gather(0, turn[None]).squeeze(0)
+
+    def towards(self, goal: Goal, turn: Tensor, place: Tensor) -> Goal:
+        """The goals of the rows ``place``, int64 (n,), that lead along it."""
+        if self.rivals is None:
+            return goal
+        return _Towards(goal.classes, self.rivals.gather(0, turn[None]).squeeze(0)[place])
+
+
+def _survey(model: Classifier, images: Tensor, goal: Goal, objective: Objective, kappa: float) -> tuple[Best, _Routes]:
+    """The scale of each row's logits, and its ways to success."""
     x = images.detach().requires_grad_()
     logits = model.logits(x).to(x.dtype)
     plain = logits.detach()
-    finished = goal.success(plain)
+    best = Best(images, objective, kappa, goal, plain)
+    everything = torch.arange(len(images), device=images.device)
     if not isinstance(goal, Untargeted):
-        return finished, [goal], torch.zeros_like(plain[:, :1]).T
-    count = min(_CANDIDATES, plain.shape[1] - 1)
-    others = plain.scatter(1, goal.classes[:, None], -torch.inf).topk(count).indices
+        reachable = best.gap(everything, goal, plain).isfinite() & ~goal.success(plain)
+        return best, _Routes(reachable.long(), torch.zeros_like(best.size)[None], None)
+    others = plain.scatter(1, goal.classes[:, None], -torch.inf)
+    others = others.topk(min(_CANDIDATES, plain.shape[1] - 1)).indices
+    alive = (contenders(plain) & ~goal.success(plain)[:, None]).gather(1, others)
     lengths = []
-    for rivals in others.unbind(1):
-        gap = _Towards(goal.classes, rivals).margin(logits) + kappa
+    for rivals, contends in zip(others.unbind(1), alive.unbind(1), strict=True):
+        gap = best.gap(everything, _Towards(goal.classes, rivals), logits)
         slope = model.gradient(gap, x, keep_graph=True)
-        changes, _ = objective.solve(images, images, slope, gap.detach(), LARGEST_C)
-        lengths.append(objective.size(changes))
+        changes, _ = objective.solve(images, images, slope, gap.detach(), objective.largest_c)
+        leads = contends & gap.detach().isfinite() & (slope.flatten(1) != 0).any(1)
+        lengths.append(objective.size(changes).where(leads, torch.inf))
     ordered, order = torch.stack(lengths).sort(dim=0, stable=True)
-    return finished, [_Towards(goal.classes, rivals) for rivals in others.T.gather(0, order)], ordered
+    return best, _Routes(ordered.isfinite().sum(0), ordered, others.T.gather(0, order))
 
 
 def _descend(model: Classifier, rows: _Trial, best: Best, *, initial_c: float | None, steps: int) -> None:
@@ -223,17 +251,17 @@ def _descend(model: Classifier, rows: _Trial, best: Best, *, initial_c: float | 
     for step in range(steps):
         x = rows.x.detach().requires_grad_()
         logits = model.logits(x).to(x.dtype)
-        gap = rows.route.margin(logits) + best.kappa
+        gap = best.gap(rows.place, rows.route, logits)
         changes = rows.x - rows.originals
         rows.reached |= best.offer(rows.place, rows.x, changes, rows.goal, logits.detach(), rows.open)
         if step == steps - 1:
             break
         tangent = model.gradient(gap, x)
-        gap, edge = gap.detach(), sliver(logits)
+        gap, edge = gap.detach(), best.edge(rows.place, rows.goal, logits) / best.unit[rows.place]
         del x, logits  # and with them the graph, before the step makes tensors of its own
         if not step:
             rows.aim = (gap * objective.overshoot * rows.effort).clamp_min(0)
-            rows.c = _starting_c(rows, objective, tangent, gap + rows.aim, initial_c)
+            rows.c = _starting_c(rows, best, tangent, gap + rows.aim, initial_c)
         weight = objective.memory * weight + (1 - objective.memory)
         blend = (1 - objective.memory) / weight
         rows.level = torch.lerp(rows.level, gap - dot(tangent, changes), blend)
@@ -250,13 +278,14 @@ def _descend(model: Classifier, rows: _Trial, best: Best, *, initial_c: float | 
         rows.move(objective.move(rows.x, fraction * (wanted - changes)))
 
 
-def _starting_c(rows: _Trial, objective: Objective, slope: Tensor, level: Tensor, initial_c: float | None) -> Tensor:
+def _starting_c(rows: _Trial, best: Best, slope: Tensor, level: Tensor, initial_c: float | None) -> Tensor:
+    objective = best.objective
     if initial_c is None:
-        _, multiplier = objective.solve(rows.x, rows.originals, slope, level, LARGEST_C)
+        _, multiplier = objective.solve(rows.x, rows.originals, slope, level, objective.largest_c)
         c = _HEADROOM * multiplier
     else:
-        c = torch.full_like(level, initial_c)
-    return (c * rows.effort).clamp_max(LARGEST_C)
+        c = initial_c * best.unit[rows.place]
+    return (c * rows.effort).clamp_max(objective.largest_c)
 
 
 @dataclass
@@ -315,16 +344,16 @@ def bisect(
         rounds: how many descents.
         steps: how many steps in each.
     """
-    best = Best(images, objective, kappa)
     x = images.detach().requires_grad_()
     logits = model.logits(x).to(x.dtype)
-    gap = goal.margin(logits) + kappa
+    best = Best(images, objective, kappa, goal, logits)
+    gap = best.gap(torch.arange(len(images), device=images.device), goal, logits)
     if initial_c is None:
-        _, multiplier = objective.solve(images, images, model.gradient(gap, x), gap.detach(), LARGEST_C)
-        c = (2 * multiplier).clamp(1 / LARGEST_C, LARGEST_C)
+        _, multiplier = objective.solve(images, images, model.gradient(gap, x), gap.detach(), objective.largest_c)
+        c = (2 * multiplier).clamp(objective.smallest_c, objective.largest_c)
     else:
-        c = torch.full_like(best.size, initial_c)
-    finished = goal.success(logits)
+        c = initial_c * best.unit
+    finished = goal.success(logits) | ~gap.isfinite()
     place = (~finished).nonzero().squeeze(1)
     lowest, highest = torch.zeros_like(c), torch.full_like(c, torch.inf)
     del x, logits, gap
@@ -334,7 +363,7 @@ def bisect(
         _follow(model, rows, best, reached, steps)
         highest = torch.where(reached, c, highest)
         lowest = torch.where(reached, lowest, c)
-        c = torch.where(highest.isinf(), c * 10, (lowest + highest) / 2).clamp_max(LARGEST_C)
+        c = torch.where(highest.isinf(), c * 10, (lowest + highest) / 2).clamp_max(objective.largest_c)
     return best.images
 
 
@@ -353,7 +382,7 @@ def _follow(model: Classifier, rows: Descent, best: Best, reached: Tensor, steps
         logits = model.logits(x).to(x.dtype)
         if not rows.judged_apart:
             judge(logits)
-        gap = (rows.goal.margin(logits) + best.kappa).clamp_min(0)
+        gap = best.gap(rows.place, rows.goal, logits).clamp_min(0)
         changes = x.detach() - rows.originals
         slope = 2 * changes + column(rows.c, changes) * model.gradient(gap, x)
         cost = dot(changes, changes) + rows.c * gap.detach()

@@ -79,7 +79,7 @@ class _Adam(Descent):
         slope = slope * self.objective.slope(self.x)
         self.mean = torch.lerp(self.mean, slope, 0.1)
         self.square = torch.lerp(self.square, slope * slope, 0.001)
-        scale = (self.square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+        scale = (self.square / (1 - 0.999 ** (step + 1))).sqrt() + self.objective.tiny
         self.move(self.objective.stepped(self.x, -self.lr / (1 - 0.9 ** (step + 1)) * self.mean / scale))
 
 
@@ -95,9 +95,10 @@ class _SquaredL2(Objective):
     overshoot = 1e-3
 
     def __init__(self, bounds: tuple[float, float]) -> None:
-        self.low, self.high = bounds
+        super().__init__(bounds)
         self.mid = (self.low + self.high) / 2
         self.reach = (self.high - self.low) / 2 / (1 - _MARGIN)
+        self.tiny = 1e-8 * (self.high - self.low) ** 2  # Adam's epsilon
 
     def size(self, changes: Tensor) -> Tensor:
         return L2.size(changes)

@@ -9,7 +9,7 @@ from torch import Tensor
 from advkit import norms
 from advkit._engine.checks import check_choice, check_number
 from advkit._engine.rows import Rows
-from advkit._engine.search import sliver
+from advkit._engine.scale import magnitude, power_of_two, rounding_margin
 from advkit.attack import Attack, Kind
 from advkit.goals import Goal, Targeted
 from advkit.norms import Norm, column
@@ -33,7 +33,17 @@ class _Row(Rows):
 
     goal: Goal
     rivals: Tensor  # int64 (n, m)
-    slopes: Tensor  # (n, m), the dual norm of the gradient of Z_rival - Z_said where it was last computed
+    magnitude: Tensor  # (n,), of the logits that the margin compares, on the original
+    slopes: Tensor  # (n, m), the dual norm of the gradient of Z_rival - Z_said, over the unit, where last computed
+
+    @property
+    def unit(self) -> Tensor:
+        """What logits are measured in, (n, 1): squares of the gradients of tiny ones would underflow."""
+        return power_of_two(self.magnitude).unsqueeze(1)
+
+    def edge(self, logits: Tensor) -> Tensor:
+        """The margin beyond rounding that a success must have: (n,)."""
+        return rounding_margin(magnitude(logits, self.goal.classes).maximum(self.magnitude))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +96,7 @@ class DeepFool(Attack):
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         x, logits = self._answer(images)
         rivals = self._rivals(logits, goal)
-        rows = _Row(images, goal, rivals, torch.ones_like(rivals, dtype=images.dtype))
+        rows = _Row(images, goal, rivals, magnitude(logits, goal.classes), torch.ones_like(rivals, dtype=images.dtype))
         fooled = goal.success(logits)
         count = rivals.shape[1]
         for _ in range(self.steps):
@@ -104,7 +114,7 @@ class DeepFool(Attack):
             rows.compact()
             count = min(count, _NEAREST)
             x, logits = self._answer(rows.x)  # after the last step only to see who is fooled
-            fooled[rows.index] |= rows.goal.margin(logits) < -sliver(logits)
+            fooled[rows.index] |= rows.goal.margin(logits) < -rows.edge(logits)
         return rows.whole().where(column(fooled, images), images)
 
     def _answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,11 +137,12 @@ class DeepFool(Attack):
         return classes
 
     def _gaps(self, rows: _Row, logits: Tensor) -> Tensor:
-        """By how much each rival is behind: (n, m)."""
+        """By how much each rival is behind, over the unit: (n, m)."""
         logits = logits.detach()
         gaps = logits.gather(1, self._held(rows, logits)) - logits.gather(1, rows.rivals)
-        edge = sliver(logits).unsqueeze(1)
-        return torch.where(gaps > edge, gaps, gaps + 2 * edge).to(rows.slopes.dtype)  # who is as near is to cross it
+        edge = rows.edge(logits).unsqueeze(1)
+        gaps = torch.where(gaps > edge, gaps, gaps + 2 * edge)  # who is as near is to cross it
+        return (gaps / rows.unit).to(rows.slopes.dtype)
 
     def _step(self, rows: _Row, x: Tensor, logits: Tensor, count: int) -> Tensor:
         """Where the rows are after a step over the nearest of ``count`` boundaries: (n, ...), inside the box.
@@ -143,6 +154,7 @@ class DeepFool(Attack):
         nearest = _distances(gaps, rows.slopes).topk(count, largest=False).indices
         # Of differences, one for each boundary: the gradient of the label alone is never needed.
         climbs = logits.gather(1, rows.rivals.gather(1, nearest)) - logits.gather(1, self._held(rows, logits))
+        climbs = climbs / rows.unit
         distance = torch.full_like(rows.slopes[:, 0], torch.inf)
         towards = torch.zeros_like(rows.x)
         for left, rival, climb in zip(range(count)[::-1], nearest.split(1, 1), climbs.unbind(1), strict=True):
@@ -159,4 +171,4 @@ class DeepFool(Attack):
 
 def _distances(gaps: Tensor, slopes: Tensor) -> Tensor:
     """How far off boundaries are: the shape of the gaps, infinite where a slope says nothing."""
-    return (gaps / slopes).where((slopes > 0) & slopes.isfinite(), torch.inf)
+    return (gaps / slopes).where((slopes > 0) & slopes.isfinite() & gaps.isfinite(), torch.inf)

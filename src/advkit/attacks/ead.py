@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from advkit._engine.checks import check_choice, check_number
-from advkit._engine.search import LARGEST_C, Descent, Objective, dot
+from advkit._engine.lengths import OfRange
+from advkit._engine.search import Descent, Objective, dot
 from advkit.norms import L1, Norm, column
 from advkit.penalty import Penalty
 
@@ -53,7 +54,7 @@ class EAD(Penalty):
         binary_search_steps: the most searches an image gets, at least 1.
         steps: the most passes in each, at least 1.
         lr: FISTA's first step size, positive; ``beta`` divided by it is the weight of L1.
-        beta: how much L1 counts, at least 0, in units of pixels.
+        beta: how much L1 counts, at least 0, in units of pixels; 1/1000 of the range of ``bounds`` if not given.
         decision_rule: "l1" or "elastic", what is the least of the successes.
         schedule: "cosine" for steps that decay to none, "constant" for the paper's search, named as in `CW`.
         bounds: the lowest and the highest value of a pixel.
@@ -66,7 +67,7 @@ class EAD(Penalty):
     norm: ClassVar[Norm] = L1
 
     steps: int = 30
-    beta: float = 1e-3
+    beta: float = OfRange(1e-3)
     _: KW_ONLY
     decision_rule: Literal["l1", "elastic"] = "l1"
 
@@ -119,7 +120,7 @@ class _L1(Objective):
     overshoot = 1e-2
 
     def __init__(self, bounds: tuple[float, float], weight: float) -> None:
-        self.low, self.high = bounds
+        super().__init__(bounds)
         self.weight = weight
 
     def size(self, changes: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ class _L1(Objective):
         steep = slope.abs()
         room = torch.where(slope > 0, originals - self.low, self.high - originals)
         first = self.weight / steep.flatten(1).amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
-        low = first.clamp(1 / LARGEST_C, LARGEST_C)
+        low = first.clamp(self.smallest_c, self.largest_c)
         known = isinstance(most, Tensor)
         high = torch.as_tensor(most, dtype=low.dtype, device=low.device).expand_as(low)
         for _ in range(_HALVINGS if known else 3 * _HALVINGS):

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from advkit._engine.checks import check_per_row
+from advkit._engine.lengths import OfRange
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.norms import Linf, Norm, column
@@ -24,7 +25,8 @@ class FGSM(Attack):
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        eps: the size of the step in units of pixels, at least 0: a number, or a tensor of shape (N,).
+        eps: the size of the step in units of pixels, at least 0: a number, or a tensor of shape (N,); 8/255 of the
+            range of ``bounds`` if not given.
         bounds: the lowest and the highest value of a pixel.
         generator: not drawn from.
 
@@ -36,7 +38,7 @@ class FGSM(Attack):
     norm: ClassVar[Norm] = Linf
     steps: ClassVar[int] = 1
 
-    eps: float | Tensor = 8 / 255
+    eps: float | Tensor = OfRange(8 / 255)
 
     def __post_init__(self) -> None:
         super().__post_init__()

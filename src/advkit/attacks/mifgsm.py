@@ -8,6 +8,7 @@ from torch import Tensor
 
 from advkit._engine.ascent import LinfAscent, ascend
 from advkit._engine.checks import check_choice, check_number, check_per_row
+from advkit._engine.lengths import OfEps, OfRange, is_given
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.norms import Linf, Norm, column
@@ -33,8 +34,9 @@ class MIFGSM(Attack):
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        eps: the largest change of a pixel, at least 0: a number, or a tensor of shape (N,).
-        alpha: the size of a step, positive: a number, or a tensor of shape (N,).
+        eps: the largest change of a pixel, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of
+            ``bounds`` if not given.
+        alpha: the size of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
         steps: how many steps, at least 1.
         decay: how much of the momentum a step keeps, at least 0; 1 in the paper.
         early_stop: let an image leave as soon as it is fooled; it then stands where it first was.
@@ -50,8 +52,8 @@ class MIFGSM(Attack):
     independent_rows: ClassVar[bool] = True
     norm: ClassVar[Norm] = Linf
 
-    eps: float | Tensor = 8 / 255
-    alpha: float | Tensor = 2 / 255
+    eps: float | Tensor = OfRange(8 / 255)
+    alpha: float | Tensor = OfEps(2 / 255, 1 / 4)
     steps: int = 10
     decay: float = 1.0
     early_stop: bool = False
@@ -61,7 +63,8 @@ class MIFGSM(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_per_row("eps", self.eps)
-        check_per_row("alpha", self.alpha, positive=True)
+        if is_given(self.alpha):  # a quarter of no budget is no step
+            check_per_row("alpha", self.alpha, positive=True)
         check_number("steps", self.steps, at_least=1, integer=True)
         check_number("decay", self.decay, at_least=0)
         check_choice("accumulate", self.accumulate, ("gradient", "sign"))

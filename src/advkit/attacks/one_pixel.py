@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advkit._engine.checks import check_number
 from advkit._engine.random import normal_like, uniform_like
-from advkit.black_box import BlackBox, Oracle, as_pixels, overwrite
+from advkit.black_box import BlackBox, Oracle, as_pixels, overwrite, places
 from advkit.norms import L0, Norm
 
 __all__ = ["OnePixel"]
@@ -31,8 +31,8 @@ class OnePixel(BlackBox):
 
     Args:
         model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
-        pixels: how many pixels may change, at least 1. A pixel has all its channels; each feature of a flat
-            vector is a pixel.
+        pixels: how many pixels may change, at least 1. A pixel has all its channels, the second dimension of images
+            of four or more; images (N, H, W) have none, and each feature of a flat vector is a pixel.
         steps: how many generations after the first, at least 0.
         popsize: how many candidates an image has, at least 3.
         max_queries: how many forwards may be spent on an image, at least 1; None for no limit. One is spent on the
@@ -87,9 +87,9 @@ class OnePixel(BlackBox):
 
     def _first(self, images: Tensor) -> Tensor:
         """The first genes, all of them in [0, 1]: (N, popsize, pixels, places + channels)."""
-        places, channels = max(1, images.ndim - 2), 1 if images.ndim == 2 else images.shape[1]
+        channels = as_pixels(images).shape[1]
         shape = (len(images), self.popsize, self.pixels)
-        where = uniform_like(images.new_empty(*shape, places), self.generator)
+        where = uniform_like(images.new_empty(*shape, len(places(images))), self.generator)
         colours = normal_like(images.new_empty(*shape, channels), self.generator) / 2 + 0.5
         return torch.cat([where, colours.clamp(0, 1)], 3)
 
@@ -109,7 +109,7 @@ class OnePixel(BlackBox):
 
     def _phenotype(self, genes: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Places, int64 (m, pixels), and colours, (m, C, pixels), of genes (m, pixels, places + channels)."""
-        sizes = images.shape[2:] or images.shape[1:]
+        sizes = places(images)
         place = torch.zeros_like(genes[:, :, 0], dtype=torch.int64)
         for gene, size in zip(genes.unbind(2), sizes, strict=False):
             place = place * size + (gene * size).long().clamp_max(size - 1)

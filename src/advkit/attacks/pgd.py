@@ -8,6 +8,7 @@ from torch import Tensor
 from advkit import norms
 from advkit._engine.ascent import Ascent, L2Ascent, LinfAscent, ascend
 from advkit._engine.checks import check_choice, check_number, check_per_row
+from advkit._engine.lengths import OfEps, OfRange, is_given
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.norms import Norm, column
@@ -29,8 +30,9 @@ class PGD(Attack):
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,).
-        alpha: the length of a step, positive: a number, or a tensor of shape (N,).
+        eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of ``bounds``
+            if not given.
+        alpha: the length of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
         steps: how many steps, at least 1.
         random_start: start at a point drawn uniformly from the ball, rather than at the image.
         norm: "linf" or "l2", or `advkit.norms.Linf` or `advkit.norms.L2`.
@@ -44,8 +46,8 @@ class PGD(Attack):
 
     independent_rows: ClassVar[bool] = True
 
-    eps: float | Tensor = 8 / 255
-    alpha: float | Tensor = 2 / 255
+    eps: float | Tensor = OfRange(8 / 255)
+    alpha: float | Tensor = OfEps(2 / 255, 1 / 4)
     steps: int = 10
     random_start: bool = True
     norm: str | Norm = "linf"
@@ -54,7 +56,8 @@ class PGD(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_per_row("eps", self.eps)
-        check_per_row("alpha", self.alpha, positive=True)
+        if is_given(self.alpha):  # a quarter of no budget is no step
+            check_per_row("alpha", self.alpha, positive=True)
         check_number("steps", self.steps, at_least=1, integer=True)
         check_choice("norm", norms.get(self.norm), tuple(_ASCENTS))
 

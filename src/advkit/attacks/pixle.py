@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advkit._engine.checks import check_number
 from advkit._engine.random import uniform_like
-from advkit.black_box import BlackBox, Oracle, as_pixels, overwrite
+from advkit.black_box import BlackBox, Oracle, as_pixels, overwrite, places
 from advkit.errors import InputError
 from advkit.norms import L0, Norm
 
@@ -88,7 +88,7 @@ class Pixle(BlackBox):
 
     def _patches(self, index: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """The pixels of random patches, and where to put each of them: int64 (m, k) twice, for m rows ``index``."""
-        sizes = images.shape[2:] or images.shape[1:]  # (height, width), or any other number of dimensions
+        sizes = places(images)  # (height, width), or any other number of dimensions
 
         def below(limit: int | Tensor, per_row: int = 1) -> Tensor:
             chance = uniform_like(images.new_empty(len(index), per_row), self.generator)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advkit._engine.ascent import Ascent, ascend
 from advkit._engine.checks import check_number, check_per_row
+from advkit._engine.lengths import OfRange
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.norms import L1, Norm, column
@@ -36,7 +37,8 @@ class SparseL1Descent(Attack):
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,).
+        eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,); 12 times the range of ``bounds``
+            if not given.
         steps: how many steps, at least 1.
         quantile: the fraction of features that a step leaves alone, in [0, 1]; at 1 only the largest moves.
         random_start: start at a point drawn uniformly from the ball and projected, rather than at the image.
@@ -52,7 +54,7 @@ class SparseL1Descent(Attack):
     independent_rows: ClassVar[bool] = True
     norm: ClassVar[Norm] = L1
 
-    eps: float | Tensor = 12.0
+    eps: float | Tensor = OfRange(12.0)
     steps: int = 50
     quantile: float = 0.99
     random_start: bool = False
