@@ -4,7 +4,7 @@ An attack is an object that knows its model and its numbers. Calling it takes im
 
     checks -> attacking(model) -> _perturb(images, goal) -> one projection -> images
 
-so that the file of an attack holds its algorithm and nothing else.
+so that the file of an attack holds its algorithm and nothing else. `advkit._engine.run` is that line in full.
 """
 
 import copy
@@ -16,28 +16,24 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advkit import norms
-from advkit._engine.checks import (
-    check_bounds,
-    check_choice,
-    check_classes,
-    check_images,
-    check_model,
-    check_rows,
-    check_targets,
-)
-from advkit._engine.classifier import Classifier, own, prediction
-from advkit._engine.grid import Halves, fooling, inward
+from advkit import hyperparameters, norms
+from advkit._engine.checks import check_bounds, check_choice, check_model
+from advkit._engine.classifier import Classifier, prediction
 from advkit._engine.lengths import BASES, default, is_given, settle
+from advkit._engine.run import carry_out
 from advkit._engine.wording import short
-from advkit.errors import AdvkitError
-from advkit.goals import Goal, Targeted, Untargeted
-from advkit.model import Model, attacking
+from advkit.goals import Goal
+from advkit.hyperparameters import flag
+from advkit.model import Model
 from advkit.norms import Norm
 
-__all__ = ["AdversarialResult", "Attack", "Kind"]
+__all__ = ["Access", "AdversarialResult", "Aim", "Attack"]
 
-_ROWS_ON_CPU = 64  # at once; a CNN on images of 32x32 takes 0.7 of the time for each that it takes in a batch of 256
+Access = Literal["gradient", "scores", "decisions"]
+"""What an attack sees of a model: gradients, or the logits that it answers with, or only which is the largest."""
+
+Aim = Literal["budget", "minimal"]
+"""What an attack looks for: the worst image within a budget, or the closest image that fools the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +72,14 @@ class AdversarialResult:
         return f"AdversarialResult({int(self.success.sum())} of {len(self.success)} successful)"
 
 
-Kind = Literal["budget", "minimal", "black-box"]
-"""What an attack looks for: the worst image within a budget, the closest image that fools the model and otherwise the
-original, or the latter from the model's answers alone."""
-
-
 @dataclass(frozen=True, eq=False)
 class Attack(ABC):
-    """Base of all attacks: a model, numbers, and `_perturb`. A subclass says its `kind` where it is not "budget".
+    """Base of all attacks: a model, numbers, and `_perturb`.
 
-    A subclass whose rows do not see each other, so that a batch may be attacked in parts, says so by
-    ``independent_rows = True``. It is faster on a CPU, whose caches hold the activations of a part.
+    A subclass declares its hyperparameters as fields, see `advkit.hyperparameters`, and says three facts of itself
+    where they are not the usual ones: ``access``, what it sees of the model; ``aim``, what it looks for; and
+    ``independent_rows``, whether its rows do not see each other, so that a batch may be attacked in parts. That is
+    faster on a CPU, whose caches hold the activations of a part.
 
     Args:
         model: pixels (N, ...) in, logits (N, K) out; usually an `nn.Module`. It may be in any mode and on any
@@ -108,7 +101,8 @@ class Attack(ABC):
         ModelError: the model returned NaN, or something that is no batch of logits.
     """
 
-    kind: ClassVar[Kind] = "budget"
+    access: ClassVar[Access] = "gradient"
+    aim: ClassVar[Aim] = "budget"
     independent_rows: ClassVar[bool] = False
 
     model: Model = field(repr=False)
@@ -116,13 +110,16 @@ class Attack(ABC):
     bounds: tuple[float, float] = (0.0, 1.0)
     generator: torch.Generator | None = field(default=None, repr=False)
     autocast: torch.dtype | None = None
-    adaptive: bool = True
+    adaptive: bool = flag(True)
 
     def __post_init__(self) -> None:
         check_model(self.model)
         check_bounds(self.bounds)
-        check_choice("autocast", self.autocast, (None,) if self.kind == "black-box" else (None, torch.bfloat16))
+        check_choice("autocast", self.autocast, (None, torch.bfloat16) if self.access == "gradient" else (None,))
         settle(self)
+        for name, what in hyperparameters.of(type(self)).items():
+            if is_given(value := getattr(self, name)):
+                what.check(name, value)
 
     @abstractmethod
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
@@ -133,6 +130,16 @@ class Attack(ABC):
         checked and float32 or better. Neither ``images`` nor the default RNG may be written to. The result is
         detached and clipped to ``bounds`` by the caller.
         """
+
+    @property
+    def kind(self) -> str:
+        """Until evaluation reads the facts."""
+        return self.aim if self.access == "gradient" else "black-box"
+
+    @property
+    def stops_at_success(self) -> bool:
+        """Whether an image leaves the search because the model is fooled, which low precision must not decide."""
+        return self.aim == "minimal"
 
     def __call__(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> Tensor:
         """Attack a batch.
@@ -145,19 +152,7 @@ class Attack(ABC):
         Returns:
             The adversarial images: shape, dtype and device of ``images``, within ``bounds``.
         """
-        check_images(images, self.bounds)
-        classes = {"labels": labels} if targets is None else {"labels": labels, "targets": targets}
-        for name, of_rows in classes.items():
-            check_classes(name, of_rows, images)
-        if targets is not None:
-            check_targets(targets, labels)
-        per_row = self._per_row()
-        for name, value in per_row.items():
-            check_rows(name, value, images)
-        if not images.numel():
-            return images.detach().clone()
-        with attacking(self.model, adaptive=self.adaptive and self.kind != "black-box"):
-            return self._adversarials(images, classes, per_row)
+        return carry_out(self, images, labels, targets).images
 
     def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
         """Attack a batch as `__call__` does, and ask the model about the outcome.
@@ -165,17 +160,18 @@ class Attack(ABC):
         Takes what `__call__` takes and costs one forward more: success is judged on the images returned. A model
         with a random defense is asked ten times, and its prediction is what it says most often.
         """
-        adversarials = self(images, labels, targets=targets)
+        done = carry_out(self, images, labels, targets)
         labels = labels.to(images.device, torch.int64)
         targets = None if targets is None else targets.to(images.device, torch.int64)
-        predictions = self._predict(adversarials)
+        predictions = self._predict(done.images)
         return AdversarialResult(
-            images=adversarials,
+            images=done.images,
             originals=images.detach(),
             labels=labels,
             predictions=predictions,
             success=predictions != labels if targets is None else predictions == targets,
             targets=targets,
+            queries=done.queries,
         )
 
     def on(self, model: Model, *, adaptive: bool = True) -> Self:
@@ -200,109 +196,11 @@ class Attack(ABC):
         """
         return self._with(model=torch.compile(self.model, **options))
 
-    def __str__(self) -> str:
-        """The name and the numbers that are not as they would be if not given: ``PGD(eps=4/255, steps=40)``."""
-        changed = (
-            f"{known.name}={short(getattr(self, known.name))}"
-            for known in fields(self)
-            if known.repr and _differs(getattr(self, known.name), default(self, known.default))
-        )
-        return f"{type(self).__name__}({', '.join(changed)})".removesuffix("()")
-
-    def _adversarials(self, images: Tensor, classes: dict[str, Tensor], per_row: dict[str, Tensor]) -> Tensor:
-        """`_perturb`, with everything moved to the model for the work and back again."""
-        model = Classifier(self.model, classes)
-        device, work = model.workplace(images)
-        pixels = own(images, device, work).clamp_(*self.bounds)  # what a rounding had put outside
-        classes = {name: own(of_rows, device, torch.int64) for name, of_rows in classes.items()}
-        goal = Targeted(classes["targets"]) if "targets" in classes else Untargeted(classes["labels"])
-        searched = model if self.autocast is None else Classifier(self.model, classes, self.autocast)
-        asked: Model = searched
-        if self.kind == "black-box" and torch.finfo(images.dtype).bits < 32:
-            grid = Halves(images.dtype)  # an answer to something else is worth nothing when there is no other query
-            asked = lambda candidates: model(grid.nearest(candidates))  # noqa: E731
-        per_row = {name: own(value, device, work) for name, value in per_row.items()}
-        found = self._found(pixels, goal, asked, per_row)
-        searched.verify()
-        if searched is not model and (self.kind == "minimal" or getattr(self, "early_stop", False)):
-            found = self._confirmed(found, pixels, goal, model, per_row)
-        if work != images.dtype:
-            found = self._as_originals(found, pixels, images, goal, model)
-        return found.to(images.device).clamp(*self.bounds)
-
-    def _found(self, pixels: Tensor, goal: Goal, model: Model, per_row: dict[str, Tensor]) -> Tensor:
-        """`_perturb` of the whole batch, or on a CPU of a part at a time: more activations overflow its caches."""
-        rows = _ROWS_ON_CPU if pixels.device.type == "cpu" and self.independent_rows else len(pixels)
-        if len(pixels) <= rows:
-            return self._part(pixels, goal, model, per_row)
-        everything = torch.arange(len(pixels), device=pixels.device)
-        return torch.cat(
-            [
-                self._part(pixels[part], goal.rows(part), model, {name: each[part] for name, each in per_row.items()})
-                for part in everything.split(rows)
-            ]
-        )
-
-    def _part(self, pixels: Tensor, goal: Goal, model: Model, per_row: dict[str, Tensor]) -> Tensor:
-        found = self._with(model=model, **per_row)._perturb(pixels, goal).detach()
-        if found.shape != pixels.shape:
-            raise AdvkitError(
-                f"{type(self).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "
-                f"{tuple(pixels.shape)}"
-            )
-        return found
-
-    def _confirmed(
-        self, found: Tensor, pixels: Tensor, goal: Goal, model: Classifier, per_row: dict[str, Tensor]
-    ) -> Tensor:
-        """What was found in low precision where it fools the model, and elsewhere what the model itself leads to."""
-        with torch.no_grad():
-            missed = (~goal.success(model(found))).nonzero().squeeze(1)
-        if len(missed):
-            of_missed = {name: value[missed] for name, value in per_row.items()}
-            found = found.index_copy(0, missed, self._found(pixels[missed], goal.rows(missed), model, of_missed))
-            model.verify()
-        return found
-
-    def _as_originals(self, found: Tensor, pixels: Tensor, originals: Tensor, goal: Goal, model: Classifier) -> Tensor:
-        """What was found from ``pixels``, in the dtype of the originals: (N, ...).
-
-        A pixel that was not moved is the original's to the bit. In 16 bits a moved one is rounded towards its
-        original by a budget attack, since the nearest could be out of its budget; a minimal attack goes on to where it
-        fools the model in 16 bits.
-        """
-        originals = originals.detach().to(found.device)
-        if torch.finfo(originals.dtype).bits < 32:
-            grid = Halves(originals.dtype)
-            if self.kind == "budget":
-                found = inward(grid, found, pixels)
-            elif self.kind == "minimal":
-
-                def fools(candidates: Tensor, rows: Tensor) -> Tensor:
-                    return goal.rows(rows).success(model(candidates))
-
-                with torch.no_grad():
-                    found = fooling(grid, found, pixels, fools, self.bounds)
-        return torch.where(found == pixels, originals, found.to(originals.dtype))
-
-    @property
-    def _classifier(self) -> Classifier:
-        """``model`` with its logits checked and its gradients watched, which it is while `__call__` runs `_perturb`.
-
-        An attack that builds on another may run the other's `_perturb` on a model of its own.
-        """
-        return self.model if isinstance(self.model, Classifier) else Classifier(self.model, {})
-
     def _predict(self, images: Tensor) -> Tensor:
         """The model's answer to each image: int64, (N,)."""
         if not len(images):
             return torch.empty(0, dtype=torch.int64, device=images.device)
         return prediction(self.model, images)
-
-    def _per_row(self) -> dict[str, Tensor]:
-        """The hyperparameters that are given for each image."""
-        values = {known.name: getattr(self, known.name) for known in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim}
 
     def _with(self, **changes: object) -> Self:
         """A copy with other attributes. Unlike `dataclasses.replace` it needs no constructor to agree."""
@@ -312,6 +210,28 @@ class Attack(ABC):
         if not BASES.isdisjoint(changes):
             settle(other)
         return other
+
+    def _per_row(self) -> dict[str, Tensor]:
+        """The hyperparameters that are given for each image, (N,); see `hyperparameters.per_image`."""
+        values = {name: getattr(self, name) for name in hyperparameters.per_image(type(self))}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 1}
+
+    def __str__(self) -> str:
+        """The name and the numbers that are not as they would be if not given: ``PGD(eps=4/255, steps=40)``."""
+        changed = (
+            f"{known.name}={short(getattr(self, known.name))}"
+            for known in fields(self)
+            if known.repr and _differs(getattr(self, known.name), default(self, known.default))
+        )
+        return f"{type(self).__name__}({', '.join(changed)})".removesuffix("()")
+
+    @property
+    def _classifier(self) -> Classifier:
+        """``model`` with its logits checked and its gradients watched, which it is while `__call__` runs `_perturb`.
+
+        An attack that builds on another may run the other's `_perturb` on a model of its own.
+        """
+        return self.model if isinstance(self.model, Classifier) else Classifier(self.model, {})
 
 
 def _differs(value: object, usual: object) -> bool:

@@ -4,16 +4,16 @@ import math
 import sys
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from advkit._engine.checks import check_number
-from advkit.attack import AdversarialResult, Attack, Kind
+from advkit.attack import Access, Aim, Attack
 from advkit.errors import AdvkitError
 from advkit.goals import Goal
+from advkit.hyperparameters import number
 from advkit.model import Model
 
 __all__ = ["NO_LIMIT", "BlackBox", "Oracle", "OutOfQueries", "as_pixels", "overwrite", "places"]
@@ -116,17 +116,11 @@ class BlackBox(Attack):
         max_queries: how many forwards may be spent on an image, at least 1; None for as many as the attack wants.
     """
 
-    kind: ClassVar[Kind] = "black-box"
+    access: ClassVar[Access] = "scores"
+    aim: ClassVar[Aim] = "minimal"
 
     _: KW_ONLY
-    max_queries: int | None = None
-
-    _ledger: ClassVar[list[Tensor] | None] = None  # where a run's copy of the attack leaves its queries
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_queries is not None:
-            check_number("max_queries", self.max_queries, at_least=1, integer=True)
+    max_queries: int | None = number(None, at_least=1, integer=True)
 
     @abstractmethod
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
@@ -141,32 +135,22 @@ class BlackBox(Attack):
             (N, ...), new images that fool; an image that the attack fails on is returned as it is.
         """
 
-    def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
-        """Attack a batch as `__call__` does, and ask the model about the outcome.
-
-        The result carries ``queries``. The forward that judges the outcome is not among them.
-        """
-        ledger: list[Tensor] = []
-        result = Attack.run(self._with(_ledger=ledger), images, labels, targets=targets)
-        nothing = torch.zeros(0, dtype=torch.int64, device=result.labels.device)
-        return replace(result, queries=torch.cat([nothing, *(queries.to(nothing.device) for queries in ledger)]))
-
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         limit = NO_LIMIT if self.max_queries is None else self.max_queries
+        model = self._classifier
         with torch.no_grad():
-            first = Oracle(self.model, images, goal, limit)
+            first = Oracle(model, images, goal, limit)
             heights = first(lambda index: images[index], torch.arange(len(images), device=images.device))
             queries, found = first.queries, images.clone()
             rows = (heights < torch.inf).nonzero().squeeze(1)
             if len(rows) and limit > 1:
-                ask = Oracle(self.model, images[rows], goal.rows(rows), limit if limit == NO_LIMIT else limit - 1)
+                ask = Oracle(model, images[rows], goal.rows(rows), limit if limit == NO_LIMIT else limit - 1)
                 try:
                     found[rows] = self._with(model=_by_oracle_alone)._search(ask, images[rows], heights[rows])
                 except OutOfQueries:
                     found[rows] = ask.fooling
                 queries[rows] += ask.queries
-        if self._ledger is not None:
-            self._ledger.append(queries)
+        model.ledger.append(queries)
         return found
 
 

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from advkit._engine.checks import check_choice, check_number
 from advkit._engine.search import LARGEST_C, Descent, Objective, bisect, search
-from advkit.attack import Attack, Kind
+from advkit.attack import Aim, Attack
 from advkit.goals import Goal
+from advkit.hyperparameters import choice, number
 
 __all__ = ["Penalty"]
 
@@ -29,26 +29,16 @@ class Penalty(Attack):
         schedule: "constant" for the paper's search, `bisect`; "cosine" for `search`.
     """
 
-    kind: ClassVar[Kind] = "minimal"
+    aim: ClassVar[Aim] = "minimal"
     independent_rows: ClassVar[bool] = True
 
-    kappa: float = 0.0
-    initial_c: float | None = None
-    binary_search_steps: int = 5
-    steps: int = 50
-    lr: float = 0.01
+    kappa: float = number(0.0, at_least=0)
+    initial_c: float | None = number(None, above=0, at_most=LARGEST_C)
+    binary_search_steps: int = number(5, at_least=1, integer=True)
+    steps: int = number(50, at_least=1, integer=True)
+    lr: float = number(0.01, above=0)
     _: KW_ONLY
-    schedule: Literal["cosine", "constant"] = "cosine"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("kappa", self.kappa, at_least=0)
-        if self.initial_c is not None:
-            check_number("initial_c", self.initial_c, above=0, at_most=LARGEST_C)
-        check_number("binary_search_steps", self.binary_search_steps, at_least=1, integer=True)
-        check_number("steps", self.steps, at_least=1, integer=True)
-        check_number("lr", self.lr, above=0)
-        check_choice("schedule", self.schedule, ("cosine", "constant"))
+    schedule: Literal["cosine", "constant"] = choice("cosine", "constant")
 
     @abstractmethod
     def _objective(self) -> Objective:

@@ -13,7 +13,6 @@ import torch
 
 import advkit
 from advkit import Attack
-from advkit.attack import Kind
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Case:
     one_way: bool = False
 
     @property
-    def kind(self) -> Kind:
-        return self.attack.kind
+    def kind(self) -> str:
+        return self.attack.aim if self.attack.access == "gradient" else "black-box"
 
     @property
     def needs_gradient(self) -> bool:

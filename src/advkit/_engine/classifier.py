@@ -43,6 +43,7 @@ class Classifier:
         self.autocast = autocast
         self._device, self._dtype = placement(model)
         self._answered = False
+        self.ledger: list[Tensor] = []  # int64 (n,) each, what an attack that asks for answers spent on each image
         self._watched: list[tuple[str, Tensor]] = []  # what a NaN would mean, and the largest value; oldest first
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit import norms
-from advkit._engine.checks import check_choice, check_number
+from advkit import hyperparameters, norms
 from advkit._engine.rows import Rows
 from advkit._engine.scale import magnitude, power_of_two, rounding_margin
-from advkit.attack import Attack, Kind
+from advkit.attack import Aim, Attack
 from advkit.goals import Goal, Targeted
+from advkit.hyperparameters import number
 from advkit.norms import Norm, column
 
 __all__ = ["DeepFool"]
@@ -78,20 +78,13 @@ class DeepFool(Attack):
     """
 
     independent_rows: ClassVar[bool] = True
-    kind: ClassVar[Kind] = "minimal"
+    aim: ClassVar[Aim] = "minimal"
 
-    steps: int = 50
-    overshoot: float = 0.02
-    candidates: int = 10
+    steps: int = number(50, at_least=1, integer=True)
+    overshoot: float = number(0.02, at_least=0)
+    candidates: int = number(10, at_least=2, integer=True)
     _: KW_ONLY
-    norm: str | Norm = "l2"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("steps", self.steps, at_least=1, integer=True)
-        check_number("overshoot", self.overshoot, at_least=0)
-        check_number("candidates", self.candidates, at_least=2, integer=True)
-        check_choice("norm", norms.get(self.norm), tuple(_DUAL))
+    norm: str | Norm = hyperparameters.norm("l2", "linf")
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         x, logits = self._answer(images)

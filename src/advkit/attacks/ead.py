@@ -9,9 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from advkit._engine.checks import check_choice, check_number
-from advkit._engine.lengths import OfRange
 from advkit._engine.search import Descent, Objective, dot
+from advkit.hyperparameters import OfRange, choice, number
 from advkit.norms import L1, Norm, column
 from advkit.penalty import Penalty
 
@@ -66,15 +65,10 @@ class EAD(Penalty):
 
     norm: ClassVar[Norm] = L1
 
-    steps: int = 30
-    beta: float = OfRange(1e-3)
+    steps: int = number(30, at_least=1, integer=True)
+    beta: float = number(OfRange(1e-3), at_least=0)
     _: KW_ONLY
-    decision_rule: Literal["l1", "elastic"] = "l1"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("beta", self.beta, at_least=0)
-        check_choice("decision_rule", self.decision_rule, ("l1", "elastic"))
+    decision_rule: Literal["l1", "elastic"] = choice("l1", "elastic")
 
     def _objective(self) -> "_L1":
         weight = self.beta / self.lr

@@ -5,10 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advkit._engine.checks import check_per_row
-from advkit._engine.lengths import OfRange
 from advkit.attack import Attack
 from advkit.goals import Goal
+from advkit.hyperparameters import OfRange, number
 from advkit.norms import Linf, Norm, column
 
 __all__ = ["FGSM"]
@@ -38,11 +37,7 @@ class FGSM(Attack):
     norm: ClassVar[Norm] = Linf
     steps: ClassVar[int] = 1
 
-    eps: float | Tensor = OfRange(8 / 255)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_per_row("eps", self.eps)
+    eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         x = images.detach().requires_grad_()

@@ -8,15 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit._engine.checks import check_number
-from advkit._engine.lengths import OfRange
 from advkit._engine.rows import Rows
 from advkit._engine.scale import contenders, magnitude, power_of_two, rounding_margin
 from advkit._engine.search import dot
 from advkit._engine.skyline import best_pair, leaders
-from advkit.attack import Attack, Kind
+from advkit.attack import Aim, Attack
 from advkit.errors import InputError
 from advkit.goals import Goal, Untargeted
+from advkit.hyperparameters import Number, OfRange, declared, number
 from advkit.norms import L0, Norm, column
 
 __all__ = ["JSMA"]
@@ -54,6 +53,16 @@ class _Fooling(Rows):
         self.slack = torch.zeros_like(self.harm[:, 0])  # what may be added
         self.share = torch.full_like(self.slack, 0.5)  # of the features that fit into the slack, those to try
         self.magnitude = torch.zeros_like(self.slack)  # of the logits that the margin compares, at first
+
+
+@dataclass(frozen=True)
+class _Step(Number):
+    """A number of either sign."""
+
+    def _check(self, name: str, value: object) -> None:
+        super()._check(name, value)
+        if not value:
+            raise InputError(f"{name} must be positive, to raise features, or negative, to lower them; got 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,22 +106,13 @@ class JSMA(Attack):
     """
 
     independent_rows: ClassVar[bool] = True
-    kind: ClassVar[Kind] = "minimal"
+    aim: ClassVar[Aim] = "minimal"
     norm: ClassVar[Norm] = L0
 
-    theta: float = OfRange(1.0)
-    gamma: float = 0.1
+    theta: float = declared(OfRange(1.0), _Step())
+    gamma: float = number(0.1, above=0, at_most=1)
     _: KW_ONLY
-    pairs: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("theta", self.theta)
-        if not self.theta:
-            raise InputError("theta must be positive, to raise features, or negative, to lower them; got 0")
-        check_number("gamma", self.gamma, above=0, at_most=1)
-        if self.pairs is not None:
-            check_number("pairs", self.pairs, at_least=1, integer=True)
+    pairs: int | None = number(None, at_least=1, integer=True)
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         self._check_share(images)

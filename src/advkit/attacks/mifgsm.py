@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from advkit._engine.ascent import LinfAscent, ascend
-from advkit._engine.checks import check_choice, check_number, check_per_row
-from advkit._engine.lengths import OfEps, OfRange, is_given
 from advkit.attack import Attack
 from advkit.goals import Goal
+from advkit.hyperparameters import OfEps, OfRange, choice, flag, number
 from advkit.norms import Linf, Norm, column
 
 __all__ = ["IFGSM", "MIFGSM"]
@@ -52,22 +51,18 @@ class MIFGSM(Attack):
     independent_rows: ClassVar[bool] = True
     norm: ClassVar[Norm] = Linf
 
-    eps: float | Tensor = OfRange(8 / 255)
-    alpha: float | Tensor = OfEps(2 / 255, 1 / 4)
-    steps: int = 10
-    decay: float = 1.0
-    early_stop: bool = False
+    eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
+    alpha: float | Tensor = number(OfEps(2 / 255, 1 / 4), above=0, per_image=True)
+    steps: int = number(10, at_least=1, integer=True)
+    decay: float = number(1.0, at_least=0)
+    early_stop: bool = flag(False)
     _: KW_ONLY
-    accumulate: Literal["gradient", "sign"] = "gradient"
+    accumulate: Literal["gradient", "sign"] = choice("gradient", "sign")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_per_row("eps", self.eps)
-        if is_given(self.alpha):  # a quarter of no budget is no step
-            check_per_row("alpha", self.alpha, positive=True)
-        check_number("steps", self.steps, at_least=1, integer=True)
-        check_number("decay", self.decay, at_least=0)
-        check_choice("accumulate", self.accumulate, ("gradient", "sign"))
+    @property
+    def stops_at_success(self) -> bool:
+        """Whether an image leaves as soon as it is fooled: it was asked for."""
+        return self.early_stop
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         rows = _Momentum(images, images, goal, self.eps, self.alpha, self.bounds, torch.zeros_like(images))

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit._engine.checks import check_number
 from advkit._engine.random import normal_like, uniform_like
 from advkit.black_box import BlackBox, Oracle, as_pixels, overwrite, places
+from advkit.hyperparameters import number
 from advkit.norms import L0, Norm
 
 __all__ = ["OnePixel"]
@@ -46,15 +46,9 @@ class OnePixel(BlackBox):
 
     norm: ClassVar[Norm] = L0
 
-    pixels: int = 1
-    steps: int = 40
-    popsize: int = 50
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("pixels", self.pixels, at_least=1, integer=True)
-        check_number("steps", self.steps, at_least=0, integer=True)
-        check_number("popsize", self.popsize, at_least=3, integer=True)
+    pixels: int = number(1, at_least=1, integer=True)
+    steps: int = number(40, at_least=0, integer=True)
+    popsize: int = number(50, at_least=3, integer=True)
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         originals = as_pixels(images)

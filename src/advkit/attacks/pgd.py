@@ -5,12 +5,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advkit import norms
+from advkit import hyperparameters, norms
 from advkit._engine.ascent import Ascent, L2Ascent, LinfAscent, ascend
-from advkit._engine.checks import check_choice, check_number, check_per_row
-from advkit._engine.lengths import OfEps, OfRange, is_given
 from advkit.attack import Attack
 from advkit.goals import Goal
+from advkit.hyperparameters import OfEps, OfRange, flag, number
 from advkit.norms import Norm, column
 
 __all__ = ["PGD"]
@@ -46,20 +45,17 @@ class PGD(Attack):
 
     independent_rows: ClassVar[bool] = True
 
-    eps: float | Tensor = OfRange(8 / 255)
-    alpha: float | Tensor = OfEps(2 / 255, 1 / 4)
-    steps: int = 10
-    random_start: bool = True
-    norm: str | Norm = "linf"
-    early_stop: bool = False
+    eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
+    alpha: float | Tensor = number(OfEps(2 / 255, 1 / 4), above=0, per_image=True)
+    steps: int = number(10, at_least=1, integer=True)
+    random_start: bool = flag(True)
+    norm: str | Norm = hyperparameters.norm("linf", "l2")
+    early_stop: bool = flag(False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_per_row("eps", self.eps)
-        if is_given(self.alpha):  # a quarter of no budget is no step
-            check_per_row("alpha", self.alpha, positive=True)
-        check_number("steps", self.steps, at_least=1, integer=True)
-        check_choice("norm", norms.get(self.norm), tuple(_ASCENTS))
+    @property
+    def stops_at_success(self) -> bool:
+        """Whether an image leaves as soon as it is fooled: it was asked for."""
+        return self.early_stop
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         norm = norms.get(self.norm)

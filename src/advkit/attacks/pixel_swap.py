@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit._engine.checks import check_number
 from advkit.black_box import BlackBox, Oracle, as_pixels
+from advkit.hyperparameters import number
 from advkit.norms import L0, Norm
 
 __all__ = ["PixelSwap"]
@@ -41,12 +41,7 @@ class PixelSwap(BlackBox):
 
     norm: ClassVar[Norm] = L0
 
-    max_swaps: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_swaps is not None:
-            check_number("max_swaps", self.max_swaps, at_least=1, integer=True)
+    max_swaps: int | None = number(None, at_least=1, integer=True)
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         pixels = as_pixels(images)

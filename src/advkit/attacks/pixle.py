@@ -11,9 +11,24 @@ from advkit._engine.checks import check_number
 from advkit._engine.random import uniform_like
 from advkit.black_box import BlackBox, Oracle, as_pixels, overwrite, places
 from advkit.errors import InputError
+from advkit.hyperparameters import Hyperparameter, declared, number
 from advkit.norms import L0, Norm
 
 __all__ = ["Pixle"]
+
+
+@dataclass(frozen=True)
+class _Sides(Hyperparameter):
+    """The smallest and the largest side of a patch."""
+
+    def _check(self, name: str, value: object) -> None:
+        if not isinstance(value, tuple) or len(value) != 2:
+            raise InputError(f"{name} must be a pair, the smallest and the largest side; got {value!r}")
+        check_number(f"{name}[0]", value[0], at_least=1, integer=True)
+        check_number(f"{name}[1]", value[1], at_least=value[0], integer=True)
+
+    def __str__(self) -> str:
+        return "a pair of integers, at least 1, in order"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +59,9 @@ class Pixle(BlackBox):
 
     norm: ClassVar[Norm] = L0
 
-    restarts: int = 20
-    iterations: int = 10
-    patch: tuple[int, int] = (2, 10)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("restarts", self.restarts, at_least=1, integer=True)
-        check_number("iterations", self.iterations, at_least=1, integer=True)
-        if not isinstance(self.patch, tuple) or len(self.patch) != 2:
-            raise InputError(f"patch must be a pair, the smallest and the largest side; got {self.patch!r}")
-        check_number("patch[0]", self.patch[0], at_least=1, integer=True)
-        check_number("patch[1]", self.patch[1], at_least=self.patch[0], integer=True)
+    restarts: int = number(20, at_least=1, integer=True)
+    iterations: int = number(10, at_least=1, integer=True)
+    patch: tuple[int, int] = declared((2, 10), _Sides())
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         originals = as_pixels(images)

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from advkit._engine.ascent import Ascent, ascend
-from advkit._engine.checks import check_number, check_per_row
-from advkit._engine.lengths import OfRange
 from advkit.attack import Attack
 from advkit.goals import Goal
+from advkit.hyperparameters import OfRange, flag, number
 from advkit.norms import L1, Norm, column
 
 __all__ = ["SparseL1Descent"]
@@ -54,21 +53,18 @@ class SparseL1Descent(Attack):
     independent_rows: ClassVar[bool] = True
     norm: ClassVar[Norm] = L1
 
-    eps: float | Tensor = OfRange(12.0)
-    steps: int = 50
-    quantile: float = 0.99
-    random_start: bool = False
+    eps: float | Tensor = number(OfRange(12.0), at_least=0, per_image=True)
+    steps: int = number(50, at_least=1, integer=True)
+    quantile: float = number(0.99, at_least=0, at_most=1)
+    random_start: bool = flag(False)
     _: KW_ONLY
-    alpha: float | Tensor | None = None
-    early_stop: bool = False
+    alpha: float | Tensor | None = number(None, above=0, per_image=True)
+    early_stop: bool = flag(False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_per_row("eps", self.eps)
-        check_number("steps", self.steps, at_least=1, integer=True)
-        check_number("quantile", self.quantile, at_least=0, at_most=1)
-        if self.alpha is not None:
-            check_per_row("alpha", self.alpha, positive=True)
+    @property
+    def stops_at_success(self) -> bool:
+        """Whether an image leaves as soon as it is fooled: it was asked for."""
+        return self.early_stop
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         alpha = self.eps / 5 if self.alpha is None else self.alpha
