@@ -138,8 +138,11 @@ class Attack(ABC):
 
     @property
     def stops_at_success(self) -> bool:
-        """Whether an image leaves the search because the model is fooled, which low precision must not decide."""
-        return self.aim == "minimal"
+        """Whether an image leaves the search because the model is fooled, which low precision must not decide.
+
+        That is so for a minimal attack, and where a hyperparameter ``early_stop`` asks for it.
+        """
+        return self.aim == "minimal" or bool(getattr(self, "early_stop", False))
 
     def __call__(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> Tensor:
         """Attack a batch.

@@ -7,6 +7,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit import losses
+from advkit.errors import InputError
 
 __all__ = ["Goal", "Targeted", "Untargeted"]
 
@@ -25,9 +26,31 @@ class Goal(ABC):
         """The same goal for some of the images. ``index`` is an int64 or bool tensor over the rows."""
         return type(self)(self.classes[index])
 
-    @abstractmethod
     def loss(self, logits: Tensor) -> Tensor:
-        """The loss that an attack climbs, from logits (N, K): one value an image, shape (N,)."""
+        """The loss that attacks climb if they are given none, from logits (N, K): one value an image, shape (N,).
+
+        The cross-entropy of the label, or minus that of the target.
+        """
+        return self.climbed(losses.cross_entropy, logits)
+
+    def climbed(self, loss: losses.Loss, logits: Tensor) -> Tensor:
+        """What an attack climbs that was given a loss, from logits (N, K): one value an image, shape (N,).
+
+        Raises:
+            InputError: the loss gives something else.
+        """
+        values = loss(logits, self.classes)
+        if not isinstance(values, Tensor) or values.shape != self.classes.shape:
+            seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise InputError(
+                f"the loss gave {seen} for {len(logits)} images; it must give one number an image, of shape "
+                f"({len(logits)},), such as torch.nn.functional.cross_entropy(logits, classes, reduction='none')"
+            )
+        return self._signed(values)
+
+    @abstractmethod
+    def _signed(self, values: Tensor) -> Tensor:
+        """A loss of the goal's classes, as it is if they are to be left, or else with the other sign."""
 
     @abstractmethod
     def margin(self, logits: Tensor) -> Tensor:
@@ -41,9 +64,8 @@ class Goal(ABC):
 class Untargeted(Goal):
     """Any class but the label."""
 
-    def loss(self, logits: Tensor) -> Tensor:
-        """Cross-entropy of the label."""
-        return losses.cross_entropy(logits, self.classes)
+    def _signed(self, values: Tensor) -> Tensor:
+        return values
 
     def margin(self, logits: Tensor) -> Tensor:
         """Z_y - max_{i != y} Z_i."""
@@ -57,9 +79,8 @@ class Untargeted(Goal):
 class Targeted(Goal):
     """One class, the target."""
 
-    def loss(self, logits: Tensor) -> Tensor:
-        """Minus the cross-entropy of the target."""
-        return -losses.cross_entropy(logits, self.classes)
+    def _signed(self, values: Tensor) -> Tensor:
+        return -values
 
     def margin(self, logits: Tensor) -> Tensor:
         """max_{i != t} Z_i - Z_t, eq. (6) of Carlini & Wagner 2017 without its floor."""

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advkit import norms
+from advkit import losses, norms
 from advkit._engine.checks import check_choice, check_number, check_per_row
 from advkit._engine.lengths import OfEps, OfRange
 
@@ -34,6 +34,7 @@ __all__ = [
     "choice",
     "declared",
     "flag",
+    "loss",
     "norm",
     "number",
     "of",
@@ -150,6 +151,21 @@ class _OfNorms(Choice):
 
 
 @dataclass(frozen=True)
+class _OfLosses(Hyperparameter):
+    """A loss, by its name or as a function."""
+
+    def _check(self, name: str, value: object) -> None:
+        losses.get(value)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return "the name of a loss, or a function (logits, classes) -> (N,)"
+
+    def bad(self) -> Iterator[object]:
+        """What is neither the name of a loss nor a function."""
+        yield from (None, "accuracy")
+
+
+@dataclass(frozen=True)
 class Flag(Hyperparameter):
     """Yes or no."""
 
@@ -181,6 +197,11 @@ def choice(default: object, *others: object) -> Any:
 def norm(default: str, *others: str) -> Any:
     """A field that holds one of these norms, by name or as an object of `advkit.norms`."""
     return declared(default, _OfNorms((default, *others)))
+
+
+def loss(default: str = "ce") -> Any:
+    """A field that holds a loss to climb, by name or as a function; see `advkit.losses.get`."""
+    return declared(default, _OfLosses())
 
 
 def flag(default: bool) -> Any:

@@ -4,13 +4,20 @@ Every function takes ``logits`` of shape (N, K), floating, and ``labels`` of sha
 a tensor of shape (N,) in the dtype of the logits.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from advkit._engine.scale import contenders
+from advkit.errors import InputError
 
-__all__ = ["best_other", "cross_entropy", "dlr", "margin"]
+__all__ = ["Loss", "best_other", "cross_entropy", "dlr", "get", "log_odds", "margin"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""What an attack climbs: logits (N, K) and classes int64 (N,) to one number an image, (N,), that is large where the
+model does not say the class. With targets an attack goes down instead."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -47,3 +54,40 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     third = contenders(top)[:, 2]
     spread = (top[:, 0] - top[:, 2].where(third, 0)).clamp_min(torch.finfo(logits.dtype).tiny)
     return -margin(logits, labels) / spread.where(third, 1)
+
+
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """The odds against the label, log sum_{i != y} exp Z_i - Z_y. Shape (N,), in nats.
+
+    Cross-entropy is its softplus: both rise in the same direction, but this one has a gradient that floats can hold
+    where the model is so sure of the label that its cross-entropy is zero.
+    """
+    label = labels[:, None]
+    return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)
+
+
+def _negative_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    return -margin(logits, labels)
+
+
+_BY_NAME: dict[str, Loss] = {"ce": cross_entropy, "margin": _negative_margin, "dlr": dlr, "log_odds": log_odds}
+
+
+def get(loss: str | Loss) -> Loss:
+    """The loss of that name, to be climbed, or the function itself.
+
+    Args:
+        loss: "ce" for the cross-entropy, "margin" for max_{i != y} Z_i - Z_y, "dlr", "log_odds"; or a function of
+            logits (N, K) and classes (N,) that gives one number an image, (N,).
+
+    Raises:
+        InputError: there is no loss of that name.
+    """
+    if callable(loss):
+        return loss
+    if loss not in _BY_NAME:
+        raise InputError(
+            f"there is no loss {loss!r}; the losses are {', '.join(map(repr, _BY_NAME))}, or a function of logits "
+            "(N, K) and classes (N,) that gives one number an image, (N,)"
+        )
+    return _BY_NAME[loss]

@@ -7,8 +7,12 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from advkit import SparseL1Descent
-from advkit.attacks.sparse_l1 import project
+from advkit._engine.ball import L1Ball
 from contracts.scenes import Counting, conv_net, draw, easy_images, linear_net, said_by
+
+
+def project(x: Tensor, originals: Tensor, eps: float | Tensor, bounds: tuple[float, float]) -> Tensor:
+    return L1Ball(originals, eps, bounds).project(x)
 
 
 def solver(y: np.ndarray, low: np.ndarray, high: np.ndarray, eps: float) -> np.ndarray:

@@ -1,22 +1,28 @@
 """Batches whose rows leave as soon as they are finished."""
 
 from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from advkit.goals import Goal
-
 __all__ = ["Rows"]
+
+
+@runtime_checkable
+class _OfRows(Protocol):
+    """What is known of each row, and can be had for some of them."""
+
+    def rows(self, index: Tensor) -> Any: ...
 
 
 @dataclass
 class Rows:
     """The rows of a batch that an attack still works on. Subclasses add what they know of each row.
 
-    A field that is a tensor with rows, or a goal, loses the rows that leave; numbers stay as they are. Closed
-    rows are dropped at once on a CPU. On an accelerator they stay, and stay where they are, until half of the
-    rows are closed, so that shapes are few.
+    A field that is a tensor with rows, or has a method `rows` as goals and balls do, loses the rows that leave; numbers
+    stay as they are. Closed rows are dropped at once on a CPU. On an accelerator they stay, and stay where they are,
+    until half of the rows are closed, so that shapes are few.
 
     Args:
         x: (n, ...) where each row stands. Never written in place: it may be the caller's.
@@ -48,10 +54,10 @@ class Rows:
         keep = self.open.nonzero().squeeze(1)
         for name in vars(self).keys() - {"_answers"}:
             value = getattr(self, name)
-            if isinstance(value, Goal):
+            if isinstance(value, Tensor):
+                setattr(self, name, value[keep] if value.ndim else value)
+            elif isinstance(value, _OfRows):
                 setattr(self, name, value.rows(keep))
-            elif isinstance(value, Tensor) and value.ndim:
-                setattr(self, name, value[keep])
         return tuple(other[keep] for other in others)
 
     def move(self, x: Tensor) -> None:

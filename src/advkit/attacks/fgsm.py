@@ -1,13 +1,15 @@
 """Fast gradient sign method."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from advkit import hyperparameters, losses
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.hyperparameters import OfRange, number
+from advkit.losses import Loss
 from advkit.norms import Linf, Norm, column
 
 __all__ = ["FGSM"]
@@ -26,6 +28,8 @@ class FGSM(Attack):
         model: pixels (N, ...) to logits (N, K).
         eps: the size of the step in units of pixels, at least 0: a number, or a tensor of shape (N,); 8/255 of the
             range of ``bounds`` if not given.
+        loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
+            gives one number an image; see `advkit.losses.get`. With targets it is descended.
         bounds: the lowest and the highest value of a pixel.
         generator: not drawn from.
 
@@ -38,9 +42,11 @@ class FGSM(Attack):
     steps: ClassVar[int] = 1
 
     eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
+    _: KW_ONLY
+    loss: str | Loss = hyperparameters.loss()
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         x = images.detach().requires_grad_()
         model = self._classifier
-        gradient = model.gradient(goal.loss(model.logits(x)), x)
+        gradient = model.gradient(goal.climbed(losses.get(self.loss), model.logits(x)), x)
         return gradient.sign().mul_(column(self.eps, images)).add_(images)

@@ -6,17 +6,20 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from advkit._engine.ascent import LinfAscent, ascend
+from advkit import hyperparameters
+from advkit._engine.ball import LinfBall
+from advkit._engine.iterate import Climb, Look, iterate
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.hyperparameters import OfEps, OfRange, choice, flag, number
+from advkit.losses import Loss
 from advkit.norms import Linf, Norm, column
 
 __all__ = ["IFGSM", "MIFGSM"]
 
 
 @dataclass
-class _Momentum(LinfAscent):
+class _WithMomentum(Climb):
     momentum: Tensor  # (n, ...)
 
 
@@ -41,6 +44,8 @@ class MIFGSM(Attack):
         early_stop: let an image leave as soon as it is fooled; it then stands where it first was.
         accumulate: "gradient" as in the paper, or "sign": g <- decay * g + sign(grad) / ||sign(grad)||_1, which is
             eq. (3) of Campbell & Lasselle, "Enhancing the robustness of deep neural networks", WPI 2024.
+        loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
+            gives one number an image; see `advkit.losses.get`. With targets it is descended.
         bounds: the lowest and the highest value of a pixel.
         generator: not drawn from.
 
@@ -58,22 +63,24 @@ class MIFGSM(Attack):
     early_stop: bool = flag(False)
     _: KW_ONLY
     accumulate: Literal["gradient", "sign"] = choice("gradient", "sign")
-
-    @property
-    def stops_at_success(self) -> bool:
-        """Whether an image leaves as soon as it is fooled: it was asked for."""
-        return self.early_stop
+    loss: str | Loss = hyperparameters.loss()
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        rows = _Momentum(images, images, goal, self.eps, self.alpha, self.bounds, torch.zeros_like(images))
-        return ascend(self._classifier, rows, self._accumulated, steps=self.steps, early_stop=self.early_stop)
+        ball = LinfBall(images, self.eps, self.bounds)
+        return iterate(
+            self._classifier,
+            _WithMomentum(images, goal, ball, self.alpha, momentum=torch.zeros_like(images)),
+            self._step,
+            steps=self.steps,
+            loss=self.loss,
+            early_stop=self.early_stop,
+        )
 
-    def _accumulated(self, rows: _Momentum, gradient: Tensor) -> Tensor:
-        if self.accumulate == "sign":
-            gradient = gradient.sign()
+    def _step(self, rows: _WithMomentum, look: Look) -> Tensor:
+        gradient = look.gradient.sign() if self.accumulate == "sign" else look.gradient
         size = gradient.flatten(1).abs().mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
         rows.momentum.mul_(self.decay).addcdiv_(gradient, column(size, gradient))
-        return rows.momentum.sign()
+        return rows.stepped(rows.momentum.sign())
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,20 +1,20 @@
 """Projected gradient descent."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from advkit import hyperparameters, norms
-from advkit._engine.ascent import Ascent, L2Ascent, LinfAscent, ascend
+from advkit import hyperparameters
+from advkit._engine.ball import Ball
+from advkit._engine.iterate import Climb, iterate
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.hyperparameters import OfEps, OfRange, flag, number
-from advkit.norms import Norm, column
+from advkit.losses import Loss
+from advkit.norms import Norm
 
 __all__ = ["PGD"]
-
-_ASCENTS: dict[Norm, type[Ascent]] = {norms.Linf: LinfAscent, norms.L2: L2Ascent}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,8 @@ class PGD(Attack):
         random_start: start at a point drawn uniformly from the ball, rather than at the image.
         norm: "linf" or "l2", or `advkit.norms.Linf` or `advkit.norms.L2`.
         early_stop: let an image leave as soon as it is fooled; it then stands where it first was.
+        loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
+            gives one number an image; see `advkit.losses.get`. With targets it is descended.
         bounds: the lowest and the highest value of a pixel.
         generator: where the random start is drawn from; torch's default generator if None.
 
@@ -51,22 +53,17 @@ class PGD(Attack):
     random_start: bool = flag(True)
     norm: str | Norm = hyperparameters.norm("linf", "l2")
     early_stop: bool = flag(False)
-
-    @property
-    def stops_at_success(self) -> bool:
-        """Whether an image leaves as soon as it is fooled: it was asked for."""
-        return self.early_stop
+    _: KW_ONLY
+    loss: str | Loss = hyperparameters.loss()
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        norm = norms.get(self.norm)
-        rows = _ASCENTS[norm](images, images, goal, self.eps, self.alpha, self.bounds)
-        if self.random_start:
-            noise = norm.sample(images, self.generator) * column(self.eps, images)
-            rows.x = rows.within(noise.add_(images))
-        return ascend(
+        ball = Ball.of(self.norm, images, self.eps, self.bounds)
+        x = ball.sample(self.generator) if self.random_start else images
+        return iterate(
             self._classifier,
-            rows,
-            lambda _, gradient: norm.steepest(gradient),
+            Climb(x, goal, ball, self.alpha),
+            lambda rows, look: rows.stepped(ball.norm.steepest(look.gradient)),
             steps=self.steps,
+            loss=self.loss,
             early_stop=self.early_stop,
         )

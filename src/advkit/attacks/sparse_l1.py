@@ -4,22 +4,18 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from advkit._engine.ascent import Ascent, ascend
+from advkit import hyperparameters
+from advkit._engine.ball import L1Ball
+from advkit._engine.iterate import Climb, Look, iterate
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.hyperparameters import OfRange, flag, number
-from advkit.norms import L1, Norm, column
+from advkit.losses import Loss
+from advkit.norms import L1, Norm
 
 __all__ = ["SparseL1Descent"]
-
-
-@dataclass
-class _Ascent(Ascent):
-    def within(self, x: Tensor) -> Tensor:
-        return project(x, self.originals, self.eps, self.bounds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +39,8 @@ class SparseL1Descent(Attack):
         random_start: start at a point drawn uniformly from the ball and projected, rather than at the image.
         alpha: the length of a step in L1, positive: a number, or a tensor of shape (N,); a fifth of ``eps`` if None.
         early_stop: let an image leave as soon as it is fooled; it then stands where it first was.
+        loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
+            gives one number an image; see `advkit.losses.get`. With targets it is descended.
         bounds: the lowest and the highest value of a pixel.
         generator: where the random start is drawn from; torch's default generator if None.
 
@@ -60,66 +58,29 @@ class SparseL1Descent(Attack):
     _: KW_ONLY
     alpha: float | Tensor | None = number(None, above=0, per_image=True)
     early_stop: bool = flag(False)
-
-    @property
-    def stops_at_success(self) -> bool:
-        """Whether an image leaves as soon as it is fooled: it was asked for."""
-        return self.early_stop
+    loss: str | Loss = hyperparameters.loss()
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        ball = L1Ball(images, self.eps, self.bounds)
+        x = ball.sample(self.generator) if self.random_start else images
         alpha = self.eps / 5 if self.alpha is None else self.alpha
-        rows = _Ascent(images, images, goal, self.eps, alpha, self.bounds)
-        if self.random_start:
-            rows.x = rows.within(images + L1.sample(images, self.generator) * column(self.eps, images))
-        return ascend(self._classifier, rows, self._direction, steps=self.steps, early_stop=self.early_stop)
+        return iterate(
+            self._classifier,
+            Climb(x, goal, ball, alpha),
+            lambda rows, look: rows.stepped(self._direction(look)),
+            steps=self.steps,
+            loss=self.loss,
+            early_stop=self.early_stop,
+        )
 
-    def _direction(self, rows: _Ascent, gradient: Tensor) -> Tensor:
+    def _direction(self, look: Look) -> Tensor:
+        """The sign of the gradient at its largest features, of norm 1: (n, ...)."""
         low, high = self.bounds
-        outward = ((rows.x <= low) & (gradient < 0)) | ((rows.x >= high) & (gradient > 0))
+        gradient = look.gradient
+        outward = ((look.x <= low) & (gradient < 0)) | ((look.x >= high) & (gradient > 0))
         flat = gradient.masked_fill(outward, 0).flatten(1)
         moving = flat.shape[1] - math.ceil(self.quantile * (flat.shape[1] - 1) - 1e-6)
         magnitudes = flat.abs()
         threshold = magnitudes.topk(moving, dim=1, sorted=False).values.amin(1, keepdim=True)
         direction = flat.sign().where(magnitudes >= threshold, 0)
         return (direction / L1.size(direction).clamp_min(1)[:, None]).view_as(gradient)
-
-
-def project(x: Tensor, originals: Tensor, eps: float | Tensor, bounds: tuple[float, float]) -> Tensor:
-    """The closest points (in L2) to ``x`` in the L1 ball about the originals and in the box: (n, ...) to (n, ...).
-
-    With y = x - original and c_i the room that the box leaves in the direction of y_i, the answer moves feature i
-    by min(max(|y_i| - t, 0), c_i) in that direction, with the least t >= 0 that makes the sum s(t) of these
-    at most eps. s is piecewise linear; its slope changes by -1 at |y_i| and by +1 at |y_i| - c_i, which
-    are sorted and summed up from the largest down.
-
-    Args:
-        x: (n, ...), anywhere.
-        originals: (n, ...), inside the box.
-        eps: the radius, one for all or one for each row.
-        bounds: of the box.
-    """
-    low, high = bounds
-    centre = originals.flatten(1)
-    y = x.flatten(1) - centre
-    magnitudes, room = y.abs(), torch.where(y > 0, high - centre, centre - low)
-    eps = torch.as_tensor(eps, dtype=y.dtype, device=y.device).expand(len(y))[:, None]
-    unit = torch.finfo(y.dtype).eps
-    eps = eps * (1 - 8 * unit)  # room for what a sum over the features rounds off
-
-    ends = torch.cat([magnitudes, (magnitudes - room).clamp_min(0), torch.zeros_like(eps)], 1)
-    knots, which = ends.sort(dim=1, descending=True, stable=True)
-    slopes = torch.where(which < y.shape[1], 1.0, -1.0).to(y.dtype).cumsum(1)[:, :-1]
-    sums = (slopes * -knots.diff(dim=1)).cumsum(1)  # s at the second knot and those after it
-    last = (sums < eps).sum(1, keepdim=True).clamp_max(sums.shape[1] - 1)
-    slope, threshold = slopes.gather(1, last).clamp_min(1), knots.gather(1, last + 1)
-    excess = sums.gather(1, last) - eps
-    for _ in range(2):  # the second time for what the running sum has rounded off
-        threshold = (threshold + excess / slope).clamp_min(0)
-        moved = (magnitudes - threshold).clamp_min(0).minimum(room)
-        size = moved.sum(1, keepdim=True)
-        excess = size - eps
-    moved = moved * (eps / size.clamp_min(torch.finfo(y.dtype).tiny)).clamp_max(1)  # the threshold is rounded too
-    found = centre + moved.copysign(y)
-    too_far = (found - centre).abs() > moved  # rounded outwards: over many features that would leave the ball
-    inner = found - (found.abs() * unit).copysign(y)
-    return torch.where(too_far, inner, found).clamp(low, high).view_as(x)

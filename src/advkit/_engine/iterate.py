@@ -1,0 +1,215 @@
+"""The loop of an iterative attack: one look at the model a step, a rule for the step, and what is kept of it all."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from advkit import losses
+from advkit._engine.ball import Ball
+from advkit._engine.classifier import Classifier
+from advkit._engine.rows import Rows
+from advkit.goals import Goal
+from advkit.losses import Loss
+from advkit.norms import Norm, column
+
+__all__ = ["Climb", "FirstSuccess", "HighestLoss", "Keep", "Last", "Look", "Seeking", "Smallest", "iterate"]
+
+
+@dataclass
+class Seeking(Rows):
+    """Rows that seek a goal. Subclasses add what their rule for a step remembers of each row.
+
+    Args:
+        x: (n, ...), where each row starts, and then stands.
+        goal: of the rows.
+    """
+
+    goal: Goal
+
+
+@dataclass
+class Climb(Seeking):
+    """Rows that climb a loss inside a ball.
+
+    Args:
+        x: (n, ...), where each row starts, and then stands.
+        goal: of the rows.
+        ball: where they may go.
+        alpha: the length of a step, one for all or one for each row.
+    """
+
+    ball: Ball
+    alpha: float | Tensor
+
+    def stepped(self, direction: Tensor) -> Tensor:
+        """Where rows are after a step of ``alpha`` in a direction (n, ...), which is overwritten, inside the ball."""
+        return self.ball.project(direction.mul_(column(self.alpha, self.x)).add_(self.x))
+
+
+@dataclass
+class Look:
+    """What one look at the model shows of each row, where it stands.
+
+    Attributes:
+        step: the number of the step, from 0 on.
+        x: (n, ...), where the rows stand.
+        logits: (n, K), without a graph.
+        loss: (n,), likewise.
+        gradient: (n, ...), of the loss; of no size at a look after the last step.
+        goal: of the rows.
+    """
+
+    step: int
+    x: Tensor
+    logits: Tensor
+    loss: Tensor
+    gradient: Tensor
+    goal: Goal
+
+    @property
+    def success(self) -> Tensor:
+        """Whether the model is fooled: bool (n,)."""
+        return self.goal.success(self.logits)
+
+
+class Keep(ABC):
+    """What is returned of the places that the rows of a batch have been to.
+
+    Attributes:
+        looks_back: whether the model has to be asked about the place after the last step.
+    """
+
+    looks_back: bool = True
+
+    @abstractmethod
+    def see(self, rows: Rows, look: Look) -> None:
+        """Take note of a look."""
+
+    @abstractmethod
+    def answer(self, rows: Rows) -> Tensor:
+        """The images of the whole batch: (N, ...)."""
+
+
+class Last(Keep):
+    """Where each row stands in the end, or stood when it left."""
+
+    looks_back = False
+
+    def see(self, rows: Rows, look: Look) -> None:
+        pass
+
+    def answer(self, rows: Rows) -> Tensor:
+        return rows.whole()
+
+
+class _Best(Keep):
+    """The place of each row where something was least.
+
+    Args:
+        images: (N, ...), the answer for rows that have nothing to show.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images.clone()
+        self.least = torch.full(images.shape[:1], torch.inf, dtype=images.dtype, device=images.device)
+
+    @abstractmethod
+    def value(self, rows: Rows, look: Look) -> Tensor:
+        """What is to be least, (n,); infinite where the place does not count."""
+
+    def see(self, rows: Rows, look: Look) -> None:
+        value = self.value(rows, look).to(self.least.dtype)
+        better = (value < self.least[rows.index]) & rows.open
+        self.least[rows.index] = value.where(better, self.least[rows.index])
+        self.images[rows.index] = look.x.where(column(better, look.x), self.images[rows.index])
+
+    def answer(self, rows: Rows) -> Tensor:
+        return self.images
+
+
+class HighestLoss(_Best):
+    """The place with the highest loss."""
+
+    def value(self, rows: Rows, look: Look) -> Tensor:
+        return -look.loss
+
+
+class FirstSuccess(_Best):
+    """The first place where the model was fooled; the image itself where it never was."""
+
+    def value(self, rows: Rows, look: Look) -> Tensor:
+        return torch.full_like(look.loss, look.step).where(look.success, torch.inf)
+
+
+class Smallest(_Best):
+    """The fooling place closest to the image; the image itself where there was none.
+
+    Args:
+        images: (N, ...), the originals.
+        norm: in which to measure.
+    """
+
+    def __init__(self, images: Tensor, norm: Norm) -> None:
+        super().__init__(images)
+        self.originals = images
+        self.norm = norm
+
+    def value(self, rows: Rows, look: Look) -> Tensor:
+        return self.norm.distance(look.x, self.originals[rows.index]).where(look.success, torch.inf)
+
+
+Stepping = TypeVar("Stepping", bound=Seeking)
+
+
+def iterate(
+    model: Classifier,
+    rows: Stepping,
+    step: Callable[[Stepping, Look], Tensor],
+    *,
+    steps: int,
+    loss: str | Loss,
+    keep: Keep | None = None,
+    early_stop: bool = False,
+) -> Tensor:
+    """Take ``steps`` steps, each one forward and one backward, and return what is to be kept: (N, ...).
+
+    With ``early_stop`` a row leaves where it stands as soon as the model's answer is what its goal wants. That is read
+    off the forward that the next step needs anyhow, and when no row is left there is no backward. After the last step
+    there is a forward more only if what is kept may be the place that it led to.
+
+    Args:
+        model: pixels to logits.
+        rows: the batch.
+        step: where the rows go, (n, ...), from what is known of them and what a look at the model shows.
+        steps: how many.
+        loss: what is climbed, as `advkit.losses.get` takes it.
+        keep: what is returned; the last place if None.
+        early_stop: whether rows leave when they are fooled.
+    """
+    keep, climbed = keep or Last(), losses.get(loss)
+    for count in range(steps):
+        x = rows.x.detach().requires_grad_()
+        logits = model.logits(x)
+        if early_stop and not rows.close(rows.goal.success(logits)):
+            break
+        values = rows.goal.climbed(climbed, logits)
+        gradient = model.gradient(values, x)
+        look = Look(count, rows.x, logits.detach(), values.detach(), gradient, rows.goal)
+        del x, logits, values, gradient  # and with them the graph, before the step makes tensors of its own
+        keep.see(rows, look)
+        if early_stop:
+            look.x, look.logits, look.loss, look.gradient = rows.compact(look.x, look.logits, look.loss, look.gradient)
+            look.goal = rows.goal
+        rows.move(step(rows, look))
+        del look  # before the next graph is built
+    else:
+        if keep.looks_back:
+            with torch.no_grad():
+                logits = model.logits(rows.x)
+                values = rows.goal.climbed(climbed, logits)
+            keep.see(rows, Look(steps, rows.x, logits, values, rows.x.new_empty(0), rows.goal))
+    return keep.answer(rows)
