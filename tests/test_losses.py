@@ -48,3 +48,12 @@ def test_gradients(loss: object) -> None:
     assert callable(loss)
     assert torch.autograd.gradcheck(lambda z: loss(z, torch.tensor([0, 4, 2, 2])), logits)
     assert loss(logits[:0], torch.empty(0, dtype=torch.long)).shape == (0,)
+
+
+def test_log_odds_are_what_cross_entropy_is_the_softplus_of() -> None:
+    logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 5
+    labels = torch.arange(50) % 7
+    odds = losses.log_odds(logits, labels)
+    torch.testing.assert_close(torch.nn.functional.softplus(odds), losses.cross_entropy(logits, labels))
+    probability = logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
+    torch.testing.assert_close(odds, ((1 - probability) / probability).log())

@@ -1,0 +1,70 @@
+"""What budget attacks climb: by name, or a function of the user's."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advkit import losses
+from advkit.errors import InputError
+from contracts.cases import Case, each
+from contracts.scenes import IMAGE, Shifted, conv_net, draw, said_by, trained_net
+
+climbing = each(lambda case: case.kind == "budget")
+
+
+def by_torch(logits: Tensor, classes: Tensor) -> Tensor:
+    return F.cross_entropy(logits, classes, reduction="none")
+
+
+@climbing
+@pytest.mark.parametrize("targeted", [False, True])
+def test_a_function_is_as_good_as_a_name(case: Case, targeted: bool) -> None:
+    model, images = conv_net(), draw(4, *IMAGE)
+    labels = said_by(model, images)
+    targets = (labels + 1) % 4 if targeted else None
+    usual = case.make(model)(images, labels, targets=targets)
+    for loss in ("ce", by_torch):
+        assert case.make(model, loss=loss)(images, labels, targets=targets).equal(usual)
+    other = case.make(model, loss=lambda logits, classes: -by_torch(logits, classes))(images, labels, targets=targets)
+    assert not other.equal(usual)
+
+
+@climbing
+@pytest.mark.parametrize("name", ["ce", "margin", "dlr", "log_odds"])
+def test_each_loss_fools(case: Case, name: str) -> None:
+    model, images, labels = trained_net()
+    before = losses.margin(model(images), labels)
+    found = case.make(model, loss=name)(images, labels)
+    assert (losses.margin(model(found), labels) < before).all()
+
+
+@climbing
+def test_a_loss_that_does_not_saturate_moves_where_cross_entropy_does_not(case: Case) -> None:
+    """A network so sure of itself that its cross-entropy is zero in float32."""
+    model, images, labels = trained_net()
+    sure = Shifted(model, lambda logits: 1e4 * logits)
+    assert case.make(sure, loss="ce").run(images, labels).success.sum() <= (
+        case.make(sure, loss="log_odds").run(images, labels).success.sum()
+    )
+    moved = case.make(sure, loss="log_odds")(images, labels)
+    expected = case.make(model, loss="log_odds")(images, labels)
+    assert (losses.margin(model(moved), labels) < losses.margin(model(images), labels)).all()
+    assert (losses.margin(model(expected), labels) < losses.margin(model(images), labels)).all()
+
+
+@climbing
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        ("accuracy", "there is no loss 'accuracy'; the losses are 'ce', 'margin', 'dlr', 'log_odds'"),
+        (3, "there is no loss 3"),
+        (nn.CrossEntropyLoss(), r"the loss gave shape \(\) for 4 images; it must give one number an image"),
+        (lambda logits, classes: None, "the loss gave NoneType for 4 images"),
+    ],
+)
+def test_a_loss_that_is_none_is_told(case: Case, loss: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        case.make(conv_net(), loss=loss)(draw(4, *IMAGE), torch.tensor([0, 1, 2, 3]))

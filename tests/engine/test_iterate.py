@@ -1,0 +1,124 @@
+"""The loop of iterative attacks: what a step sees, what is kept, and how many looks that takes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advkit import norms
+from advkit._engine.ball import Ball, LinfBall
+from advkit._engine.classifier import Classifier
+from advkit._engine.iterate import Climb, FirstSuccess, HighestLoss, Keep, Last, Look, Smallest, iterate
+from advkit.goals import Untargeted
+from contracts.scenes import Passes, draw
+
+PATH = [0.1, 0.7, 0.6, 0.9, 0.2]  # where the only feature of each row goes, by way of five steps from 0.5
+
+
+class Threshold(nn.Module):
+    """Says 1 above 0.65, and is the surer the further."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([0.65 - x, x - 0.65], 1)
+
+
+def along(rows: Climb, look: Look) -> Tensor:
+    return torch.full_like(rows.x, PATH[look.step])
+
+
+def walk(keep: Keep | None, **more: object) -> tuple[list[float], Passes]:
+    model = Passes(Threshold())
+    images = torch.full((2, 1), 0.5)
+    goal = Untargeted(torch.zeros(2, dtype=torch.int64))
+    rows = Climb(images, goal, LinfBall(images, 1.0, (0.0, 1.0)), 0.1)
+    found = iterate(Classifier(model, {}), rows, along, steps=5, loss="ce", keep=keep, **more)  # type: ignore[arg-type]
+    return found[:, 0].tolist(), model
+
+
+@pytest.mark.parametrize(
+    ("keep", "place", "forwards"),
+    [
+        (lambda images: None, 0.2, 5),
+        (lambda images: Last(), 0.2, 5),
+        (HighestLoss, 0.9, 6),
+        (FirstSuccess, 0.7, 6),
+        (lambda images: Smallest(images, norms.Linf), 0.7, 6),
+    ],
+)
+def test_what_is_kept(keep: Callable[[Tensor], Keep | None], place: float, forwards: int) -> None:
+    found, model = walk(keep(torch.full((2, 1), 0.5)))
+    assert found == pytest.approx([place, place])
+    assert model.forwards == [2] * forwards
+    assert model.backwards == [2] * 5
+
+
+def test_a_row_that_is_fooled_leaves() -> None:
+    found, model = walk(None, early_stop=True)
+    assert found == pytest.approx([0.7, 0.7])
+    assert (model.forwards, model.backwards) == ([2, 2, 2], [2, 2])
+
+
+def test_the_last_place_counts_too() -> None:
+    PATH.append(0.95)
+    try:
+        images = torch.full((2, 1), 0.5)
+        rows = Climb(images, Untargeted(torch.zeros(2).long()), LinfBall(images, 1.0, (0.0, 1.0)), 0.1)
+        found = iterate(Classifier(Threshold(), {}), rows, along, steps=6, loss="ce", keep=HighestLoss(images))
+    finally:
+        PATH.pop()
+    assert found[:, 0].tolist() == pytest.approx([0.95, 0.95])
+
+
+def test_rows_that_never_fool_keep_their_images() -> None:
+    images = torch.full((3, 1), 0.5)
+    for keep in (FirstSuccess(images), Smallest(images, norms.L2)):
+        rows = Climb(images, Untargeted(torch.ones(3).long()), LinfBall(images, 0.1, (0.0, 1.0)), 0.1)
+        model = Classifier(lambda x: torch.cat([x - 9, 9 - x], 1), {})
+        found = iterate(
+            model, rows, lambda rows, look: rows.stepped(look.gradient.sign()), steps=3, loss="ce", keep=keep
+        )
+        assert found.equal(images)
+
+
+@dataclass
+class Counted(Climb):
+    """Rows that remember how many steps they have taken, and belong to a ball each of their own size."""
+
+    taken: Tensor
+
+
+def test_what_rows_know_leaves_with_them() -> None:
+    """Row i stops once it is above 0.65: the one with the longest step first."""
+    images = torch.full((3, 1), 0.5)
+    alpha = torch.tensor([0.06, 0.2, 0.1])
+    ball = LinfBall(images, torch.tensor([0.3, 0.4, 0.2]), (0.0, 1.0))
+    rows = Counted(images, Untargeted(torch.zeros(3).long()), ball, alpha, taken=torch.zeros(3))
+    sizes = []
+
+    def step(rows: Counted, look: Look) -> Tensor:
+        rows.taken += 1
+        assert rows.taken.eq(look.step + 1).all()
+        assert len(look.logits) == len(look.loss) == len(look.gradient) == len(rows.alpha) == len(rows.ball.originals)  # type: ignore[arg-type]
+        sizes.append(len(rows.x))
+        return rows.stepped(look.gradient.sign())
+
+    found = iterate(Classifier(Threshold(), {}), rows, step, steps=9, loss="margin", early_stop=True)
+    assert found[:, 0].tolist() == pytest.approx([0.68, 0.7, 0.7])
+    assert sizes == [3, 2, 1]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_ball_is_the_set_that_the_budget_allows(norm: str) -> None:
+    originals = draw(5, 3, 4)
+    eps = torch.tensor([0.0, 0.1, 0.3, 1.0, 50.0])
+    ball = Ball.of(norm, originals, eps, (0.0, 1.0))
+    for points in (ball.project(draw(5, 3, 4, seed=1, low=-2, high=3)), ball.sample(torch.Generator().manual_seed(0))):
+        assert (ball.norm.distance(points, originals) <= eps + 1e-6).all()
+        assert ((points >= 0) & (points <= 1)).all()
+        torch.testing.assert_close(ball.project(points.clone()), points, rtol=0, atol=1e-6)
+        assert (points[1:] != originals[1:]).flatten(1).any(1).all()
+    part = ball.rows(torch.tensor([3, 1]))
+    assert part.originals.equal(originals[[3, 1]])
+    assert torch.as_tensor(part.eps).equal(eps[[3, 1]])
