@@ -48,3 +48,15 @@ def test_gradients(loss: object) -> None:
     assert callable(loss)
     assert torch.autograd.gradcheck(lambda z: loss(z, torch.tensor([0, 4, 2, 2])), logits)
     assert loss(logits[:0], torch.empty(0, dtype=torch.long)).shape == (0,)
+
+
+@pytest.mark.parametrize("mask", [-1e9, torch.finfo(torch.float32).min, -torch.inf])
+def test_masked_logits_leave_the_others_their_losses(mask: float) -> None:
+    live = torch.tensor([[3.0, 1.0], [-5.0, -1.0], [0.5, 0.25]], requires_grad=True)
+    logits = torch.cat([live, torch.full((3, 3), mask)], 1)
+    labels = torch.tensor([0, 0, 1])
+    for loss in (losses.cross_entropy, losses.margin, losses.dlr):
+        found, expected = loss(logits, labels), loss(live, labels)
+        torch.testing.assert_close(found, expected)
+        gradients = [torch.autograd.grad(values.sum(), live, retain_graph=True)[0] for values in (found, expected)]
+        torch.testing.assert_close(*gradients)
