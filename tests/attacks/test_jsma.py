@@ -257,17 +257,16 @@ def test_a_gamma_that_allows_no_pair_is_an_error(
 
 def test_one_feature_is_no_pair() -> None:
     model = linear(2, 1, seed=1)
-    with pytest.raises(InputError, match="in pairs, and .* 1 of the 1 features"):
+    with pytest.raises(InputError, match="lets 1 of the 1 features of an image change; no gamma"):
         JSMA(model, gamma=1.0)(draw(2, 1), torch.tensor([0, 1]))
 
 
 def test_small_steps_come_to_as_many_successes() -> None:
-    """A feature takes fifty steps to its bound, and a Jacobian may be asked for more often than 2^62 has digits."""
     network, images, labels = trained_net()
     labels_of_images = (labels, None), (labels, (labels + 1) % 4)
     for of, targets in labels_of_images:
-        published = JSMA(network, theta=0.02, gamma=0.1, pairs=1).run(images, of, targets=targets)
-        result = JSMA(network, theta=0.02, gamma=0.1).run(images, of, targets=targets)
+        published = JSMA(network, theta=0.1, gamma=1.0, pairs=1).run(images, of, targets=targets)
+        result = JSMA(network, theta=0.1, gamma=1.0).run(images, of, targets=targets)
         assert published.success.any()
         assert result.success.equal(published.success)
 
@@ -277,7 +276,7 @@ def test_a_search_of_a_hundred_jacobians() -> None:
 
     def model(x: Tensor) -> Tensor:
         up = x[:, :2].sum(1)
-        return torch.stack([torch.full_like(up, 1.9), up, 0 * up - 10 * x[:, 2:].sum(1)], 1)
+        return torch.stack([torch.full_like(up, 1.9), up, -10 * up], 1)
 
     images = torch.zeros(1, 40)
     result = JSMA(model, theta=0.01, gamma=0.05).run(images, torch.tensor([0]))

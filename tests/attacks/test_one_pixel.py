@@ -42,6 +42,16 @@ def test_no_more_pixels_than_that(pixels: int, shape: tuple[int, ...]) -> None:
     assert (changed.flatten(1).sum(1) > 0).equal(result.success)
 
 
+def test_grey_images_need_no_channel() -> None:
+    images = draw(8, 6, 7)
+    weights = draw(42, 3, seed=1, low=-3.0, high=3.0)
+    labels = said_by(lambda x: x.flatten(1) @ weights, images)
+    grey = OnePixel(lambda x: x.flatten(1) @ weights, steps=10, generator=seeded()).run(images, labels)
+    with_channel = OnePixel(lambda x: x.flatten(1) @ weights, steps=10, generator=seeded())(images[:, None], labels)
+    assert grey.distance("l0")[grey.success].unique().tolist() == [1.0]
+    assert grey.images.equal(with_channel[:, 0])
+
+
 def test_the_search_climbs() -> None:
     """A needle that the first generation misses is found by going on, and not by drawing as many at random."""
     images = torch.full((24, 1, 16, 16), 0.5)

@@ -130,9 +130,8 @@ class JSMA(Attack):
         """Refuse images so small that ``gamma`` allows no pair."""
         features = images[0].numel()
         if (allowed := self._allowed(features)) < 2:
-            cure = (
-                f"give a gamma of {2 / features:.2g} at least, or 1 for no limit" if features > 1 else "it has no pair"
-            )
+            least = f"{math.ceil(200 / features) / 100:g}"
+            cure = f"give a gamma of {least} at least, or 1 for no limit" if features > 1 else "no gamma allows a pair"
             raise InputError(
                 f"JSMA moves features in pairs, and gamma={self.gamma:g} lets {allowed} of the {features} features of "
                 f"an image change; {cure}"
