@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from advkit._engine.checks import check_choice, check_number
-from advkit._engine.search import LARGEST_C, Descent, Objective, bisect, search
+from advkit._engine.descent import Descent, bisect
+from advkit._engine.search import LARGEST_C, Objective, search
 from advkit.attack import Attack, Kind
 from advkit.goals import Goal
 

@@ -6,7 +6,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advkit import CW, EAD, JSMA, Attack, DeepFool
+from advkit import (
+    CW,
+    EAD,
+    FGSM,
+    IFGSM,
+    JSMA,
+    MIFGSM,
+    PGD,
+    Attack,
+    DeepFool,
+    OnePixel,
+    PixelSwap,
+    Pixle,
+    SparseL1Descent,
+)
 from advkit._engine.scale import contenders, magnitude, power_of_two
 from contracts.scenes import Shifted, draw, said_by, trained_net
 
@@ -139,3 +153,18 @@ def test_the_race() -> None:
 def test_the_unit() -> None:
     sizes = torch.tensor([1.0, 3.0, 0.3, 2.0**-100, 0.0, torch.inf, torch.nan])
     assert power_of_two(sizes).tolist() == [1.0, 2.0, 0.25, 2.0**-100, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("attack", [FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent, OnePixel, PixelSwap, Pixle])
+@pytest.mark.parametrize("value", [-1e9, -torch.inf])
+def test_losses_do_not_see_what_is_masked(attack: type[Attack], value: float) -> None:
+    network, images = scene()
+    alone = Shifted(network, lambda logits: logits[:, :5])
+    labels = said_by(alone, images)
+
+    def found(model: nn.Module) -> Tensor:
+        adversarials: Tensor = attack(model, generator=torch.Generator().manual_seed(0))(images, labels)
+        return adversarials
+
+    assert not found(alone).equal(images)
+    assert found(masked(network, value)).equal(found(alone))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from advkit._engine.checks import check_choice, check_number
+from advkit._engine.descent import Descent
 from advkit._engine.lengths import OfRange
-from advkit._engine.search import Descent, Objective, dot
+from advkit._engine.search import Objective, dot
 from advkit.norms import L1, Norm, column
 from advkit.penalty import Penalty
 
