@@ -57,3 +57,15 @@ def test_log_odds_are_what_cross_entropy_is_the_softplus_of() -> None:
     torch.testing.assert_close(torch.nn.functional.softplus(odds), losses.cross_entropy(logits, labels))
     probability = logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
     torch.testing.assert_close(odds, ((1 - probability) / probability).log())
+
+
+@pytest.mark.parametrize("mask", [-1e9, torch.finfo(torch.float32).min, -torch.inf])
+def test_masked_logits_leave_the_others_their_losses(mask: float) -> None:
+    live = torch.tensor([[3.0, 1.0], [-5.0, -1.0], [0.5, 0.25]], requires_grad=True)
+    logits = torch.cat([live, torch.full((3, 3), mask)], 1)
+    labels = torch.tensor([0, 0, 1])
+    for loss in (losses.cross_entropy, losses.margin, losses.dlr):
+        found, expected = loss(logits, labels), loss(live, labels)
+        torch.testing.assert_close(found, expected)
+        gradients = [torch.autograd.grad(values.sum(), live, retain_graph=True)[0] for values in (found, expected)]
+        torch.testing.assert_close(*gradients)

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from advkit._engine.search import LARGEST_C, Descent, Objective, bisect, search
+from advkit._engine.descent import Descent, bisect
+from advkit._engine.search import LARGEST_C, Objective, search
 from advkit.attack import Aim, Attack
 from advkit.goals import Goal
 from advkit.hyperparameters import choice, number

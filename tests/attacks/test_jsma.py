@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from advkit import JSMA
 from advkit._engine.skyline import best_pair
 from advkit.attacks import jsma
+from advkit.errors import InputError
 from advkit.goals import Targeted
 from contracts.scenes import Counting, Passes, Shifted, conv_net, draw, easy_images, linear_net, said_by, trained_net
 
@@ -181,3 +182,105 @@ def test_what_is_wrong_already_needs_one_forward() -> None:
     model = Passes(network)
     assert JSMA(model)(images, (labels + 1) % 4).equal(images)
     assert (model.forwards, model.backwards) == ([8], [])
+
+
+class Score(nn.Module):
+    """A network with one logit, as the two of a classifier: (first * z, second * z)."""
+
+    def __init__(self, network: nn.Module, first: float, second: float) -> None:
+        super().__init__()
+        self.network, self.first, self.second = network, first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = self.network(x)
+        return torch.cat([self.first * score, self.second * score], 1)
+
+
+def scores(hidden: int) -> nn.Module:
+    """A network of one logit, linear where nothing is hidden."""
+    layers = [nn.Linear(30, hidden), nn.ReLU(), nn.Linear(hidden, 1)] if hidden else [nn.Linear(30, 1)]
+    network = nn.Sequential(*layers)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5)
+        layers[-1].bias.sub_(network(draw(64, 30)).median())
+    return network.eval()
+
+
+@pytest.mark.parametrize("hidden", [0, 16])
+@pytest.mark.parametrize("pairs", [None, 1])
+@pytest.mark.parametrize("theta", [1.0, -0.3])
+@pytest.mark.parametrize(("first", "second"), [(0.0, 1.0), (-1.0, 0.0), (2.0, 3.0)])
+def test_two_logits_of_one_score_have_one_answer(
+    hidden: int, pairs: int | None, theta: float, first: float, second: float
+) -> None:
+    network, images = scores(hidden), draw(64, 30)
+    middle = Score(network, -0.5, 0.5)
+    labels = said_by(middle, images)
+    expected = JSMA(middle, theta, 1.0, pairs=pairs).run(images, labels)
+    assert expected.success.all()
+    found = JSMA(Score(network, first, second), theta, 1.0, pairs=pairs)(images, labels)
+    torch.testing.assert_close(found, expected.images)
+
+
+def test_three_logits_that_all_rise_have_a_pair() -> None:
+    """Each logit rises with each feature, so that the sum of the others never falls; less their mean they do."""
+    common = nn.Linear(40, 1)
+    apart = linear(3, 40, seed=2)
+    with torch.no_grad():
+        common.weight.fill_(20.0)
+        common.bias.zero_()
+
+    def model(x: Tensor) -> Tensor:
+        return apart(x) + common(x)
+
+    images = draw(16, 40, seed=4)
+    labels = said_by(model, images)
+    result = JSMA(model, gamma=1.0).run(images, labels)
+    assert result.success.all()
+    assert (result.distance("l0") >= 2).all()
+
+
+@pytest.mark.parametrize(("shape", "gamma", "allowed", "enough"), [((12,), 0.1, 1, 0.17), ((1, 2, 3), 0.2, 1, 0.34)])
+def test_a_gamma_that_allows_no_pair_is_an_error(
+    shape: tuple[int, ...], gamma: float, allowed: int, enough: float
+) -> None:
+    images = draw(4, *shape)
+    features = images[0].numel()
+    network = nn.Sequential(nn.Flatten(), linear(3, features, seed=1))
+    with pytest.raises(InputError, match=f"gamma={gamma} lets {allowed} of the {features} features") as caught:
+        JSMA(network, gamma=gamma)(images, said_by(network, images))
+    assert f"a gamma of {enough} at least" in str(caught.value)
+    assert JSMA(network, gamma=enough).run(images, said_by(network, images)).images.shape == images.shape
+
+
+def test_one_feature_is_no_pair() -> None:
+    model, images = linear(2, 1, seed=1), draw(2, 1)
+    for gamma in (0.1, 1.0):
+        assert JSMA(model, gamma=gamma)(images, said_by(model, images)).equal(images)
+
+
+def test_small_steps_come_to_as_many_successes() -> None:
+    network, images, labels = trained_net()
+    labels_of_images = (labels, None), (labels, (labels + 1) % 4)
+    for of, targets in labels_of_images:
+        published = JSMA(network, theta=0.1, gamma=1.0, pairs=1).run(images, of, targets=targets)
+        result = JSMA(network, theta=0.1, gamma=1.0).run(images, of, targets=targets)
+        assert published.success.any()
+        assert result.success.equal(published.success)
+
+
+def test_a_search_of_a_hundred_jacobians() -> None:
+    """Every step of a slow climb is looked at: the pairs that a Jacobian may give have long outgrown any integer."""
+
+    def model(x: Tensor) -> Tensor:
+        up = x[:, :2].sum(1)
+        return torch.stack([torch.full_like(up, 1.9), up, -10 * up], 1)
+
+    images = torch.zeros(1, 40)
+    result = JSMA(model, theta=0.01, gamma=0.05).run(images, torch.tensor([0]))
+    assert result.success.all()
+    assert result.distance("l0").tolist() == [2.0]
+    levels = JSMA(lambda x: model(x / 255), theta=1, gamma=0.05, bounds=(0, 255)).run(images, torch.tensor([0]))
+    assert levels.success.all()

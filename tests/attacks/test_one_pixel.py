@@ -27,7 +27,7 @@ def test_it_finds_the_one_pixel_that_matters() -> None:
 
 
 @pytest.mark.parametrize("pixels", [1, 2, 5])
-@pytest.mark.parametrize("shape", [(3, 6, 9), (1, 5, 5), (30,), (2, 12)])
+@pytest.mark.parametrize("shape", [(3, 6, 9), (1, 5, 5), (30,), (5, 12), (3, 4, 5, 2)])
 def test_no_more_pixels_than_that(pixels: int, shape: tuple[int, ...]) -> None:
     images = draw(4, *shape)
     weights = draw(images[0].numel(), 3, seed=1, low=-3.0, high=3.0)
@@ -36,11 +36,20 @@ def test_no_more_pixels_than_that(pixels: int, shape: tuple[int, ...]) -> None:
         return x.flatten(1) @ weights
 
     result = OnePixel(model, pixels, steps=3, popsize=30, generator=seeded()).run(images, said_by(model, images))
-    changed = (
-        (result.images != images).view(4, -1, *shape[1:] or shape).any(1) if len(shape) > 1 else result.images != images
-    )
+    changed = result.images != images
+    changed = changed.any(1) if len(shape) > 2 else changed
     assert (changed.flatten(1).sum(1) <= pixels).all()
     assert (changed.flatten(1).sum(1) > 0).equal(result.success)
+
+
+def test_grey_images_need_no_channel() -> None:
+    images = draw(8, 6, 7)
+    weights = draw(42, 3, seed=1, low=-3.0, high=3.0)
+    labels = said_by(lambda x: x.flatten(1) @ weights, images)
+    grey = OnePixel(lambda x: x.flatten(1) @ weights, steps=10, generator=seeded()).run(images, labels)
+    with_channel = OnePixel(lambda x: x.flatten(1) @ weights, steps=10, generator=seeded())(images[:, None], labels)
+    assert grey.distance("l0")[grey.success].unique().tolist() == [1.0]
+    assert grey.images.equal(with_channel[:, 0])
 
 
 def test_the_search_climbs() -> None:

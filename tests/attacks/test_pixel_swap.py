@@ -47,6 +47,17 @@ def test_the_fewest_swaps_of_all_prefixes(seed: int, height: int, width: int, le
         assert needed <= queries <= min(len(tries), needed + 7)
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (24,), (1, 2, 3, 4)])
+def test_without_channels_each_value_is_a_pixel(shape: tuple[int, ...]) -> None:
+    """Grey images (N, H, W), flat vectors and volumes of one channel are swapped as (N, 1, H, W) is."""
+    images = draw(4, 1, 4, 6)
+    model = moody(24, 3)
+    labels = said_by(model, images)
+    expected = PixelSwap(model)(images, labels)
+    assert not expected.equal(images)
+    assert PixelSwap(model)(images.view(4, *shape), labels).equal(expected.view(4, *shape))
+
+
 def test_a_pixel_keeps_its_channels_together() -> None:
     images = draw(1, 3, 4, 6)
     before = images[0].flatten(1)

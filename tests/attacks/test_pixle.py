@@ -17,10 +17,10 @@ def stubborn(x: Tensor) -> Tensor:
     return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 15), (3, 15, 4), (1, 1, 9), (5, 6), (40,)])
+@pytest.mark.parametrize("shape", [(3, 4, 15), (3, 15, 4), (1, 1, 9), (2, 3, 4, 5), (5, 6), (40,)])
 def test_every_pixel_comes_from_a_patch_of_the_original(shape: tuple[int, ...]) -> None:
     """Also where height and width differ, which torchattacks mixes up."""
-    size = torch.Size(shape[1:] or shape)
+    size = torch.Size(shape[1:] if len(shape) > 2 else shape)
     count = size.numel()
     ids = torch.arange(count).view(size) / count
     images = ids.expand(1, *shape).clone()

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit._engine.search import Descent, Objective, dot
+from advkit._engine.descent import Descent
+from advkit._engine.search import Objective, dot
 from advkit.norms import L2, Norm, column
 from advkit.penalty import Penalty
 

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from advkit._engine.search import Descent, Objective, dot
+from advkit._engine.descent import Descent
+from advkit._engine.search import Objective, dot
 from advkit.hyperparameters import OfRange, choice, number
 from advkit.norms import L1, Norm, column
 from advkit.penalty import Penalty

@@ -102,7 +102,8 @@ class JSMA(Attack):
         generator: not drawn from.
 
     Raises:
-        InputError: a number is out of its range; see `Attack` for the rest.
+        InputError: a number is out of its range, or ``gamma`` allows no pair of the images' features; see `Attack` for
+            the rest.
     """
 
     independent_rows: ClassVar[bool] = True
@@ -128,15 +129,12 @@ class JSMA(Attack):
         return found
 
     def _check_share(self, images: Tensor) -> None:
-        """Refuse images so small that ``gamma`` allows no pair."""
+        """Refuse a ``gamma`` that allows no pair of features. An image of one has none to begin with."""
         features = images[0].numel()
-        if (allowed := self._allowed(features)) < 2:
-            cure = (
-                f"give a gamma of {2 / features:.2g} at least, or 1 for no limit" if features > 1 else "it has no pair"
-            )
+        if (allowed := self._allowed(features)) < 2 <= features:
             raise InputError(
                 f"JSMA moves features in pairs, and gamma={self.gamma:g} lets {allowed} of the {features} features of "
-                f"an image change; {cure}"
+                f"an image change; give a gamma of {math.ceil(200 / features) / 100:g} at least, or 1 for no limit"
             )
 
     def _allowed(self, features: int) -> int:
