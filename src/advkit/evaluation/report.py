@@ -71,7 +71,7 @@ class Score(_Share):
     def confusion_matrix(self) -> Tensor:
         """How often an image of class i was taken for class j: int64, (K, K), with K from the largest class seen."""
         classes = 1 + max((max(label, prediction) for label, prediction, _ in self.confusion), default=-1)
-        matrix = torch.zeros(classes, classes, dtype=torch.int64)
+        matrix = torch.zeros(classes, classes, dtype=torch.int64, device="cpu")
         for label, prediction, count in self.confusion:
             matrix[label, prediction] = count
         return matrix
