@@ -33,7 +33,7 @@ def test_a_run_killed_at_ten_random_points_ends_in_the_same_report(tmp_path):
     counts = json.loads(execute(SCRIPT, "killed", tmp_path))
     assert counts["kills"] == 10
     assert counts["whole"] >= 1
-    assert counts["partial"] >= 1  # kills that left some batches, and not all
+    assert counts["partial"] >= 4  # kills that left some batches, and not all
 
 
 def test_two_processes_give_the_report_of_one(tmp_path):

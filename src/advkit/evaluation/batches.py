@@ -28,8 +28,8 @@ def pairs(loader: Iterable[Any], bounds: Iterable[tuple[float, float]]) -> Itera
     """
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
         raise DtypeError(
-            f"the loader is a data set ({type(loader).__name__}), which gives one image at a time; pass batches, such as "
-            "those of torch.utils.data.DataLoader(data, batch_size=64)"
+            f"the loader is a data set ({type(loader).__name__}), which gives one image at a time; pass batches, such "
+            "as those of torch.utils.data.DataLoader(data, batch_size=64)"
         )
     bounds = list(bounds)
     for index, batch in enumerate(loader):
