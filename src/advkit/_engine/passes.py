@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from advkit.model import Model, defended
 
@@ -68,6 +69,8 @@ def counting(model: nn.Module, passes: Passes, counted: Callable[[], object] = l
 
 def _networks(model: Model | Callable[..., object]) -> list[nn.Module]:
     """The undefended networks in a model, each once, as far as hooks can be put on them."""
+    if isinstance(model, DistributedDataParallel):
+        model = model.module  # which is what is attacked, without a word to the other processes
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return []
     found = defended(model.modules())

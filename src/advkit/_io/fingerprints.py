@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from advkit.model import defended
 
-__all__ = ["attack_identity", "digest", "identity", "layers", "model_identity", "plain", "weights"]
+__all__ = ["attack_identity", "digest", "identity", "is_sharded", "layers", "model_identity", "plain", "weights"]
 
 _FEW = 16  # numbers of a tensor that are written out
 _DEPTH = 4  # of objects inside objects that are looked into
@@ -67,6 +67,13 @@ def weights(module: nn.Module) -> str | None:
     """A digest of the parameters and buffers, also of those that no state_dict has; None where there are none."""
     tensors = [*module.parameters(), *module.buffers()]
     return digest(*tensors) if tensors else None
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether other processes have parts of a model, as with fully_shard, FSDP or tensor parallelism."""
+    meshes = [getattr(tensor, "device_mesh", None) for tensor in (*module.parameters(), *module.buffers())]
+    wrapped = [one for one in module.modules() if type(one).__name__ == "FullyShardedDataParallel"]
+    return bool(wrapped) or any(mesh is not None and mesh.size() > 1 for mesh in meshes)
 
 
 def layers(module: nn.Module) -> list[str]:

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from advkit._engine.checks import check_choice, check_model, check_number
 from advkit._engine.passes import Asked
 from advkit._engine.progress import ticking
-from advkit._io.fingerprints import attack_identity, digest, model_identity, plain, weights
+from advkit._io.fingerprints import attack_identity, digest, is_sharded, model_identity, plain, weights
 from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError, ModelError
@@ -131,6 +131,7 @@ def evaluate(
         together(share) as ranks,
         ticking(steps, "evaluate", unit="attack", progress=False if ranks.rank else progress) as tick,
     ):
+        _check_whole(models.values(), ranks)
         trial = Trial(contenders, plan, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick)
         records = _records(batches, trial, folder, ranks, probe=flags)
     if not records:
@@ -232,6 +233,16 @@ def _check_surrogates(plan: Iterable[Assault]) -> None:
         if assault.attack.kind != "black-box":
             with attacking(assault.attack.model, adaptive=assault.attack._adaptive):
                 pass
+
+
+def _check_whole(models: Iterable[nn.Module], ranks: Ranks) -> None:
+    """Refuse models of which each process has a part only, where each is to work by itself."""
+    if ranks.count > 1 and any(is_sharded(model) for model in models):
+        raise InputError(
+            f"a model is sharded over processes, which can only answer together, and each of the {ranks.count} that "
+            "evaluate works on batches of its own. Call evaluate(..., share=False) in all of them: each then goes "
+            "through all batches, in step with the others"
+        )
 
 
 def _defended(model: nn.Module, name: str, one: Any) -> nn.Module:
