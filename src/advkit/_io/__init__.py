@@ -1,1 +1,1 @@
-"""What is written to disk, and how it is known again."""
+"""What is kept on disk: files that are whole or absent, folders that work goes on in, and what tells models apart."""

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from advkit._engine.checks import check_choice, check_model, check_number
 from advkit._engine.passes import Asked
 from advkit._engine.progress import ticking
-from advkit._io.fingerprints import attack_identity, digest, is_sharded, model_identity, plain, weights
+from advkit._io.identity import attack_identity, digest, is_sharded, model_identity, plain, weights
 from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError, ModelError

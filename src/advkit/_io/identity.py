@@ -1,4 +1,4 @@
-"""What tells a model, an attack or a batch from another, as JSON that comes out alike in every process.
+"""What tells a model or an attack from another, as JSON that comes out alike in every process.
 
 Nothing here needs other processes, as gathering a sharded model would, nor writes to what it looks at.
 """
