@@ -31,7 +31,10 @@ def pairs(loader: Iterable[Any], bounds: Iterable[tuple[float, float]]) -> Itera
             f"the loader is a data set ({type(loader).__name__}), which gives one image at a time; pass batches, such "
             "as those of torch.utils.data.DataLoader(data, batch_size=64)"
         )
-    bounds = list(bounds)
+    return _pairs(loader, list(bounds))
+
+
+def _pairs(loader: Iterable[Any], bounds: list[tuple[float, float]]) -> Iterator[tuple[int, Tensor, Tensor]]:
     for index, batch in enumerate(loader):
         images, labels = _pair(batch, index)
         for allowed in bounds:

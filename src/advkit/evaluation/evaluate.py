@@ -24,7 +24,6 @@ from advkit.evaluation.report import BARE, RobustnessReport
 from advkit.evaluation.runs import Ranks, RunFolder, together
 from advkit.evaluation.summary import hopeless, summary
 from advkit.evaluation.trial import Assault, Contender, Record, Trial, assaults
-from advkit.evaluation.witness import spread
 from advkit.model import Model, attacking, placement
 
 __all__ = ["PROTOCOLS", "evaluate"]
@@ -124,8 +123,8 @@ def evaluate(
         "seed": seed,
         "flags": flags,
     }
-    folder = RunFolder(run_folder, setup if run_folder is None else {**setup, **_identities(given, models, named)})
     batches = pairs(loader, {attack.bounds for attack in named.values()})
+    folder = RunFolder(run_folder, setup if run_folder is None else {**setup, **_identities(given, models, named)})
     steps = len(loader) * len(plan) if isinstance(loader, Sized) else None
     with (
         together(share) as ranks,
@@ -166,7 +165,7 @@ def _records(
         probe: whether to look for flags on the first batch.
     """
     records = folder.load()
-    stored = sorted(records)
+    stored = set(records)
     unsaved: list[int] = []
     known = not stored  # nothing is added to a run before it is known to be this one
     digests: dict[int, str] = {}
@@ -182,8 +181,9 @@ def _records(
             raise InputError(_DIFFERENT)
         if index in stored:
             _check_same(index, digests[index], records[index], folder)
-            if index in spread(stored):
+            if records[index].answers:
                 _check_answers(index, images, records[index], trial, folder)
+                records[index].answers = []
             known = True
         if mine:
             records[index] = trial(index, digests[index], images, labels, probe=probe and is_first)

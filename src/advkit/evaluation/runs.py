@@ -17,6 +17,7 @@ from advkit._engine.files import write_whole
 from advkit._io.identity import digest
 from advkit.errors import InputError
 from advkit.evaluation.trial import Record
+from advkit.evaluation.witness import spread
 
 __all__ = ["Ranks", "RunFolder", "together"]
 
@@ -61,8 +62,15 @@ class RunFolder:
             _write(about, json.dumps(here, indent=2))
 
     def load(self) -> dict[int, Record]:
-        """The batches that are done, by their index."""
-        return {_index(file): _record(file) for file in self._files()}
+        """The batches that are done, by their index; some of them with what the models answered."""
+        files = {_index(file): file for file in self._files()}
+        asked = spread(sorted(files))
+        records = {}
+        for index, file in files.items():
+            records[index] = _record(file)
+            if index not in asked:
+                records[index].answers = []
+        return records
 
     def save(self, index: int, record: Record) -> None:
         """Keep a batch that is done."""
@@ -70,6 +78,7 @@ class RunFolder:
             content = json.loads(record.to_json())
             text = json.dumps({"batch": index, "checksum": digest(json.dumps(content)), "record": content})
             _write(self.path / "batches" / f"{index:08d}.json", text)
+            record.answers = []  # they are many, and nobody in this process asks for them again
 
     def _files(self) -> list[Path]:
         return [] if self.path is None else sorted((self.path / "batches").glob("*.json"))
