@@ -282,6 +282,34 @@ def test_a_confusion_matrix_of_any_size_is_legible(classes, width, named):
     assert bool(axes.texts) is (classes <= 10 and not (named and classes == 10))  # long names leave little room
 
 
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("width", [3.3, 7])
+def test_of_many_classes_the_most_confused_are_drawn(width, named):
+    counts = 90 * torch.eye(1000, dtype=torch.int64)
+    counts[281, 282] = counts[840, 120] = counts[639, 638] = 30  # of 120
+    counts[281, 700] = 2  # one class more that others are taken for
+    counts[range(500), range(1, 501)] += 1  # far more confusions than have room
+    names = [f"class number {place}" for place in range(1000)] if named else None
+    figure = confusion_matrix(counts, names, width=width)
+    axes = figure.axes[0]
+    rows, columns = (
+        [text.get_text() for text in labels] for labels in (axes.get_yticklabels(), axes.get_xticklabels())
+    )
+    wanted = [f"class number {place}" if named else f"{place}" for place in (120, 281, 282, 638, 639, 840)]
+    assert {*wanted} <= {*rows}
+    assert columns == [*rows, "others"]
+    shares = np.asarray(axes.images[0].get_array())
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+    assert shares[rows.index(wanted[1]), rows.index(wanted[2])] == pytest.approx(31 / 123)
+    assert shares[rows.index(wanted[5]), rows.index(wanted[0])] == pytest.approx(30 / 120)
+    texts = {text.get_text() for text in axes.texts}
+    assert {"25", "73"} <= texts
+    assert f"{len(rows)} of 1,000 classes" in axes.get_xlabel()
+    assert inside(figure)
+    assert apart(axes.get_yticklabels())
+    assert apart(axes.get_xticklabels())
+
+
 def test_what_is_no_confusion_matrix():
     for matrix in (torch.zeros(2, 3), torch.zeros(0, 0), torch.zeros(3)):
         with pytest.raises(errors.InputError, match="has shape"):

@@ -226,3 +226,17 @@ def test_scores_are_found_by_their_names(defended):
 def test_a_confusion_matrix(report):
     assert report.defenses[0].confusion_matrix().tolist() == [[3, 0, 0], [0, 0, 1], [0, 0, 0]]
     assert report["nothing"].confusion_matrix().shape == (0, 0)
+
+
+def test_the_worst_case_over_attacks_with_and_without_a_budget_is_explained():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+    loader = [(torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1]))]
+    pgd, deepfool, cw = advkit.PGD(model), advkit.DeepFool(model), advkit.CW(model)
+    for attacks, words in (
+        ([pgd, deepfool], '"All together" counts DeepFool, which has no budget, however far'),
+        ([pgd, deepfool, cw], '"All together" counts DeepFool, CW, which have no budget, however far'),
+        ([pgd, advkit.FGSM(model)], None),
+        ([deepfool, cw], None),
+    ):
+        text = " ".join(str(advkit.evaluate(model, loader, attacks, flags=False)).split())
+        assert words in text if words else "no budget" not in text

@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 import advkit
 from advkit import errors
+from advkit._engine.progress import ticking
 from advkit.evaluation import runs
 from contracts.scenes import trained_net
 
@@ -33,7 +36,7 @@ def test_a_run_killed_at_ten_random_points_ends_in_the_same_report(tmp_path):
     counts = json.loads(execute(SCRIPT, "killed", tmp_path))
     assert counts["kills"] == 10
     assert counts["whole"] >= 1
-    assert counts["partial"] >= 1  # kills that left some batches, and not all
+    assert counts["partial"] >= 4  # kills that left some batches, and not all
 
 
 def test_two_processes_give_the_report_of_one(tmp_path):
@@ -58,12 +61,14 @@ def test_what_is_done_is_not_done_again(scene, tmp_path):
     attacks = [advkit.FGSM(net)]
     first = advkit.evaluate(net, loader[:2], attacks, run_folder=tmp_path / "deep" / "run")
     asked = []
-    net.register_forward_hook(lambda *_: asked.append(1))
+    hook = net.register_forward_hook(lambda module, inputs, output: asked.append(len(output)))
     again = advkit.evaluate(net, loader[:2], attacks, run_folder=tmp_path / "deep" / "run")
     assert again == first  # with the times
-    assert not asked
+    # Whether it is the same model, of each batch: twice for its answers, and twice for its gradients.
+    assert asked == [3] * 8
     more = advkit.evaluate(net, loader, attacks, run_folder=tmp_path / "deep" / "run")
-    assert asked
+    hook.remove()
+    assert len(asked) > 16
     assert more.images == 8
 
 
@@ -105,3 +110,33 @@ def test_a_bar_shows_the_attacks(scene, capsys):
     assert "6/6" in shown
     assert "attack" in shown
     assert torch.is_grad_enabled()
+
+
+def test_a_bar_lives_through_a_long_attack(scene, capsys, monkeypatch):
+    """It says which attack is under way before that is done, and how far it is."""
+    net, loader = scene
+    monkeypatch.setattr("advkit._engine.progress._PAUSE", 0.0)  # or it would speak ten times a second at most
+    seen = []
+    net = nn.Sequential(net)
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(capsys.readouterr().err))
+    attacks = [advkit.PGD(net, steps=5), advkit.DeepFool(net)]
+    advkit.evaluate(net, loader[:1], attacks, {"same": net}, progress=True, flags=False)
+    assert "no attack" in seen[0]
+    assert not any("1/4" in text for text in seen[:7])  # while the first attack is under way
+    steps = [text for text in seen if "PGD(steps=5) on none, " in text]
+    assert [f"{3 * step} forwards" in text for step, text in enumerate(steps, 1)] == [True] * 5
+    assert any("DeepFool on same" in text for text in seen)
+
+
+def test_a_bar_is_drawn_ten_times_a_second_at_most(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("advkit._engine.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    shown = []
+    with ticking(2, "work", progress=True) as tick:
+        for now[0], how_far in ((0.0, ""), (0.05, "1 forwards"), (0.2, "2 forwards"), (0.25, "3 forwards")):
+            tick.doing("PGD", how_far)
+            shown.append(capsys.readouterr().err)
+    assert "PGD" in shown[0]
+    assert not shown[1]
+    assert "PGD, 2 forwards" in shown[2]
+    assert not shown[3]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from advkit.model import Model, defended
 
@@ -38,11 +39,16 @@ class Passes:
 
 
 @contextmanager
-def counting(model: nn.Module, passes: Passes) -> Iterator[None]:
+def counting(model: nn.Module, passes: Passes, counted: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Add the passes through the network at the heart of a model to ``passes`` while this lasts.
 
     That is the model itself, or what the defenses in it defend: a surrogate that averages over ten draws asks it ten
     times.
+
+    Args:
+        model: the model.
+        passes: what to add them to.
+        counted: called after each forward.
     """
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
@@ -50,6 +56,7 @@ def counting(model: nn.Module, passes: Passes) -> Iterator[None]:
             passes.forwards += output.shape[:1].numel()  # 1 of a scalar, which is for others to refuse
             if output.requires_grad:
                 output.register_hook(differentiated)
+        counted()
 
     def differentiated(gradient: Tensor) -> None:
         passes.backwards += gradient.shape[:1].numel()
@@ -62,6 +69,8 @@ def counting(model: nn.Module, passes: Passes) -> Iterator[None]:
 
 def _networks(model: Model | Callable[..., object]) -> list[nn.Module]:
     """The undefended networks in a model, each once, as far as hooks can be put on them."""
+    if isinstance(model, DistributedDataParallel):
+        model = model.module  # which is what is attacked, without a word to the other processes
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return []
     found = defended(model)

@@ -1,13 +1,14 @@
 """A progress bar where somebody is watching."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from advkit.errors import MissingExtraError
 
-__all__ = ["ticking", "track"]
+__all__ = ["Bar", "ticking", "track"]
 
 Item = TypeVar("Item")
 
@@ -28,11 +29,40 @@ def track(items: Iterable[Item], description: str, *, unit: str = "it", progress
     return items if bar is None else bar(items, desc=description, unit=unit)
 
 
+_PAUSE = 0.1  # seconds between two changes of what a bar says
+
+
+class Bar:
+    """A bar to be moved on, which says what is being done; without one to show, nothing happens.
+
+    Args:
+        shown: tqdm's, or None.
+    """
+
+    def __init__(self, shown: Any = None) -> None:
+        self._shown = shown
+        self._what = ""
+        self._drawn = -_PAUSE
+
+    def __call__(self, steps: int) -> None:
+        """Move on by so many steps."""
+        if self._shown is not None:
+            self._shown.update(steps)
+
+    def doing(self, what: str, how_far: str = "") -> None:
+        """Say what is being done, such as an attack's name; and, every now and then, how far it is."""
+        if self._shown is None:
+            return
+        is_new, self._what = what != self._what, what
+        self._shown.set_postfix_str(f"{what}, {how_far}" if how_far else what, refresh=False)
+        if is_new or time.monotonic() - self._drawn >= _PAUSE:
+            self._shown.refresh()
+            self._drawn = time.monotonic()
+
+
 @contextmanager
-def ticking(
-    total: int | None, description: str, *, unit: str = "it", progress: bool | None = None
-) -> Iterator[Callable[[int], object]]:
-    """A function that moves a bar on by so many steps, while this lasts.
+def ticking(total: int | None, description: str, *, unit: str = "it", progress: bool | None = None) -> Iterator[Bar]:
+    """A bar that is moved on by whoever does the work, while this lasts.
 
     Args:
         total: how many steps there are; None if nobody knows.
@@ -45,10 +75,10 @@ def ticking(
     """
     bar = _bar(progress)
     if bar is None:
-        yield lambda steps: None
+        yield Bar()
         return
     with bar(total=total, desc=description, unit=unit) as shown:
-        yield shown.update
+        yield Bar(shown)
 
 
 def _bar(progress: bool | None) -> Any:

@@ -25,7 +25,7 @@ def comparison(
         contenders: whose outcomes the records hold.
         plan: likewise.
     """
-    labels = torch.tensor([label for record in records.values() for label in record.labels])
+    labels = torch.tensor([label for record in records.values() for label in record.labels], device="cpu")
     found: list[Flag] = []
     cells = [(assault.attack, cell) for assault in plan for cell in assault.cells]
     for index, contender in enumerate(contenders):
@@ -59,6 +59,6 @@ def _rows(outcome: Outcome, kept: Tensor) -> Outcome:
 
 def _moved(answers: Answers) -> Tensor:
     """How far each image of a batch was moved, in each of `NORMS`: (4, n), 0 where it was not attacked."""
-    far = torch.zeros(len(NORMS), answers.predictions.shape[1])
-    far[:, answers.rows] = torch.tensor(answers.distances)
+    far = torch.zeros(len(NORMS), answers.predictions.shape[1], device="cpu")
+    far[:, answers.rows] = torch.tensor(answers.distances, device="cpu")
     return far

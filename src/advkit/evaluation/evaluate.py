@@ -1,12 +1,9 @@
 """How much accuracy attacks leave of a model, bare and behind defenses."""
 
 import platform
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import fields
-from hashlib import blake2b
-from math import isfinite
 from os import PathLike
 from typing import Any
 
@@ -14,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from advkit._engine.checks import check_choice, check_classes, check_images, check_model, check_number
+from advkit._engine.checks import check_choice, check_model, check_number
 from advkit._engine.passes import Asked
 from advkit._engine.progress import ticking
+from advkit._io.identity import attack_identity, digest, is_sharded, model_identity, plain, weights
 from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError, ModelError
+from advkit.evaluation.batches import pairs
 from advkit.evaluation.comparison import comparison
 from advkit.evaluation.report import BARE, RobustnessReport
 from advkit.evaluation.runs import Ranks, RunFolder, together
@@ -36,7 +35,7 @@ the gradient of the defended model as it comes; and somebody who knows the defen
 
 def evaluate(
     model: Model,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[Any],
     attacks: Sequence[Attack] | Mapping[str, Attack],
     defenses: Sequence[Any] | Mapping[str, Any] | None = None,
     protocols: Sequence[str] = PROTOCOLS,
@@ -65,7 +64,8 @@ def evaluate(
     Args:
         model: pixels (N, ...) to logits (N, K), in any mode and on any device.
         loader: batches (images, labels), such as a `DataLoader`: floating (N, ...) within the attacks' bounds,
-            and integer (N,). They may be on another device than the model.
+            and integer (N,) or (N, 1). They may be on another device than the model. Batches that are dicts, or have
+            more in them, are understood as by `advkit.data.attacked`.
         attacks: attacks, which the report calls by ``str(attack)``, with a number after a name that comes again;
             or attacks by the names that the report should use.
         defenses: defenses to wrap around ``model``, and models that have theirs built in, such as one that was
@@ -83,7 +83,9 @@ def evaluate(
         flags: whether to look for reasons to doubt the numbers, which takes a few passes more on one batch; see
             `advkit.evaluation.flags`.
         run_folder: a folder to keep the results of each batch in as they come. The same call with the same folder
-            goes on where the last one was killed. The loader has to give the same batches again.
+            goes on where the last one was killed. The loader has to give the same batches again. Another model is
+            refused: by its layers, its weights, and what it answers to a few of the images, asked again. So is another
+            attack, by its class, fields and attributes, and the code of a class of your own.
         share: whether the processes of torch.distributed, where there are several, share the work. All of them have to
             call then, and wait for each other; False for one that evaluates by itself.
         progress: True for a progress bar, False for none, None for one where stderr is a terminal and tqdm is
@@ -110,7 +112,7 @@ def evaluate(
     contenders = [Contender(name, one, draws) for name, one in models.items()]
     plan = assaults(named, contenders, protocols, keep_generators=seed is None)
     _check_surrogates(plan)
-    setup = {
+    setup: dict[str, Any] = {
         "advkit": __version__,
         "torch": str(torch.__version__),
         "models": {name: [type(one).__name__, _settings(one)] for name, one in given.items()},
@@ -121,14 +123,14 @@ def evaluate(
         "seed": seed,
         "flags": flags,
     }
-    folder = RunFolder(run_folder, setup)
-    bounds = {attack.bounds for attack in named.values()}
-    batches = ((index, *_pair(batch, index, bounds)) for index, batch in enumerate(loader))
+    batches = pairs(loader, {attack.bounds for attack in named.values()})
+    folder = RunFolder(run_folder, setup if run_folder is None else {**setup, **_identities(given, models, named)})
     steps = len(loader) * len(plan) if isinstance(loader, Sized) else None
     with (
         together(share) as ranks,
         ticking(steps, "evaluate", unit="attack", progress=False if ranks.rank else progress) as tick,
     ):
+        _check_whole(models.values(), ranks)
         trial = Trial(contenders, plan, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick)
         records = _records(batches, trial, folder, ranks, probe=flags)
     if not records:
@@ -143,7 +145,7 @@ def evaluate(
         seed=seed,
         device=", ".join(dict.fromkeys(record.device for record in records.values())),
         hardware=_hardware(bare),
-        data_digest=_digest(*(record.digest for record in records.values())),
+        data_digest=digest(*(record.digest for record in records.values())),
         advkit_version=__version__,
         torch_version=str(torch.__version__),
         python_version=platform.python_version(),
@@ -163,30 +165,60 @@ def _records(
         probe: whether to look for flags on the first batch.
     """
     records = folder.load()
+    stored = set(records)
+    unsaved: list[int] = []
+    known = not stored  # nothing is added to a run before it is known to be this one
     digests: dict[int, str] = {}
     for index, images, labels in batches:
+        mine = index not in stored and index % ranks.count == ranks.rank
+        if not mine or not len(images):
+            trial.tick(len(trial.plan))
+        if not len(images):
+            continue
         is_first = not digests
-        if len(images):
-            digests[index] = digest = _digest(images, labels)
-            if is_first and set(ranks.gather(digest)) != {digest}:
-                raise InputError(_DIFFERENT)
-            if index in records and records[index].digest != digest:
-                raise InputError(
-                    f"batch {index} of the loader is not what it was when the run in {folder.path} began; a run that "
-                    "is to go on needs the same batches in the same order, so the loader must not shuffle"
-                )
-            if index not in records and index % ranks.count == ranks.rank:
-                records[index] = trial(index, digest, images, labels, probe=probe and is_first)
-                if not trial.first_error():  # the caller's mistake may be mended until the run goes on
-                    folder.save(index, records[index])
-                continue
-        trial.tick(len(trial.plan))
+        digests[index] = digest(images, labels)
+        if is_first and set(ranks.gather(digests[index])) != {digests[index]}:
+            raise InputError(_DIFFERENT)
+        if index in stored:
+            _check_same(index, digests[index], records[index], folder)
+            if records[index].answers:
+                _check_answers(index, images, records[index], trial, folder)
+                records[index].answers = []
+            known = True
+        if mine:
+            records[index] = trial(index, digests[index], images, labels, probe=probe and is_first)
+            if folder.path is not None and not trial.first_error():  # a mistake may be mended until the run goes on
+                records[index].answers = trial.asked(index, images)
+                unsaved.append(index)
+        while known and unsaved:
+            folder.save(unsaved[0], records[unsaved.pop(0)])
     everyones = ranks.gather((digests, records))
     if any(theirs != digests for theirs, _ in everyones):
         raise InputError(_DIFFERENT)
     for _, theirs in everyones:
         records |= theirs
     return {index: records[index] for index in digests}
+
+
+def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> None:
+    """Refuse a batch that is not the one of the record."""
+    if record.digest != name:
+        raise InputError(
+            f"batch {index} of the loader is not what it was when the run in {folder.path} began; a run that is to go "
+            "on needs the same batches in the same order, so the loader must not shuffle"
+        )
+
+
+def _check_answers(index: int, images: Tensor, record: Record, trial: Trial, folder: RunFolder) -> None:
+    """Refuse models that do not answer a batch's images as those of the record did."""
+    stranger = trial.stranger(index, record, images)
+    if stranger is not None:
+        what = "the model" if stranger == BARE else f"the model behind {stranger}"
+        raise InputError(
+            f"{folder.path} holds a run with other models: {what} has the layers and weights that it had, and answers "
+            f"batch {index} otherwise than then. Something else in it is another, such as an attribute or a function; "
+            "give this run a folder of its own"
+        )
 
 
 _DIFFERENT = (
@@ -201,6 +233,16 @@ def _check_surrogates(plan: Iterable[Assault]) -> None:
         if assault.attack.kind != "black-box":
             with attacking(assault.attack.model, adaptive=assault.attack.adaptive):
                 pass
+
+
+def _check_whole(models: Iterable[nn.Module], ranks: Ranks) -> None:
+    """Refuse models of which each process has a part only, where each is to work by itself."""
+    if ranks.count > 1 and any(is_sharded(model) for model in models):
+        raise InputError(
+            f"a model is sharded over processes, which can only answer together, and each of the {ranks.count} that "
+            "evaluate works on batches of its own. Call evaluate(..., share=False) in all of them: each then goes "
+            "through all batches, in step with the others"
+        )
 
 
 def _defended(model: nn.Module, name: str, one: Any) -> nn.Module:
@@ -270,36 +312,9 @@ def _named(what: str, things: object, name_of: Callable[[Any], str]) -> dict[str
     return named
 
 
-def _pair(batch: object, index: int, bounds: Iterable[tuple[float, float]]) -> tuple[Tensor, Tensor]:
-    """The images and labels of a batch."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
-        parts = f" of {', '.join(type(part).__name__ for part in batch)}" if isinstance(batch, (tuple, list)) else ""
-        raise DtypeError(
-            f"the loader must yield pairs (images, labels) of tensors; batch {index} is a {type(batch).__name__}{parts}"
-        )
-    images, labels = batch
-    for allowed in bounds:
-        check_images(images, allowed)
-    check_classes("labels", labels, images)
-    return images, labels
-
-
-def _digest(*parts: Tensor | str) -> str:
-    """A name for what tensors hold, or for names."""
-    digest = blake2b(digest_size=16)
-    for part in parts:
-        if isinstance(part, Tensor):
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            part = part.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(part.numpy().data)
-        else:
-            digest.update(part.encode())
-    return digest.hexdigest()
-
-
 def _arguments(attack: Attack) -> dict[str, Any]:
     """An attack's hyperparameters as JSON can say them."""
-    return {known.name: _plain(getattr(attack, known.name)) for known in fields(attack) if known.repr}
+    return {known.name: plain(getattr(attack, known.name)) for known in fields(attack) if known.repr}
 
 
 def _settings(one: object) -> dict[str, Any]:
@@ -307,25 +322,23 @@ def _settings(one: object) -> dict[str, Any]:
     settings = {}
     if callable(getattr(one, "wrap", None)):
         shown = {name: value for name, value in vars(one).items() if not name.startswith("_") and name != "training"}
-        settings = {name: _plain(value) for name, value in shown.items()}
-    if isinstance(one, nn.Module):
-        tensors = [tensor for tensor in one.state_dict().values() if isinstance(tensor, Tensor)]
-        plain = [tensor for tensor in tensors if tensor.layout == torch.strided and not tensor.is_quantized]
-        settings |= {"weights": _digest(*plain)} if plain else {}
+        settings = {name: plain(value) for name, value in shown.items()}
+    if isinstance(one, nn.Module) and (name := weights(one)):
+        settings["weights"] = name
     return settings
 
 
-def _plain(value: object) -> object:
-    """A hyperparameter as JSON can say it, the same in every process."""
-    if isinstance(value, Tensor):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if isinstance(value, float):
-        return value if isfinite(value) else str(value)
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+def _identities(
+    given: Mapping[str, Any], models: Mapping[str, nn.Module], attacks: Mapping[str, Attack]
+) -> dict[str, Any]:
+    """What has to be as it was for a run to go on."""
+    return {
+        "models": {
+            name: {"class": type(given[name]).__name__, **_settings(given[name]), **model_identity(model)}
+            for name, model in models.items()
+        },
+        "attacks": {name: attack_identity(attack) for name, attack in attacks.items()},
+    }
 
 
 def _hardware(model: nn.Module) -> str:

@@ -42,6 +42,7 @@ _SMALL, _LARGE = 8.0, 9.5  # points
 _SERIES = ["#7F868D", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#30353A", "#56B4E9", "#D55E00", "#F0E442"]
 _ROOM = 1.08  # how far the axis goes beyond 100 %, for the numbers
 _MARKERS, _DASHES = "os^DvPX*<", ["-", "--", "-.", ":"]
+_CELL, _NUMBER = 0.045, 0.17  # inches: of a class that can be told from the next, and with a number in it
 _IMAGE, _BARS, _GAP, _LETTER, _CAPTION = 1.3, 1.2, 0.14, 0.068, 0.26  # inches
 
 
@@ -289,6 +290,8 @@ def confusion_matrix(
     """Draw what the images of each class were taken for, in percent of the class.
 
     The shades go with the square root, so that rare confusions show. Numbers stand in the cells where there is room.
+    Of more classes than can be told apart, those with the most frequent confusions are drawn, as many as have room for
+    numbers, and a column has what their images were taken for beside.
 
     Args:
         counts: a score of a report, or int64 (K, K): how often an image of class i was taken for class j.
@@ -312,42 +315,62 @@ def confusion_matrix(
     padding = classes - len(matrix)
     matrix = torch.nn.functional.pad(matrix, (0, padding, 0, padding)).float()
     shares = matrix / matrix.sum(1, keepdim=True)  # NaN for a class without images, which stays empty
-    figure = _figure(dpi)
-    from matplotlib.colors import PowerNorm
-
     beside = 0.85 * _LETTER * max(map(len, names)) + 0.3
     bar = 0.5
     side = width - beside - bar - _GAP
-    below, above = beside, 0.1
-    height = side + below + above
+    label = "predicted"
+    if side / classes < _CELL and (shown := _most_confused(matrix, int(side / _NUMBER) - 1)):
+        others = 1 - shares[shown][:, shown].sum(1, keepdim=True)
+        shares = torch.cat([shares[shown][:, shown], others.clamp_min(0)], 1)
+        names = [*(names[index] for index in shown), "others"]
+        label = f"predicted: {len(shown)} of {classes:,} classes"
+    rows, columns = shares.shape
+    figure = _figure(dpi)
+    from matplotlib.colors import PowerNorm
+
+    cell = side / columns
+    tall = cell * rows
+    below, above = 0.85 * _LETTER * max(map(len, names)) + 0.3, 0.1
+    height = tall + below + above
     figure.set_size_inches(width, height)
-    axes = figure.add_axes((beside / width, below / height, side / width, side / height))
-    cell = side / classes
+    axes = figure.add_axes((beside / width, below / height, side / width, tall / height))
     image = axes.imshow(shares.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    if cell >= 0.17:
-        for true, said in matrix.nonzero().tolist():
+    if cell >= _NUMBER:
+        for true, said in shares.nan_to_num(0.0).nonzero().tolist():
             share = float(shares[true, said])
             text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
             color = "white" if share > 0.3 else _TEXT
             axes.text(said, true, text, ha="center", va="center", fontsize=min(_SMALL, 29 * cell), color=color)
     every = math.ceil(0.12 / cell)
     every = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, every) if step >= every)
-    places = range(0, classes, every)
     size = min(_SMALL, max(6.0, 62 * cell))
-    axes.set_xticks(places, [names[place] for place in places], fontsize=size, color=_TEXT, rotation=90)
-    axes.set_yticks(places, [names[place] for place in places], fontsize=size, color=_TEXT)
+    across, down = range(0, columns, every), range(0, rows, every)
+    axes.set_xticks(across, [names[place] for place in across], fontsize=size, color=_TEXT, rotation=90)
+    axes.set_yticks(down, [names[place] for place in down], fontsize=size, color=_TEXT)
     if class_names is None and classes <= 10 * width:
         axes.tick_params(axis="x", rotation=0)
     axes.tick_params(length=0 if every == 1 else 2, pad=2, color=_OTHER)
-    axes.set_xlabel("predicted", fontsize=_SMALL, color=_TEXT, labelpad=2)
+    axes.set_xlabel(label, fontsize=_SMALL, color=_TEXT, labelpad=2)
     axes.set_ylabel("true", fontsize=_SMALL, color=_TEXT, labelpad=2)
     axes.spines[:].set(color=_OTHER, linewidth=0.6)
-    scale = figure.add_axes(((beside + side + 0.08) / width, below / height, 0.08 / width, side / height))
+    scale = figure.add_axes(((beside + side + 0.08) / width, below / height, 0.08 / width, tall / height))
     figure.colorbar(image, cax=scale, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
     scale.set_yticklabels(["0", "1", "5", "20", "50", "100 %"], fontsize=_SMALL - 1, color=_TEXT)
     scale.tick_params(length=2, pad=2, color=_OTHER)
     scale.spines[:].set(color=_OTHER, linewidth=0.6)
     return _saved(figure, path)
+
+
+def _most_confused(matrix: Tensor, most: int) -> list[int]:
+    """So many classes at most, ascending, that the most frequent confusions of a matrix (K, K) are between."""
+    wrong = matrix - matrix.diag().diag()
+    counts, places = wrong.flatten().topk(min(most * most, wrong.numel()))
+    shown: set[int] = set()
+    for place in places[counts > 0].tolist():
+        pair = {*divmod(place, len(matrix))}
+        if len(shown | pair) <= most:
+            shown |= pair
+    return sorted(shown)
 
 
 def _figure(dpi: int) -> Figure:

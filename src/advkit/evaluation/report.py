@@ -71,7 +71,7 @@ class Score(_Share):
     def confusion_matrix(self) -> Tensor:
         """How often an image of class i was taken for class j: int64, (K, K), with K from the largest class seen."""
         classes = 1 + max((max(label, prediction) for label, prediction, _ in self.confusion), default=-1)
-        matrix = torch.zeros(classes, classes, dtype=torch.int64)
+        matrix = torch.zeros(classes, classes, dtype=torch.int64, device="cpu")
         for label, prediction, count in self.confusion:
             matrix[label, prediction] = count
         return matrix
@@ -359,6 +359,7 @@ class RobustnessReport:
         """What stands beneath the table: lines, after an empty one for each paragraph."""
         paragraphs = [
             self._caption(),
+            *self._unbounded(),
             *self._failures(),
             *(f"Flag, {flag}" for flag in self.flags),
         ]
@@ -383,6 +384,18 @@ class RobustnessReport:
         if self.stop_when_fooled:
             text += " Each attack was tried on what those above it left, and its accuracy is what they leave together."
         return text
+
+    def _unbounded(self) -> list[str]:
+        """A sentence where "all together" mixes attacks within a budget with others, which move images at will."""
+        known = {score.name: score.arguments.get("eps") for score in self.attacks if score.arguments}
+        free = [name for name, eps in known.items() if eps is None]
+        if not free or len(free) == len(known):
+            return []
+        which = f"{free[0]}, which has" if len(free) == 1 else f"{', '.join(free)}, which have"
+        return [
+            f'"{_TOGETHER.capitalize()}" counts {which} no budget, however far the images were moved. For what is left '
+            "within a budget, evaluate the attacks that have one by themselves."
+        ]
 
     def _failures(self) -> list[str]:
         """A sentence for each error, however many images it cost."""

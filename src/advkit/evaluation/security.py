@@ -3,17 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from advkit import norms
-from advkit._engine.checks import check_classes, check_images, check_number
+from advkit._engine.checks import check_number
 from advkit._engine.classifier import answer, prediction
 from advkit._engine.progress import track
 from advkit._engine.wording import short
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError
+from advkit.evaluation.batches import pairs
 from advkit.evaluation.flags import Flag, named_norm, rising
 from advkit.evaluation.metrics import wilson
 from advkit.norms import Norm
@@ -71,7 +73,7 @@ class SecurityCurve:
 
 def security_curve(
     attack: Attack,
-    images: Tensor | Iterable[tuple[Tensor, Tensor]],
+    images: Tensor | Iterable[Any],
     labels: Tensor | None = None,
     *,
     eps: Sequence[float],
@@ -90,8 +92,9 @@ def security_curve(
 
     Args:
         attack: any attack, pointed at the model. Its own ``eps`` says what its ``alpha`` belongs to.
-        images: floating (N, ...) with ``labels``, or a loader of batches (images, labels).
-        labels: int64 (N,), or None with a loader.
+        images: floating (N, ...) with ``labels``, or a loader of batches (images, labels); batches that are dicts, or
+            have more in them, are understood as by `advkit.data.attacked`.
+        labels: int64 (N,) or (N, 1), or None with a loader.
         eps: the budgets, in units of pixels, at least 0; 0 is the accuracy when nobody attacks.
         norm: for an attack without a budget, what its distances are measured in; the norm that it makes small if None.
         progress: True for a progress bar over a loader, False for none, None for one where stderr is a terminal and
@@ -111,7 +114,7 @@ def security_curve(
         raise InputError("eps has no budgets; give it a list of numbers, such as [0, 2/255, 4/255, 8/255]")
     curve = _WithinBudgets(attack, budgets, norm) if _has(attack, "eps") else _AtDistances(attack, budgets, norm)
     batches = track(_batches(images, labels), "security_curve", unit="batch", progress=progress)
-    columns = [curve.right(*batch) for batch in batches if len(batch[0])]
+    columns = [curve.right(*batch) for _, *batch in pairs(batches, [attack.bounds]) if len(batch[0])]
     if not columns:
         raise InputError("there are no images; a generator that was gone through before has none left")
     return SecurityCurve(str(attack), curve.norm, tuple(budgets), torch.cat(columns, 1))
@@ -129,12 +132,10 @@ class _Curve(ABC):
 
     def __init__(self, attack: Attack, budgets: Sequence[float]) -> None:
         self.attack = attack
-        self.budgets = torch.tensor(budgets)
+        self.budgets = torch.tensor(budgets, device="cpu")
 
     def right(self, images: Tensor, labels: Tensor) -> Tensor:
         """Whether the model is right on images (n, ...) at each budget: bool (E, n), on the CPU."""
-        check_images(images, self.attack.bounds)
-        check_classes("labels", labels, images)
         answer(self.attack.model, images[:1], {"labels": labels})  # which says so if there is no such class
         labels = labels.to(images.device)
         clean = prediction(self.attack.model, images) == labels
@@ -195,9 +196,7 @@ class _AtDistances(_Curve):
         return reach > self.budgets.to(reach)[:, None]
 
 
-def _batches(
-    images: Tensor | Iterable[tuple[Tensor, Tensor]], labels: Tensor | None
-) -> Iterable[tuple[Tensor, Tensor]]:
+def _batches(images: Tensor | Iterable[Any], labels: Tensor | None) -> Iterable[Any]:
     """The batches of a loader, or one of tensors."""
     if not isinstance(images, Tensor):
         return images

@@ -27,7 +27,7 @@ def summary(
         plan: likewise.
         setup: what the contenders and attacks are: class and arguments of each, by its name.
     """
-    labels = torch.tensor([label for record in records.values() for label in record.labels])
+    labels = torch.tensor([label for record in records.values() for label in record.labels], device="cpu")
     cells = [cell for assault in plan for cell in assault.cells]
     of_contenders = list(zip(*(record.clean for record in records.values()), strict=True))
     of_cells = list(zip(*(record.cells for record in records.values()), strict=True))

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from advkit import norms
 from advkit._engine.classifier import answer
 from advkit._engine.passes import Passes, counting
+from advkit._engine.progress import Bar
 from advkit._engine.seeds import repeatable
 from advkit.attack import Attack
 from advkit.errors import InputError, MissingExtraError
 from advkit.evaluation.flags import Flag, probed
+from advkit.evaluation.witness import Witness, agree, asked
 from advkit.model import defended, is_stochastic, placement
 
 __all__ = ["LOST", "NORMS", "Assault", "Cell", "Contender", "Outcome", "Record", "Trial", "assaults", "vote"]
@@ -158,6 +160,7 @@ class Record:
         clean: an outcome for each contender.
         cells: an outcome for each cell of the plan, in order.
         flags: found on this batch.
+        answers: of each contender, to know it again by; none where the record is not kept.
     """
 
     digest: str
@@ -166,6 +169,7 @@ class Record:
     clean: list[Outcome]
     cells: list[Outcome]
     flags: list[Flag]
+    answers: list[Witness] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The record as text."""
@@ -177,9 +181,10 @@ class Record:
         content: dict[str, Any] = json.loads(text)
         for name in ("clean", "cells"):
             for outcome in content[name]:
-                outcome["predictions"] = torch.tensor(outcome["predictions"])
+                outcome["predictions"] = torch.tensor(outcome["predictions"], device="cpu")
             content[name] = [Outcome(**outcome) for outcome in content[name]]
         content["flags"] = [Flag(**flag) for flag in content["flags"]]
+        content["answers"] = [Witness(**said) for said in content["answers"]]
         return cls(**content)
 
 
@@ -191,7 +196,7 @@ class Trial:
         plan: what `assaults` gave.
         seed: see `advkit.evaluate`.
         stop_when_fooled: whether an attack is only tried on what those before it left.
-        tick: called with 1 after each assault.
+        tick: the bar: told what is being done, and called with 1 after each assault.
     """
 
     def __init__(
@@ -201,7 +206,7 @@ class Trial:
         *,
         seed: int | None,
         stop_when_fooled: bool,
-        tick: Callable[[int], object],
+        tick: Bar,
     ) -> None:
         self.contenders = contenders
         self.plan = plan
@@ -222,6 +227,7 @@ class Trial:
             probe: whether to look for flags here.
         """
         batch = _Batch(index, images, labels.to("cpu", torch.int64))
+        self.tick.doing("no attack")
         clean = {contender: self._clean(contender, batch) for contender in self.contenders}
         flags = [flag for one, outcome in clean.items() if probe for flag in self._probed(one, batch, outcome)]
         standing: dict[tuple[Contender, str | None], Outcome] = {}
@@ -241,9 +247,34 @@ class Trial:
         """The first error of something that has not worked so far."""
         return next((errors[0] for names, errors in self._failed.items() if names not in self._worked), None)
 
+    def asked(self, index: int, images: Tensor) -> list[Witness]:
+        """What each contender answers to a few of the images of a batch, to know it again by."""
+        differentiated = any(assault.attack.kind != "black-box" for assault in self.plan)
+        return [
+            asked(
+                *(one.model, images, index, "asked", one.name),
+                seed=self.seed,
+                device=_device(one.model, images),
+                adaptive=((False, True) if one.is_wrapped else (False,)) if differentiated else (),
+            )
+            for one in self.contenders
+        ]
+
+    def stranger(self, index: int, record: Record, images: Tensor) -> str | None:
+        """The name of a contender that does not answer the images of a batch as the one of its record did."""
+        here = _device(self.contenders[0].model, images)
+        dtypes = [placement(one.model)[1] or images.dtype for one in self.contenders]
+        alike = torch.device(record.device).type == here.type and all(torch.finfo(one).bits > 16 for one in dtypes)
+        for one, before, now in zip(self.contenders, record.answers, self.asked(index, images), strict=True):
+            if not agree(before, now, alike=alike):
+                return one.name
+        return None
+
     def _clean(self, contender: Contender, batch: "_Batch") -> Outcome:
-        outcome = Outcome(torch.full((contender.asked, len(batch.labels)), LOST))
-        self._judge(outcome, contender, batch, batch.images, torch.arange(len(batch.labels)), ("clean", contender.name))
+        count = len(batch.labels)
+        outcome = Outcome(torch.full((contender.asked, count), LOST, device="cpu"))
+        rows = torch.arange(count, device="cpu")
+        self._judge(outcome, contender, batch, batch.images, rows, ("clean", contender.name))
         return outcome
 
     def _probed(self, contender: Contender, batch: "_Batch", clean: Outcome) -> tuple[Flag, ...]:
@@ -264,15 +295,21 @@ class Trial:
         """
         model = assault.cells[0].contender.model
         adversarials = batch.images.detach().clone()
-        tried = made = torch.zeros(0, dtype=torch.int64)
+        tried = made = torch.zeros(0, dtype=torch.int64, device="cpu")
         errors: list[tuple[Tensor, Exception]] = []
         outcomes: list[Outcome] = []
         passes, seconds = Passes(), 0.0
+        name = f"{assault.cells[0].attack} on {assault.cells[0].contender.name}"
+        name = assault.cells[0].attack if len(self.contenders) == 1 else name
+        self.tick.doing(name)
+
+        def shown() -> None:
+            self.tick.doing(name, f"{passes.forwards:,} forwards")
 
         def craft(rows: Tensor) -> Tensor:
             nonlocal seconds
             start = _now(batch.device(model))
-            with counting(model, passes):
+            with counting(model, passes, shown):
                 found = assault.attack(*batch.rows(rows))
             seconds += _now(batch.device(model)) - start
             return found
@@ -379,7 +416,11 @@ class _Batch:
 
     def device(self, model: nn.Module) -> torch.device:
         """Where the model works on these images."""
-        return placement(model)[0] or self.images.device
+        return _device(model, self.images)
+
+
+def _device(model: nn.Module, images: Tensor) -> torch.device:
+    return placement(model)[0] or images.device
 
 
 def _salvaged(

@@ -1,6 +1,6 @@
 """An evaluation in processes of its own: of two attacks on three models, two of them random.
 
-run.py killed FOLDER    # killed at ten random points, and resumed
+run.py killed FOLDER    # killed at ten points, and resumed
 torchrun run.py ranks FOLDER
 """
 
@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 import advkit
+from advkit._engine import files
 from advkit.defenses import InputTransformation
 
 
@@ -56,37 +56,46 @@ def without_times(value):
     return [without_times(part) for part in value] if isinstance(value, list) else value
 
 
-def forked(result, **arguments):
-    """A child that evaluates. The parent never does: a process that has differentiated may not be forked."""
+def forked(result, kill_at=None, **arguments):
+    """A child that evaluates, and kills itself at an event; its exit status. The parent never evaluates: a process that
+    has differentiated may not be forked.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has no threads of its own to worry about either
         child = os.fork()
-    if not child:
-        result.write_text(json.dumps(evaluated(**arguments)))
-        os._exit(0)
-    return child
+    if child:
+        return os.waitpid(child, 0)[1]
+    events = 0
+
+    def happened(*_):
+        nonlocal events
+        events += 1
+        if events == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    # A layer is asked, a file has been written under another name, or it has been given its own.
+    torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: happened())
+    files.os.fsync = happened
+    result.write_text(json.dumps({"report": evaluated(**arguments), "events": events}))
+    os._exit(0)
 
 
 def killed(folder):
-    """Kill the evaluation at ten moments, resume it each time, and compare whatever comes to its end."""
-    start = time.monotonic()
-    os.waitpid(forked(folder / "expected.json"), 0)
-    duration = time.monotonic() - start
+    """Kill the evaluation at ten events, resume it each time, and compare whatever comes to its end."""
+    assert forked(folder / "expected.json", run_folder=folder / "expected") == 0
     expected = json.loads((folder / "expected.json").read_text())
+    draw = random.Random(0)
     kills = whole = partial = 0
     while kills < 10 or not whole:
         run, result = folder / f"run{whole}", folder / f"result{whole}.json"
-        child = forked(result, run_folder=run)
-        if kills < 10:
-            time.sleep(random.random() * 0.6 * duration)
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        status = forked(result, draw.randint(1, expected["events"] // 2) if kills < 10 else None, run_folder=run)
         if os.WIFSIGNALED(status):
+            assert os.WTERMSIG(status) == signal.SIGKILL
             kills += 1
             partial += 0 < len(list(run.glob("batches/*.json"))) < 9
         else:
             assert os.WEXITSTATUS(status) == 0
-            assert json.loads(result.read_text()) == expected, (kills, whole)
+            assert json.loads(result.read_text())["report"] == expected["report"], (kills, whole)
             whole += 1
     print(json.dumps({"kills": kills, "whole": whole, "partial": partial}))
 
