@@ -78,7 +78,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 def layers(module: nn.Module) -> list[str]:
     """A model's layers as they print, line by line, and each defense inside with what it was made with."""
-    defenses = [one.defense for one in defended(module.modules())]
+    defenses = [one.defense for one in defended(module)]
     return [*_without_addresses(repr(module)).splitlines(), *(_settings(defense) for defense in defenses)]
 
 
