@@ -226,7 +226,7 @@ class Attack(ABC):
         )
 
     def _part(self, pixels: Tensor, goal: Goal, model: Classifier, per_row: dict[str, Tensor]) -> Tensor:
-        found = self._with(model=model, **per_row)._perturb(pixels, goal).detach()
+        found = model.verified(lambda model: self._with(model=model, **per_row)._perturb(pixels, goal).detach())
         if found.shape != pixels.shape:
             raise AdvkitError(
                 f"{type(self).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "
