@@ -1,7 +1,7 @@
 """Models that behave oddly, each held to what a well-behaved model of the same function gives."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
@@ -358,3 +358,36 @@ def test_logits_of_a_subclass_are_plain(case: Case) -> None:
     result = case.make(lambda x: network(x).as_subclass(Subclass)).run(images.as_subclass(Subclass), labels)
     judge(case, result, images, labels, model=network)
     assert result.images.equal(case.make(network)(images, labels))
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of one process."""
+    distributed = pytest.importorskip("torch.distributed")
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_logits_that_are_spread_over_processes_are_whole(alone: None) -> None:
+    spread = pytest.importorskip("torch.distributed.tensor")
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    network, images, labels = trained_net()
+    parallel = spread.distribute_module(copy.deepcopy(network), mesh)
+
+    class Parallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = parallel
+
+        def forward(self, x: Tensor) -> Any:
+            return self.net(spread.DTensor.from_local(x, mesh, [spread.Replicate()]))
+
+    model = Parallel()
+    assert type(model(images)) is spread.DTensor
+    for make in (advkit.MIFGSM, advkit.CW, advkit.JSMA, advkit.PixelSwap):
+        attacks = [make(one, generator=torch.Generator().manual_seed(0)) for one in (model, network)]
+        result, expected = (attack.run(images, labels) for attack in attacks)
+        assert type(result.images) is type(result.predictions) is Tensor
+        torch.testing.assert_close(result.images, expected.images, rtol=0, atol=1e-5)
