@@ -1,6 +1,6 @@
-"""What advkit raises: sentences that say what was wrong, what was seen and what to do."""
+"""What advkit raises and warns of: sentences that say what was wrong, what was seen and what to do."""
 
-__all__ = ["AdvkitError", "DtypeError", "InputError", "MissingExtraError", "ModelError"]
+__all__ = ["AdvkitError", "AdvkitWarning", "DtypeError", "InputError", "MissingExtraError", "ModelError"]
 
 
 class AdvkitError(Exception):
@@ -21,3 +21,7 @@ class ModelError(AdvkitError, RuntimeError):
 
 class MissingExtraError(AdvkitError, ImportError):
     """A library that only this feature needs is missing or broken."""
+
+
+class AdvkitWarning(UserWarning):
+    """Something that advkit went on in spite of, and that may make its results worse than they could be."""

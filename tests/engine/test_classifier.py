@@ -2,11 +2,12 @@ from collections import deque
 
 import pytest
 import torch
+from torch import Tensor
 
 from advkit import Untargeted
 from advkit._engine import classifier
 from advkit._engine.classifier import Classifier
-from advkit.errors import InputError, ModelError
+from advkit.errors import AdvkitWarning, InputError, ModelError
 from contracts.scenes import IMAGE, conv_net, draw
 
 
@@ -59,11 +60,46 @@ def test_a_long_search_does_not_keep_everything_until_its_end(monkeypatch: pytes
     assert len(list(answers)) == 14  # one verified at once, then ten at a time
 
 
-def test_large_gradients_of_both_signs_are_no_nan() -> None:
+def test_infinite_gradients_of_both_signs_are_looked_at_again() -> None:
+    """Their sum is NaN, and they are not."""
     model = Classifier(lambda x: 1e38 * x, {})
     x = torch.ones(1, 4, requires_grad=True)
-    torch.autograd.grad((model(x) * torch.tensor([9.0, -9.0, 9.0, -9.0])).sum(), x)
+
+    def search(model: Classifier) -> Tensor:
+        (gradient,) = torch.autograd.grad((model(x) * torch.tensor([9.0, -9.0, 1.0, -2.0])).sum(), x)
+        return gradient
+
+    found = model.verified(search)
+    torch.testing.assert_close(found, torch.tensor([[2e38, -2e38, 1e38, -2e38]]))
+    with pytest.warns(AdvkitWarning, match="infinite, on 1 images or more"):
+        model.verify()
     model.verify()
+
+
+def test_a_gradient_of_nan_is_named_when_looked_at() -> None:
+    def search(model: Classifier) -> Tensor:
+        x = torch.tensor([[0.0, 1.0]], requires_grad=True)
+        return model.gradient((model.logits(x) * torch.tensor([0.0, 1.0])).sum(1), x)
+
+    with pytest.raises(ModelError, match="with respect to its images is NaN; look for a square root"):
+        Classifier(lambda x: x.sqrt(), {}).verified(search)
+
+
+def test_a_large_sum_is_no_infinite_gradient() -> None:
+    model = Classifier(lambda x: 3e38 * x, {})
+    x = torch.ones(2, 4, requires_grad=True)
+    found = model.verified(lambda model: model.gradient(model.logits(x)[:, :2].sum(1), x))
+    assert found.max() == 3e38 == found[:, 1].min()
+    model.verify()  # without a warning
+
+
+def test_a_constant_has_no_gradient_behind_an_infinite_slope() -> None:
+    x = torch.tensor([[0.0, 1.0], [0.0, 4.0]], requires_grad=True)
+    model = Classifier(lambda x: x.sqrt(), {})
+    found = model.verified(lambda model: model.gradient((model.logits(x) * torch.tensor([[0.0], [1.0]])).sum(1), x))
+    assert found.tolist() == [[0.0, 0.0], [0.25, 0.25]]
+    with pytest.warns(AdvkitWarning, match="on 1 images"):
+        model.verify()
 
 
 def test_it_may_be_asked_about_no_image() -> None:

@@ -451,3 +451,31 @@ def test_resumed_on_a_gpu(tmp_path: Path, autocast: torch.dtype | None) -> None:
         outcomes.append(weights(model))
     for one, other in zip(outcomes[0].values(), outcomes[1].values(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16])
+def test_attacks_in_training_move_the_images_that_a_model_is_sure_of(autocast: torch.dtype | None) -> None:
+    images, labels = data().tensors
+    torch.manual_seed(0)
+    model = flat_net(192)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    with torch.no_grad():
+        margin = advkit.losses.margin(model(images), labels).median()
+        for tensor in list(model.parameters())[-2:]:
+            tensor.mul_(22 / margin)
+    moved: list[Tensor] = []
+
+    class Watched(advkit.PGD):
+        def __call__(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> Tensor:
+            found = super().__call__(images, labels, targets=targets)
+            moved.append((found != images).flatten(1).any(1))
+            return found
+
+    attack = Watched(model, eps=0.01, alpha=0.003, steps=3, random_start=False)
+    training = AdversarialTraining(attack, clean_ratio=0)
+    training.fit(model, DataLoader(data(), 8), sgd(model, lr=1e-5), epochs=1, autocast=autocast)
+    assert torch.cat(moved).all()

@@ -1,24 +1,32 @@
 """The caller's model as attacks call it: checked, and in the dtype of the work."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from functools import partial
-from itertools import compress
+import math
+import warnings
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from advkit.errors import InputError, ModelError
-from advkit.model import Model, attacking, is_stochastic, placement
+from advkit._engine.asking import Asking, LookAgain, plain
+from advkit._engine.gradients import Scaling, looked_at, passes_halves
+from advkit.errors import AdvkitWarning, InputError, ModelError
+from advkit.model import Model, attacking, is_stochastic
 
 __all__ = ["Classifier", "answer", "own", "prediction"]
 
 _DRAWS = 10  # answers of a random model that its prediction is voted on by
-_MOST_WATCHED = 1000  # largest values that wait on the device
+_MOST_WATCHED = 1000  # numbers that wait on the device
 _NAN_LOGITS = "the model returned NaN logits; check its weights, and its inputs' normalisation"
 _NAN_GRADIENT = (
     "the gradient of the model's logits with respect to its images is NaN; look for a square root, a division or a "
     "logarithm of zero in the model"
+)
+_NOT_FINITE = "the gradient of the model's logits with respect to its images is NaN or infinite"
+_INFINITE = (
+    "the gradient of the model's logits with respect to its images was infinite, on {} images or more. Each infinite "
+    "entry was taken for as large as the largest finite one, which keeps its direction, but is a guess at its size. "
+    "Look for a power below 1, a root, a logarithm or a division at zero in the model, and keep it off zero, such as "
+    "with .clamp(min=1e-6)"
 )
 
 
@@ -26,10 +34,13 @@ class Classifier:
     """Pixels in the dtype of the work in, logits in float32 or better out, and the model's mistakes named.
 
     The number of classes is known once the model has answered, so that is when labels are held against it.
-    Whether a logit is NaN is asked of the first answer. Of later ones, and of every gradient that comes back to the
-    images, the largest value waits on the device for `verify`: asking would make a GPU wait in every step. A maximum
-    passes NaN on, in a tenth of the time of ``isnan().any()``. It matters that gradients are watched: torch's sign of
-    NaN is 0, which would pass a broken gradient off as a flat one.
+    Whether a logit is NaN is asked of the first answer. Of later ones the largest value waits on the device for
+    `verify`, and of every gradient that comes back to the images the sum: asking would make a GPU wait in every step.
+    A maximum passes NaN on, and a sum whatever is not finite, in a tenth of the time of ``isnan().any()``. It matters
+    that gradients are watched: torch's sign of NaN is 0, which would pass a broken gradient off as a flat one.
+
+    A search that met such a gradient is done again by `verified` in a careful mode, in which each gradient is looked
+    at: an infinite one is made finite, and told of in a warning. Gradients that pass float16 are scaled on their way.
 
     Args:
         model: the model under attack.
@@ -40,11 +51,16 @@ class Classifier:
     def __init__(self, model: Model, classes: Mapping[str, Tensor], autocast: torch.dtype | None = None) -> None:
         self.model = model
         self.classes = classes
-        self.autocast = autocast
-        self._device, self._dtype = placement(model)
+        self._ask = Asking(model, autocast, max(map(len, classes.values()), default=0))
+        # Whether its gradients pass float16: None for not known yet.
+        known = torch.float16 in (self._ask.dtype, getattr(model, "autocast", None))
+        self._halves: bool | None = True if known else None
+        self._careful = False
         self._answered = False
         self.ledger: list[Tensor] = []  # int64 (n,) each, what an attack that asks for answers spent on each image
-        self._watched: list[tuple[str, Tensor]] = []  # what a NaN would mean, and the largest value; oldest first
+        self._watched: list[tuple[str, Tensor]] = []  # what it means that a number is not one; oldest first
+        self._infinite: Tensor | None = None  # on how many images of this search a gradient was, at most
+        self._images = 0  # and on how many of the searches before
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...), for an attack that calls `torch.autograd.grad` itself.
@@ -52,14 +68,33 @@ class Classifier:
         Its gradients are watched by a hook. That costs a fiftieth of a small network's pass, which `gradient` saves.
         """
         logits = self.logits(images)
-        if images.requires_grad:
-            images.register_hook(partial(self._watch, _NAN_GRADIENT))
+        if images.requires_grad and not self._careful:
+            images.register_hook(self._watch_gradient)
         return logits
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...), from which `gradient` goes back."""
-        with nullcontext() if self.autocast is None else torch.autocast(images.device.type, self.autocast):
-            output = self.model(images if self._dtype is None else images.to(self._dtype))
+        if not images.requires_grad:
+            return self._checked(self._ask(images), images)
+        if self._careful:
+            return looked_at(images, self._plainly, self._is_half, self._note)
+        if self._halves:
+            scaling = Scaling()
+            return scaling.logits(self._checked(self._ask(scaling.images(images)), images))
+        logits = self._checked(self._ask(images), images)
+        return self.logits(images) if self._halves is None and self._is_half(logits) else logits
+
+    def _plainly(self, images: Tensor) -> Tensor:
+        return self._checked(self._ask(images), images)
+
+    def _is_half(self, logits: Tensor) -> bool:
+        """Whether gradients of the model's answer pass float16. The first answer that has any tells."""
+        if self._halves is None and logits.grad_fn is not None:
+            self._halves = passes_halves(logits.grad_fn)
+        return bool(self._halves)
+
+    def _checked(self, output: object, images: Tensor) -> Tensor:
+        """What the model returned for the images, if it is logits: (N, K), float32 or better."""
         if not isinstance(output, Tensor):
             raise ModelError(
                 f"the model returned {type(output).__name__}, and attacks need a tensor of logits (N, K); "
@@ -72,9 +107,12 @@ class Classifier:
             )
         if not output.is_floating_point():
             raise ModelError(f"the model returned {output.dtype}, and attacks need floating logits")
-        logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
+        logits = output
+        if output.dtype != torch.float32 or output.device != images.device:
+            logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
         if self._answered:
-            self._watch(_NAN_LOGITS, logits)
+            if logits.numel():
+                self._watch(_NAN_LOGITS, logits.detach().amax())
         else:
             self._check_first(logits.detach())
         return logits
@@ -103,14 +141,23 @@ class Classifier:
                 "no gradient flows from the model's logits back to its images: somewhere inside it detaches, rounds "
                 "to integers or leaves torch; use a black-box attack, or give the attack a differentiable surrogate"
             )
-        self._watch(_NAN_GRADIENT, gradient)
+        if not self._careful:
+            self._watch_gradient(gradient)
         return gradient
 
-    def _watch(self, meaning: str, values: Tensor) -> None:
-        if values.numel():
-            self._watched.append((meaning, values.detach().amax()))
+    def _watch_gradient(self, gradient: Tensor) -> None:
+        self._watch(_NAN_GRADIENT, gradient.detach().sum())
+
+    def _watch(self, meaning: str, value: Tensor) -> None:
+        self._watched.append((meaning, value))
         if len(self._watched) >= _MOST_WATCHED:
-            self.verify()
+            self._look()
+
+    def _note(self, gradient: Tensor) -> None:
+        """Take note of what is not finite in a gradient (n, ...) in careful mode."""
+        self._watch(_NAN_GRADIENT, torch.where(gradient.isnan().any(), torch.nan, 0.0).to(gradient.dtype))
+        count = gradient.isinf().flatten(1).any(1).sum()
+        self._infinite = count if self._infinite is None else self._infinite.maximum(count)
 
     def _check_first(self, logits: Tensor) -> None:
         self._answered = True
@@ -126,17 +173,44 @@ class Classifier:
 
     def workplace(self, images: Tensor) -> tuple[torch.device, torch.dtype]:
         """Where the work on these images is done, and in what precision: the model's, and never below float32."""
-        return self._device or images.device, torch.promote_types(self._dtype or images.dtype, torch.float32)
+        self._ask.given = images.dtype
+        dtype = torch.promote_types(self._ask.dtype or images.dtype, torch.float32)
+        return self._ask.device or images.device, dtype
+
+    def verified(self, search: Callable[["Classifier"], Tensor]) -> Tensor:
+        """What a search with this model finds. Where a gradient was not finite it is done again, in careful mode."""
+        try:
+            found = search(self)
+            self._look()
+        except LookAgain:
+            self._watched, self._careful = [], True
+            found = search(self)
+            self._look()
+        if self._infinite is not None:
+            self._images += int(self._infinite)
+            self._infinite = None
+        return found
 
     def verify(self) -> None:
         """Raise if an answer since the last time, or a gradient that came back from one, had a NaN in it.
 
-        The first of them is to blame: what comes after it in a search was computed from it.
+        The first of them is to blame: what comes after it in a search was computed from it. Warns of the infinite
+        gradients that searches met.
         """
+        self._look()
+        images, self._images = self._images, 0
+        if images:
+            warnings.warn(_INFINITE.format(images), AdvkitWarning, stacklevel=4)
+
+    def _look(self) -> None:
         watched, self._watched = self._watched, []
-        if watched:
-            is_nan = torch.stack([largest for _, largest in watched]).isnan().tolist()
-            for meaning, _ in compress(watched, is_nan):
+        values = torch.stack([value for _, value in watched]).tolist() if watched else []
+        if all(map(math.isfinite, values)):
+            return
+        for (meaning, _), value in zip(watched, values, strict=True):
+            if meaning is _NAN_GRADIENT and not self._careful and not math.isfinite(value):
+                raise LookAgain(_NOT_FINITE)
+            if math.isnan(value):
                 raise ModelError(meaning)
 
 
@@ -171,4 +245,4 @@ def prediction(model: Model, images: Tensor) -> Tensor:
 
 def own(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A copy to work on: a plain tensor where and in what it is needed, and never an inference tensor."""
-    return tensor.detach().as_subclass(Tensor).to(device, dtype, copy=True)
+    return plain(tensor.detach()).to(device, dtype, copy=True)
