@@ -21,6 +21,7 @@ from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError, ModelError
 from advkit.evaluation.comparison import comparison
+from advkit.evaluation.pool import Pool
 from advkit.evaluation.report import BARE, RobustnessReport
 from advkit.evaluation.runs import Ranks, RunFolder, together
 from advkit.evaluation.summary import hopeless, summary
@@ -80,8 +81,8 @@ def evaluate(
         seed: what random attacks and defenses draw from, for each batch anew, so that a report can be had again,
             also by other numbers of processes and after a kill. Generators that attacks were given are not used. None
             for torch's default generators and the attacks' own.
-        flags: whether to look for reasons to doubt the numbers, which takes a few passes more on one batch; see
-            `advkit.evaluation.flags`.
+        flags: whether to look for reasons to doubt the numbers, which takes passes of their own on some of the
+            images after the last batch; see `advkit.evaluation.flags`.
         run_folder: a folder to keep the results of each batch in as they come. The same call with the same folder
             goes on where the last one was killed. The loader has to give the same batches again.
         share: whether the processes of torch.distributed, where there are several, share the work. All of them have to
@@ -130,15 +131,17 @@ def evaluate(
         ticking(steps, "evaluate", unit="attack", progress=False if ranks.rank else progress) as tick,
     ):
         trial = Trial(contenders, plan, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick)
-        records = _records(batches, trial, folder, ranks, probe=flags)
+        pool = Pool(contenders, plan, seed) if flags else None
+        records = _records(batches, trial, folder, ranks, pool)
+        if records and (error := hopeless(records.values())):
+            raise trial.first_error() or ModelError(f"something failed on every image: {error}")
+        probed = pool.flags(records, ranks) if pool and records else []
     if not records:
         raise InputError("the loader has no images; a generator that was gone through before has none left")
-    if error := hopeless(records.values()):
-        raise trial.first_error() or ModelError(f"something failed on every image: {error}")
-    compared = comparison(records, contenders, plan) if flags and not stop_when_fooled else ()
+    compared = comparison(records, contenders, plan, whole=not stop_when_fooled) if flags else ()
     return RobustnessReport(
         **summary(records, contenders, plan, setup),
-        flags=(*(flag for record in records.values() for flag in record.flags), *compared),
+        flags=(*probed, *compared),
         stop_when_fooled=stop_when_fooled,
         seed=seed,
         device=", ".join(dict.fromkeys(record.device for record in records.values())),
@@ -151,7 +154,7 @@ def evaluate(
 
 
 def _records(
-    batches: Iterable[tuple[int, Tensor, Tensor]], trial: Trial, folder: RunFolder, ranks: Ranks, *, probe: bool
+    batches: Iterable[tuple[int, Tensor, Tensor]], trial: Trial, folder: RunFolder, ranks: Ranks, pool: Pool | None
 ) -> dict[int, Record]:
     """The records of all batches: found in the folder, made here, or made by other processes.
 
@@ -160,7 +163,7 @@ def _records(
         trial: makes records.
         folder: keeps them.
         ranks: the processes that share the work.
-        probe: whether to look for flags on the first batch.
+        pool: picks the images that flags are looked for on, of each batch; None for no flags.
     """
     records = folder.load()
     digests: dict[int, str] = {}
@@ -176,10 +179,14 @@ def _records(
                     "is to go on needs the same batches in the same order, so the loader must not shuffle"
                 )
             if index not in records and index % ranks.count == ranks.rank:
-                records[index] = trial(index, digest, images, labels, probe=probe and is_first)
+                records[index] = trial(index, digest, images, labels)
                 if not trial.first_error():  # the caller's mistake may be mended until the run goes on
                     folder.save(index, records[index])
-                continue
+            else:
+                trial.tick(len(trial.plan))
+            if pool:
+                pool.offer(index, images, labels, records.get(index) if index % ranks.count == ranks.rank else None)
+            continue
         trial.tick(len(trial.plan))
     everyones = ranks.gather((digests, records))
     if any(theirs != digests for theirs, _ in everyones):

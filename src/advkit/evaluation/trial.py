@@ -16,14 +16,12 @@ from advkit._engine.passes import Passes, counting
 from advkit._engine.seeds import repeatable
 from advkit.attack import Attack
 from advkit.errors import InputError, MissingExtraError
-from advkit.evaluation.flags import Flag, probed
 from advkit.model import defended, is_stochastic, placement
 
 __all__ = ["LOST", "NORMS", "Assault", "Cell", "Contender", "Outcome", "Record", "Trial", "assaults", "vote"]
 
 LOST = -1  # the prediction of an image that an error cost
 NORMS = ("l0", "l1", "l2", "linf")
-_PROBED = 32  # images that the flags are looked for on
 _HOPELESS = 8  # single images that fail, and none that does not, before the rest of a batch is not looked into
 _ENOUGH = 3  # batches on which everything fails before it is taken for an error of the caller's
 
@@ -157,7 +155,6 @@ class Record:
         labels: the class of each image.
         clean: an outcome for each contender.
         cells: an outcome for each cell of the plan, in order.
-        flags: found on this batch.
     """
 
     digest: str
@@ -165,7 +162,6 @@ class Record:
     labels: list[int]
     clean: list[Outcome]
     cells: list[Outcome]
-    flags: list[Flag]
 
     def to_json(self) -> str:
         """The record as text."""
@@ -179,7 +175,6 @@ class Record:
             for outcome in content[name]:
                 outcome["predictions"] = torch.tensor(outcome["predictions"])
             content[name] = [Outcome(**outcome) for outcome in content[name]]
-        content["flags"] = [Flag(**flag) for flag in content["flags"]]
         return cls(**content)
 
 
@@ -211,7 +206,7 @@ class Trial:
         self._worked: set[_Names] = set()
         self._failed: dict[_Names, list[Exception]] = defaultdict(list)
 
-    def __call__(self, index: int, digest: str, images: Tensor, labels: Tensor, *, probe: bool = False) -> Record:
+    def __call__(self, index: int, digest: str, images: Tensor, labels: Tensor) -> Record:
         """Try everything on a batch.
 
         Args:
@@ -219,11 +214,9 @@ class Trial:
             digest: of the batch.
             images: floating (n, ...), n at least 1, on any device.
             labels: class indices (n,), on any device.
-            probe: whether to look for flags here.
         """
         batch = _Batch(index, images, labels.to("cpu", torch.int64))
         clean = {contender: self._clean(contender, batch) for contender in self.contenders}
-        flags = [flag for one, outcome in clean.items() if probe for flag in self._probed(one, batch, outcome)]
         standing: dict[tuple[Contender, str | None], Outcome] = {}
         cells: list[Outcome] = []
         for assault in self.plan:
@@ -235,7 +228,7 @@ class Trial:
             cells += outcomes
             self.tick(1)
         device = str(batch.device(self.contenders[0].model))
-        return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells, flags)
+        return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells)
 
     def first_error(self) -> Exception | None:
         """The first error of something that has not worked so far."""
@@ -245,14 +238,6 @@ class Trial:
         outcome = Outcome(torch.full((contender.asked, len(batch.labels)), LOST))
         self._judge(outcome, contender, batch, batch.images, torch.arange(len(batch.labels)), ("clean", contender.name))
         return outcome
-
-    def _probed(self, contender: Contender, batch: "_Batch", clean: Outcome) -> tuple[Flag, ...]:
-        right = batch.right(clean.predictions)[:_PROBED]
-        if not len(right):
-            return ()
-        attacks = {cell.attack: assault.attack.on(contender.model) for assault in self.plan for cell in assault.cells}
-        with repeatable(self.seed, batch.index, "flags", contender.name, device=batch.device(contender.model)):
-            return probed(contender.name, contender.model, attacks, *batch.rows(right))
 
     def _assault(self, assault: Assault, batch: "_Batch", before: Sequence[Tensor]) -> list[Outcome]:
         """Attack whatever some cell still wants attacked, and show it to each.
