@@ -138,11 +138,12 @@ def compared(
     found = _of_arsenal(called, outcomes)
     for one in outcomes:
         found += _of_length(called, one)
-        if not whole:
-            continue
+    undone = [flag for one in outcomes for flag in _of_lasting(called, one)] if whole else []
+    if undone or not whole:
+        return (*found, *undone[:1])  # of answers that do not last, no comparison says anything about gradients
+    for one in outcomes:
         found += _of_help(called, one, clean)
         found += _of_freedom(called, one, labels)
-        found += _of_lasting(called, one)
         peers = [other for other in outcomes if other.protocol == one.protocol and other is not one]
         found += _of_steps(called, one, peers)
         found += _of_budgets(called, one, peers)
@@ -261,8 +262,8 @@ def _of_steps(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
         if steps == 1 and (won := _beaten(other, one)):
             sentence = (
                 f"{called} falls to {_called(one)}, of one step, on {won} images that {_called(other)} fails on, "
-                "within its budget; an attack that takes many steps should find them, so its gradients mislead it, or its "
-                "step size is wrong."
+                "within its budget; an attack that takes many steps should find them, so its gradients mislead it, or "
+                "its step size is wrong."
             )
             found.append(Flag("one step beats many", sentence, ATHALYE))
         same = type(one.attack) is type(other.attack) and budget(one.attack) == budget(other.attack) is not None

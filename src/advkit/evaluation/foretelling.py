@@ -12,6 +12,7 @@ __all__ = ["foretold", "grain"]
 
 _SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little
 _DIRECTIONS = 8  # random ones, of signs; two forwards each
+_AGAIN = 9  # times that a model is asked whether its answers last
 _FEWER = 2  # of the directions, for what has to be told apart
 _SHORT, _LONG = 1 / 255, 4 / 255  # half of the budget, but no shorter and no longer, in parts of the pixels' range
 _LITTLE = 0.5  # a correlation below which a gradient foretells little; honest ones have 0.8 and more
@@ -60,7 +61,9 @@ class _Directions:
         self.length = (bounds[1] - bounds[0]) * min(max(eps / (bounds[1] - bounds[0]) / 2, _SHORT), _LONG)
         self.x = x.requires_grad_()
         logits = classifier.logits(self.x)
-        self.gradient = classifier.gradient(goal.loss(logits), self.x).nan_to_num()
+        gradient = classifier.gradient(goal.loss(logits), self.x)
+        self.finite = gradient.isfinite().flatten(1).all(1)  # of what is not, there is a flag already
+        self.gradient = gradient.nan_to_num()
         self.x, logits = self.x.detach(), logits.detach()
         self.floor = 16 * grain(logits) * logits.abs().amax(1)  # a change that may be rounding
 
@@ -68,10 +71,10 @@ class _Directions:
         n = len(self.x)
         came, fore = self.changes(_DIRECTIONS, self.length)
         size = _size(came)
-        still = (came == 0).all(0) & (fore != 0).any(0)
+        still = self.finite & (came == 0).all(0) & (fore != 0).any(0)
         told = (came * fore).mean(0) / (size * _size(fore)).clamp_min(torch.finfo(came.dtype).tiny)
-        low = (size > self.floor) & (told < _LITTLE)
-        if not many(int((still | low).sum()), n, _SHARE):
+        low = self.finite & (size > self.floor) & (told < _LITTLE)
+        if not many(int((still | low).sum()), n, _SHARE) or self.wavers():
             return []
         jumpy = low & (_size(self.changes(_FEWER, self.length * _TINY)[0]) > size / 2)
         unseen = (self.gradient == 0).flatten(1).double().mean(1)
@@ -84,8 +87,8 @@ class _Directions:
         if kind == "still":
             sentence = (
                 f"{called} gives the same logits to the last bit when every pixel moves by {self.length:.3g}, though "
-                "its gradient is not zero; it remembers what it was asked, or looks its answers up, so judge it by a fresh "
-                "copy, and differentiate and ask what stands behind"
+                "its gradient is not zero; it remembers what it was asked, or looks its answers up, so judge it by a "
+                "fresh copy, and differentiate and ask what stands behind"
             )
             return [Flag("answers that stand still", seen + sentence + ".", ATHALYE)]
         if kind == "jumpy":
@@ -111,6 +114,14 @@ class _Directions:
             "attacks a differentiable stand-in for that, or use black-box attacks"
         )
         return [Flag("misleading gradients", seen + sentence + ".", ATHALYE)]
+
+    def wavers(self) -> bool:
+        """Whether the answers change when nothing does, so that there was nothing to foretell."""
+        with torch.no_grad():
+            first, *others = (self.classifier.logits(self.x) for _ in range(_AGAIN))
+        return any(
+            not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())) for other in others
+        )
 
     def changes(self, count: int, length: float, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """How much the log-odds change from end to end of so many directions, and by the gradient: (count, n) each.

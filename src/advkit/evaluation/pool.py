@@ -20,7 +20,7 @@ from advkit.norms import Norm
 __all__ = ["Pool"]
 
 _RIGHT = 64  # images of a contender that it gets right
-_LEFT = 32  # images of a contender that no attack fooled, for each norm
+_LEFT = 48  # images of a contender that no attack fooled, for each norm
 _Ball = tuple[Norm, float]
 
 
@@ -87,11 +87,7 @@ class Pool:
             records: of all batches, by which the attack is chosen that is tried again: the one that left fewest.
             ranks: the processes.
         """
-        for picked, pairs in ranks.gather((self._picked, self._images)):
-            self._images |= pairs
-            for key, some in picked.items():
-                limit = _LEFT if key[1] else _RIGHT
-                self._picked[key] = sorted({*self._picked.get(key, ()), *some})[:limit]
+        self.share(ranks)
         mine = {
             place: self._of(one, list(records.values()))
             for place, one in enumerate(self.contenders)
@@ -101,6 +97,14 @@ class Pool:
         for theirs in ranks.gather(mine):
             found |= theirs
         return [flag for place in sorted(found) for flag in found[place]]
+
+    def share(self, ranks: Ranks) -> None:
+        """Make of the samples of all processes the one that a single process would have."""
+        for picked, pairs in ranks.gather((self._picked, self._images)):
+            self._images |= pairs
+            for key, some in picked.items():
+                limit = _LEFT if key[1] else _RIGHT
+                self._picked[key] = sorted({*self._picked.get(key, ()), *some})[:limit]
 
     def _of(self, one: Contender, records: Sequence[Record]) -> tuple[Flag, ...]:
         tried = _direct(outcomes(records, one, self.plan)[0])

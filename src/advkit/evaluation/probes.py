@@ -30,7 +30,7 @@ _STEPS = 10  # of the attack without a budget, each a quarter of the pixels' ran
 _AGAIN = 8  # times that a model is asked which has answered differently
 _AGREE = 0.99  # the least cosine of two gradients that are the same but for rounding
 _SIGNAL = 0.5  # the least cosine of two means over random draws that are more than noise
-_SINGLE = ("not probed", "NaN gradients", "infinite gradients")  # may be there beside another cause
+_NO_CAUSE = ("not probed", "NaN gradients", "infinite gradients", "unbounded attack")  # or that of a few images
 _SAME = 1e-3  # how far two answers may be apart, in parts of the range of the logits
 
 
@@ -68,17 +68,18 @@ def probed(
         count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
         sentence = f"{called} is right on {count}, and its gradients are only looked at on {_LEAST} or more."
         return (Flag("not probed", sentence, CARLINI),)
-    adaptive = all(attack._adaptive for attack in attacks.values())
+    adaptive = all(attack._adaptive for attack in attacks.values() if attack.kind != "black-box")
     bounds = next((attack.bounds for attack in attacks.values()), (0.0, 1.0))
     look = partial(_of_model, called, model, bounds=bounds, adaptive=adaptive)
     gradients, answers, searches = (f"{what} of {called}" for what in ("gradients", "answers", "searches"))
     found = _probe(gradients, partial(look, images, labels, unbounded=True))
     for group in left:
-        if any(flag.name not in _SINGLE for flag in found):
+        if any(flag.name not in _NO_CAUSE for flag in found):
             break  # the cause is known
         found += _probe(gradients, partial(look, group.images, group.labels))
-        found += _probe(answers, partial(foretold, called, model, group, bounds, adaptive=adaptive))
-        if not found:
+        if all(flag.name in _NO_CAUSE for flag in found):
+            found += _probe(answers, partial(foretold, called, model, group, bounds, adaptive=adaptive))
+        if all(flag.name in _NO_CAUSE for flag in found):
             tell = partial(helped, called, model, group, (images, labels), bounds, adaptive=adaptive)
             found += _probe(searches, tell)
     return tuple(_once(found))
@@ -94,7 +95,8 @@ def _once(found: Iterable[Flag]) -> list[Flag]:
 
 def _probe(what: str, look: Callable[[], list[Flag]]) -> list[Flag]:
     try:
-        return look()
+        with torch.inference_mode(False):  # whose tensors could not be differentiated
+            return look()
     except Exception as error:
         sentence = f"nobody has looked at the {what}, since a probe raised {type(error).__name__}: {error}"
         return [Flag("not probed", sentence, CARLINI)]
@@ -152,8 +154,11 @@ def _looked(classifier: Classifier, x: Tensor, goal: LogOdds, *, averaged: bool)
     flat = (gradient == 0).flatten(1).all(1)
     climbing = ~(nan | infinite | flat)
     noisy = climbing & ~moody & (_cosine(gradient, repeated) < (_SIGNAL if averaged else _AGREE))
-    lost = ((of_loss == 0) & (gradient != 0)).flatten(1).sum(1) > (gradient != 0).flatten(1).sum(1) / 2
-    saturated = climbing & ~noisy & (lost | (at_logits.abs().amax(1) < torch.finfo(logits.dtype).tiny))
+    sloping = (gradient != 0).flatten(1)
+    lost = (of_loss.flatten(1) == 0) & sloping
+    # A gradient that is zero nearly everywhere is lost before the loss, and not by it.
+    lost_by_loss = (lost.sum(1) > sloping.sum(1) / 2) & (sloping.sum(1) > sloping.shape[1] / 2)
+    saturated = climbing & ~noisy & (lost_by_loss | (at_logits.abs().amax(1) < torch.finfo(logits.dtype).tiny))
     sums_to_one = ((logits.sum(1) - 1).abs() < 1e-3) & (logits >= 0).all(1)
     return _Look(
         moody, recorded, batched, sums_to_one & sums_to_one.all(), nan, infinite, flat, noisy, saturated, climbing
@@ -185,7 +190,7 @@ def _of_model(
         anywhere = x
         if bool((elsewhere & look.climbing).any()):
             anywhere = _anywhere(classifier, x, goal, look.climbing & elsewhere, bounds)
-    standing = elsewhere & (prediction(model, anywhere) == labels) if unbounded else elsewhere
+    standing = elsewhere & look.climbing & (prediction(model, anywhere) == labels) if unbounded else elsewhere
     look.flat = look.flat & ~constant
     return _flags(called, look, constant, standing, averaged=averaged)
 
@@ -313,7 +318,7 @@ def _flags(called: str, look: _Look, constant: Tensor, standing: Tensor, *, aver
         "random outputs": look.moody,
         "answers under autograd": look.recorded,
         "batch-dependent answers": look.batched,
-        "probabilities": look.probabilities,
+        "probabilities": look.probabilities & ~constant,
         "unbounded attack": standing,
     }
     found = []

@@ -31,7 +31,7 @@ _DRAWS = 4  # of noise that gradients are averaged over
 _QUERIES = 200
 _P_INIT = 0.8  # the share of the pixels in a square at first, as in the paper
 _HALVED = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of the queries, when it halves, as in the paper
-_STARTS, _WALKS = 6, 40  # images of other classes to start from, and steps of each walk
+_STARTS, _WALKS = 8, 40  # images of other classes to start from, and steps of each walk
 _LEAN, _BACK, _OVER = 0.1, 0.9, 1.05  # alpha_max, beta and eta of FAB
 
 
@@ -89,7 +89,7 @@ def helped(
     Of n images: the attack itself with four times its steps, at most 200; three times 20 steps of PGD, plain, with the
     margin for its loss, and with gradients averaged over noise, which counts four times. If none of these fools more
     than an honest attack might by trying again, what is left faces 200 queries of Square Attack's search (Linf), or
-    six walks of 40 steps from images of other classes (L2). That is at most some 560 forwards and 560 backwards an
+    eight walks of 40 steps from images of other classes (L2). That is at most some 560 forwards and 560 backwards an
     image. Without a PGD for the norm, and for random defenses, whom luck helps, the attack itself is all.
 
     Args:
@@ -133,7 +133,8 @@ def _flag(kind: str, called: str, left: Survivors, n: int, count: int) -> Flag:
         "steps": (
             "more steps help",
             f"{left.name} failed on {n} images of {called}, and fools {count} of them with more than its "
-            f"{steps or 1:g} steps; take more steps, and several starts of a random attack, until the accuracy stays where it is.",
+            f"{steps or 1:g} steps; take more steps, and several starts of a random attack, until the accuracy stays "
+            "where it is.",
             CARLINI,
         ),
         "plain": (
@@ -156,8 +157,8 @@ def _flag(kind: str, called: str, left: Survivors, n: int, count: int) -> Flag:
         "square": (
             "random search helps",
             f"{failed} {_QUERIES} queries of a random search, which sees nothing but answers, fool {count} of them "
-            "where PGD with several losses does not; gradients mislead there, so give attacks a surrogate for what masks "
-            "them, or use black-box attacks.",
+            "where PGD with several losses does not; gradients mislead there, so give attacks a surrogate for what "
+            "masks them, or use black-box attacks.",
             SQUARE,
         ),
         "walk": (
