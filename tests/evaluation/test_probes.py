@@ -73,7 +73,7 @@ def noisy_by_image(net, x):
 
 
 def answers_by_image(net, x):
-    return ROBUST(x) + drawn(x)[:, 0, 0, :4]
+    return ROBUST(x + 0.15 * drawn(x))
 
 
 def under_autograd(net, x):
@@ -146,7 +146,7 @@ MASKS = {
 def test_what_masks_gradients_is_flagged_with_its_cause(name):
     forward, cause = MASKS[name]
     report = evaluated(Masked(PLAIN, forward), BUDGET)
-    assert report.worst[0].accuracy > 0.1
+    assert report.worst[0].accuracy > 0.02
     # A gradient that misleads everywhere also leaves an attack without a budget standing; nothing else is said.
     assert [one for one in names(report) if one not in ("unbounded attack", "one step beats many")] == [cause]
 
@@ -291,7 +291,7 @@ def test_processes_that_share_pick_the_same_images():
     first.share(Ranks([(second._picked, second._images)]))
     for key in (("none", ""), ("none", "linf")):
         (these, _), (those, _) = one._stacked(key), first._stacked(key)
-        assert len(these) == (48 if key[1] else 64)
+        assert len(these) == (40 if key[1] else 64)
         assert these.equal(those)
         assert len({place.batch for place in one._picked[key]}) == len(batches)  # from all over the loader
 

@@ -25,9 +25,9 @@ _GAIN = 0.05  # the share of the survivors that an honest attack may fool when i
 _GAIN_OF_LOSS = 0.25  # with a loss that suits robust networks better than cross-entropy does; theirs is a sixth
 _GAIN_OF_NOISE = 0.1
 _LEAST = 4  # images; of fewer no share is more than chance
-_MORE, _MOST = 4, 200  # times as many steps for an attack that tries again, but no more than this
+_MORE, _MOST = 4, 100  # times as many steps for an attack that tries again, but no more than this
 _STEPS = 20  # of PGD in here, each a quarter of the budget
-_DRAWS = 4  # of noise that gradients are averaged over
+_DRAWS = 3  # of noise that gradients are averaged over
 _QUERIES = 200
 _P_INIT = 0.8  # the share of the pixels in a square at first, as in the paper
 _HALVED = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of the queries, when it halves, as in the paper
@@ -86,10 +86,10 @@ def helped(
 ) -> list[Flag]:
     """The flag for a search that fools what no attack did, within the same budget.
 
-    Of n images: the attack itself with four times its steps, at most 200; three times 20 steps of PGD, plain, with the
-    margin for its loss, and with gradients averaged over noise, which counts four times. If none of these fools more
+    Of n images: the attack itself with four times its steps, at most 100; three times 20 steps of PGD, plain, with the
+    margin for its loss, and with gradients averaged over noise, which counts three times. If none of these fools more
     than an honest attack might by trying again, what is left faces 200 queries of Square Attack's search (Linf), or
-    eight walks of 40 steps from images of other classes (L2). That is at most some 560 forwards and 560 backwards an
+    eight walks of 40 steps from images of other classes (L2). That is at most some 540 forwards and backwards an
     image. Without a PGD for the norm, and for random defenses, whom luck helps, the attack itself is all.
 
     Args:
