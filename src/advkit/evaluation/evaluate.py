@@ -135,7 +135,7 @@ def evaluate(
         records = _records(batches, trial, folder, ranks, pool)
         if records and (error := hopeless(records.values())):
             raise trial.first_error() or ModelError(f"something failed on every image: {error}")
-        probed = pool.flags(records, ranks) if pool and records else []
+        probed = pool.flags(records, ranks, folder.path) if pool and records else []
     if not records:
         raise InputError("the loader has no images; a generator that was gone through before has none left")
     compared = comparison(records, contenders, plan, whole=not stop_when_fooled) if flags else ()

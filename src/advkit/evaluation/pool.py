@@ -1,12 +1,16 @@
 """The images that probes look at, gathered over the whole loader while it goes by once."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from pathlib import Path
+from uuid import uuid4
 
 import torch
 from torch import Tensor
 
+from advkit._engine.files import write_whole
 from advkit._engine.seeds import repeatable
 from advkit.evaluation.comparison import Outcome, outcomes
 from advkit.evaluation.flags import Flag, budget
@@ -80,13 +84,18 @@ class Pool:
         wanted = {(one.batch, one.row) for picked in self._picked.values() for one in picked}
         self._images = {key: pair for key, pair in self._images.items() if key in wanted}
 
-    def flags(self, records: Mapping[int, Record], ranks: Ranks) -> list[Flag]:
+    def flags(self, records: Mapping[int, Record], ranks: Ranks, folder: Path | None = None) -> list[Flag]:
         """Look at the sample; see `advkit.evaluation.probes.probed`. All processes have to ask, and share the work.
 
         Args:
             records: of all batches, by which the attack is chosen that is tried again: the one that left fewest.
             ranks: the processes.
+            folder: where a run keeps what is done: it is not done again for the same batches. None for nowhere.
         """
+        batches = [record.digest for record in records.values()]
+        file = None if folder is None else folder / "flags.json"
+        if (kept := ranks.gather(_kept(file, batches))[0]) is not None:
+            return kept
         self.share(ranks)
         mine = {
             place: self._of(one, list(records.values()))
@@ -96,7 +105,11 @@ class Pool:
         found: dict[int, tuple[Flag, ...]] = {}
         for theirs in ranks.gather(mine):
             found |= theirs
-        return [flag for place in sorted(found) for flag in found[place]]
+        flags = [flag for place in sorted(found) for flag in found[place]]
+        if file is not None and not ranks.rank:
+            text = json.dumps({"batches": batches, "flags": [asdict(flag) for flag in flags]})
+            write_whole(file, lambda stream: stream.write(text.encode()), writer=f".{uuid4().hex}")
+        return flags
 
     def share(self, ranks: Ranks) -> None:
         """Make of the samples of all processes the one that a single process would have."""
@@ -152,6 +165,17 @@ class Pool:
 
     def _priority(self, index: int, row: int) -> int:
         return int.from_bytes(blake2b(repr((self.seed, index, row)).encode(), digest_size=8).digest(), "big")
+
+
+def _kept(file: Path | None, batches: list[str]) -> list[Flag] | None:
+    """The flags in a file, if they are of these batches, by their digests."""
+    if file is None or not file.exists():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return [Flag(**flag) for flag in content["flags"]] if content["batches"] == batches else None
+    except (ValueError, TypeError, KeyError):
+        return None  # damaged; looking again mends it
 
 
 def _direct(tried: Sequence[Outcome]) -> list[Outcome]:
