@@ -291,7 +291,7 @@ def test_processes_that_share_pick_the_same_images():
     first.share(Ranks([(second._picked, second._images)]))
     for key in (("none", ""), ("none", "linf")):
         (these, _), (those, _) = one._stacked(key), first._stacked(key)
-        assert len(these) == (40 if key[1] else 64)
+        assert len(these) == (48 if key[1] else 64)
         assert these.equal(those)
         assert len({place.batch for place in one._picked[key]}) == len(batches)  # from all over the loader
 

@@ -24,7 +24,7 @@ from advkit.norms import Norm
 __all__ = ["Pool"]
 
 _RIGHT = 64  # images of a contender that it gets right
-_LEFT = 40  # images of a contender that no attack fooled, for each norm
+_LEFT = 48  # images of a contender that no attack fooled, for each norm
 _Ball = tuple[Norm, float]
 
 
