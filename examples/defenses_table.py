@@ -323,7 +323,7 @@ def main() -> None:
             path = options.folder / f"{' '.join(map(str, key))}.images.pt"
             shown = oblivious(path, known[column], images, labels, options.batch)
             cell = measure(model, None, images, labels, shown, options)
-        elif attacker == "adaptive" and (not knowing or known[column].kind == "black-box"):
+        elif attacker == "adaptive" and (not knowing or known[column].access != "gradient"):
             same = table.cells[name, column, "naive"]  # nothing to know, or no gradient to take
             cell = {field: same[field] for field in ("accuracy", "l2", "seconds")}
         else:

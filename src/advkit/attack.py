@@ -132,11 +132,6 @@ class Attack(ABC):
         """
 
     @property
-    def kind(self) -> str:
-        """Until evaluation reads the facts."""
-        return self.aim if self.access == "gradient" else "black-box"
-
-    @property
     def stops_at_success(self) -> bool:
         """Whether an image leaves the search because the model is fooled, which low precision must not decide.
 

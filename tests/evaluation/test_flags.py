@@ -2,57 +2,21 @@
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import pytest
 import torch
 from scipy import stats
-from torch import nn
 
 import advkit
 from advkit import norms
 from advkit.attack import Attack
 from advkit.defenses import InputTransformation
 from advkit.evaluation import flags
-from advkit.evaluation.flags import Outcome, beats, compared, probed, rising
-
-EPS = 0.1
-
-
-def scene(count, seed=0, shift=0.25):
-    """Images (N, 1, 8, 8) of four classes: which quarter is the brightest, under noise."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(4, (count,), generator=generator)
-    images = 0.25 + 0.25 * torch.rand(count, 1, 8, 8, generator=generator)
-    for quarter in range(4):
-        row, column = 4 * (quarter // 2), 4 * (quarter % 2)
-        images[labels == quarter, :, row : row + 4, column : column + 4] += shift
-    return images, labels
-
-
-@cache
-def trained(adversarially):
-    """A small CNN, trained as it is or on PGD's images, and 32 images that it gets right."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten()
-        )
-        net.append(nn.Linear(128, 4))
-        attack = advkit.PGD(net, eps=EPS, alpha=EPS / 2, steps=4)
-        images, labels = scene(512)
-        optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-        for _ in range(8 if adversarially else 3):
-            for x, y in zip(images.split(64), labels.split(64), strict=True):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(net(attack(x, y) if adversarially else x), y).backward()
-                optimizer.step()
-        optimizer.zero_grad()
-    net.eval()
-    images, labels = scene(40, seed=1)
-    right = net(images).argmax(1) == labels
-    assert right.sum() >= 32
-    return net, images[right][:32], labels[right][:32]
+from advkit.evaluation.comparison import Outcome, compared
+from advkit.evaluation.flags import beats, rising
+from advkit.evaluation.probes import probed
+from advkit.evaluation.searches import Survivors
+from evaluation.masked import EPS, Masked, scene, trained
 
 
 def usual(model, seed=0):
@@ -81,18 +45,6 @@ def outcome(attack, images, labels, name=None, protocol=None):
 
 def names(found):
     return [flag.name for flag in found]
-
-
-class Masked(nn.Module):
-    """A network behind a function of it and its images."""
-
-    def __init__(self, net, forward):
-        super().__init__()
-        self.net = net
-        self.answer = forward
-
-    def forward(self, images):
-        return self.answer(self.net, images)
 
 
 class NoisyGradient(torch.autograd.Function):
@@ -147,7 +99,12 @@ def test_an_honest_network_raises_none(adversarially):
     clean = net(images).argmax(1) == labels
     assert 0.9 < clean.float().mean() <= 1
     outcomes = [outcome(attack, images, labels) for attack in attacks.values()]
-    assert compared("none", clean, outcomes) == ()
+    found = compared("none", clean, outcomes, labels)
+    if adversarially:  # in Linf; PGD in L2 leaves 91 %, however many steps it takes, and DeepFool 76 %
+        assert names(found) == ["minimal beats budget"]
+        assert "falls to DeepFool within L2 0.5 on " in found[0].sentence
+        found = compared("none", clean, [one for one in outcomes if getattr(one.attack, "norm", None) != "l2"], labels)
+    assert found == ()
     if adversarially:
         assert outcomes[3].right.float().mean() > 0.5  # there is robustness to be doubted
 
@@ -158,8 +115,7 @@ def test_a_mask_raises_the_flag_meant_for_it(name, adversarially):
     net, images, labels = trained(adversarially)
     model = Masked(net, MASKS[name])
     found = probed("none", model, {}, images, labels)
-    also = {"zero gradients": ["unbounded attack"], "NaN gradients": ["unbounded attack"]}
-    assert names(found) == [name, *also.get(name, [])]
+    assert names(found) == [name]
     assert " of 32 images the " in found[0].sentence
     assert found[0].paper
 
@@ -234,7 +190,8 @@ def test_a_probe_leaves_the_model_as_it_was_and_is_cheap():
     state = torch.get_rng_state()
     with torch.inference_mode():
         assert probed("none", model, {}, images.clone(), labels) == ()
-    assert len(calls) <= 2 + 10 + 1
+    assert len(calls) <= 5 + 1 + 10 + 1
+    assert sum(calls) <= (5 + 10 + 1) * len(images) + 8
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
@@ -248,7 +205,7 @@ def test_a_probe_that_raises_is_a_flag_and_no_more():
     net, images, labels = trained(True)
     model = Masked(net, no)
     found = probed("D", model, {"PGD": advkit.PGD(model)}, images, labels)
-    assert names(found) == ["not probed", "not probed"]
+    assert names(found) == ["not probed"]
     assert "gradients of the model behind D, since a probe raised RuntimeError: not this one" in found[0].sentence
 
 
@@ -262,12 +219,20 @@ def test_other_bounds():
 def test_more_steps_help_an_attack_that_stopped_short():
     net, images, labels = trained(False)
     short = advkit.PGD(net, eps=2 * EPS, alpha=EPS / 4, steps=2, random_start=False)
-    assert names(probed("none", net, {"short": short}, images, labels)) == ["more steps help"]
+    left = ~short.run(images, labels).success
+    survivors = Survivors(norms.Linf, 2 * EPS, "short", short, images[left], labels[left])
+    (flag,) = probed("none", net, {"short": short}, images, labels, [survivors])
+    assert flag.name == "more steps help"
+    assert f"short failed on {int(left.sum())} images of the model, and fools " in flag.sentence
     clean = torch.ones_like(labels, dtype=torch.bool)
     long = advkit.PGD(net, eps=2 * EPS, alpha=EPS / 4, steps=40, random_start=False)
     outcomes = [outcome(attack, images, labels) for attack in (short, long)]
-    assert names(compared("none", clean, outcomes)) == ["more steps help"]
+    assert names(compared("none", clean, outcomes)) == ["steps too short", "more steps help"]
     assert compared("none", clean, outcomes[1:] * 2) == ()
+    # What another attack with the budget fools as well is no reason for more steps.
+    other = advkit.MIFGSM(net, eps=2 * EPS, alpha=EPS / 4)
+    both = Outcome("other", None, other, outcomes[1].right, outcomes[1].distances)
+    assert names(compared("none", clean, [*outcomes, both])) == ["steps too short"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +243,9 @@ class Blind(Attack):
     eps: float = EPS
 
     def _perturb(self, images, goal):
-        return advkit.PGD(self.model.model.net, eps=self.eps, alpha=self.eps / 4)(images, goal.classes)
+        result = advkit.PGD(self.model.model.net, eps=self.eps, alpha=self.eps / 4).run(images, goal.classes)
+        fools = goal.success(self.model(result.images))
+        return result.images.where(fools[:, None, None, None], images)
 
 
 def test_attacks_that_should_lose_and_win():
@@ -286,7 +253,7 @@ def test_attacks_that_should_lose_and_win():
     masked = Masked(net, MASKS["zero gradients"])
     clean = masked(images).argmax(1) == labels
     images, labels, clean = images[clean], labels[clean], clean[clean]
-    pgd, blind = advkit.PGD(masked, eps=EPS, random_start=False), Blind(masked)
+    pgd, blind = advkit.PGD(masked, eps=EPS, alpha=EPS / 4, random_start=False), Blind(masked)
     oblivious = outcome(advkit.PGD(net, eps=EPS), images, labels, "PGD", "oblivious")
     oblivious = Outcome("PGD", "oblivious", pgd, masked(images).argmax(1) == labels, oblivious.distances)
     seen = outcome(pgd, images, labels, "PGD", "adaptive")
@@ -294,7 +261,8 @@ def test_attacks_that_should_lose_and_win():
     found = compared("none", clean, [seen, outcome(blind, images, labels, "Blind", "adaptive")])
     assert names(found) == ["black-box beats white-box"]
     # An image that the white-box attack was not allowed to find says nothing about it.
-    narrow = outcome(advkit.PGD(masked, eps=EPS / 4, random_start=False), images, labels, "PGD", "adaptive")
+    narrow = advkit.PGD(masked, eps=EPS / 4, alpha=EPS / 4, random_start=False)
+    narrow = outcome(narrow, images, labels, "PGD", "adaptive")
     assert compared("none", clean, [narrow, outcome(blind, images, labels, "Blind", "adaptive")]) == ()
     assert compared("none", clean, [oblivious, seen]) == ()
     fallen = Outcome("PGD", "oblivious", pgd, torch.zeros_like(clean), oblivious.distances)
@@ -337,10 +305,49 @@ def test_above_clean_accuracy():
 
 def test_unbounded():
     net = trained(True)[0]
-    clean = torch.arange(100) < 80
-    few = torch.arange(100) < 20
-    assert names(compared("none", clean, [made(advkit.PGD(net, eps=0.5), few)])) == ["unbounded attack"]
-    assert compared("none", clean, [made(advkit.FGSM(net, eps=0.5), few)]) == ()  # one step may well fail
+    clean, few, labels = torch.arange(100) < 80, torch.arange(100) < 40, torch.arange(100) % 4
+    anything = advkit.PGD(net, eps=0.5, alpha=0.1)
+    for attack in (anything, advkit.DeepFool(net)):
+        assert names(compared("none", clean, [made(attack, few)], labels)) == ["unbounded attack"]
+        # Of one class alone the model may know no other: who always says it is right, whatever the image.
+        assert compared("none", clean, [made(attack, few)], torch.zeros_like(labels)) == ()
+    one_step = compared("none", clean, [made(advkit.FGSM(net, eps=0.5), few)], labels)
+    assert names(one_step) == ["no iterative attack"]  # which may well fail
+
+
+def test_an_attack_that_cannot_reach_its_budget_is_told_so_and_no_more():
+    net = trained(True)[0]
+    clean, labels = torch.arange(100) < 90, torch.arange(100) % 4
+    fgsm = made(advkit.FGSM(net, eps=0.5), torch.arange(100) < 20, distance=0.5)
+    for attack in (advkit.MIFGSM(net, eps=0.5, alpha=0.01), advkit.PGD(net, eps=0.5, alpha=1e-5)):
+        found = compared("none", clean, [fgsm, made(attack, torch.arange(100) < 60)], labels)
+        assert names(found) == ["steps too short"]
+        assert "lead no further than" in found[0].sentence
+    enough = advkit.MIFGSM(net, eps=0.5, alpha=0.05)
+    assert compared("none", clean, [made(enough, torch.arange(100) < 0)], labels) == ()
+
+
+def test_what_does_not_last():
+    net = trained(True)[0]
+    clean = torch.ones(100, dtype=torch.bool)
+    pgd, many, few = made(advkit.PGD(net), ~clean), torch.arange(100) < 20, torch.arange(100) < 5
+    for attack in (advkit.CW(net), advkit.OnePixel(net)):
+        found = compared("none", clean, [pgd, made(attack, many, distance=0.1)])
+        assert names(found) == ["success does not last"]
+        assert "returned 100 changed images as fooling the model, which is right on 20" in found[0].sentence
+        assert compared("none", clean, [pgd, made(attack, few, distance=0.1)]) == ()
+    returned = made(advkit.CW(net), torch.arange(100) < 20)  # unchanged, which is how a minimal attack fails
+    assert "success does not last" not in names(compared("none", clean, [returned]))
+
+
+def test_attacks_that_are_missing():
+    net = trained(True)[0]
+    clean = right = torch.arange(100) < 50
+    one, iterative, blind = advkit.FGSM(net), advkit.PGD(net), advkit.OnePixel(net)
+    assert names(compared("none", clean, [made(one, right)])) == ["no iterative attack"]
+    assert names(compared("none", clean, [made(blind, right)])) == ["no gradient attack"]
+    assert compared("none", clean, [made(one, right), made(iterative, right), made(blind, right)]) == ()
+    assert compared("none", clean, [made(one, ~right & right)]) == ()  # nothing is left to be doubted
 
 
 def test_a_curve_that_rises():
@@ -366,7 +373,7 @@ def test_beats_is_mcnemars_exact_test(won, lost):
 @pytest.mark.parametrize("n", [1, 8, 32, 5000])
 def test_the_tail_of_the_binomial(n, p):
     for count in {0, 1, n // 2, n, min(n, math.ceil(n * p) + 2)}:
-        assert flags._tail(count, n, p) == pytest.approx(stats.binom.sf(count - 1, n, p), rel=1e-9, abs=1e-300)
+        assert flags.tail(count, n, p) == pytest.approx(stats.binom.sf(count - 1, n, p), rel=1e-9, abs=1e-300)
 
 
 def test_what_an_attack_was_allowed():

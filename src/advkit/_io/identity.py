@@ -21,7 +21,7 @@ __all__ = ["attack_identity", "digest", "identity", "is_sharded", "layers", "mod
 
 _FEW = 16  # numbers of a tensor that are written out
 _DEPTH = 4  # of objects inside objects that are looked into
-_APART = ("model", "generator", "_adaptive")  # of an attack, which `evaluate` sets itself
+_APART = ("model", "generator", "adaptive")  # of an attack, which `evaluate` sets itself
 _CALLED = ("__call__", "__init__", "__post_init__")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 

@@ -1,48 +1,377 @@
-"""From the records of the batches to the flags that attacks raise when they are held against each other."""
+"""The flags that show when the attacks on one model are held against each other, image by image. They cost no pass."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from advkit.evaluation.flags import Flag, Outcome, compared
+from advkit import norms
+from advkit.attack import Attack
+from advkit.attacks import FGSM
+from advkit.evaluation.flags import (
+    ATHALYE,
+    CARLINI,
+    TRAMER,
+    Flag,
+    beats,
+    budget,
+    many,
+    named_norm,
+    number,
+    reach,
+    rises,
+    share,
+    who,
+)
 from advkit.evaluation.trial import LOST, NORMS, Assault, Contender, Record, vote
 from advkit.evaluation.trial import Outcome as Answers
+from advkit.model import defended, is_stochastic
+from advkit.norms import Linf
 
-__all__ = ["comparison"]
+__all__ = ["Outcome", "compared", "comparison", "outcomes"]
+
+_FEW = 0.02  # the share of images on which an honest model may look masked
+_GAIN = 0.05  # the share of the survivors that an honest attack may fool when it tries again
+_UNDONE = 0.05  # the share of a minimal attack's finds that rounding may undo
+_STUCK = 0.1  # the share of images on which an honest minimal attack may end without a find
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one attack did to a model, image by image.
+
+    Attributes:
+        name: what the report calls the attack.
+        protocol: "adaptive", "naive" or "oblivious"; None for a model without a defense.
+        attack: the attack.
+        right: bool (N,), whether the model is right on each image under attack.
+        distances: by the name of a norm, floating (N,): how far each image was moved, in units of pixels.
+    """
+
+    name: str
+    protocol: str | None
+    attack: Attack
+    right: Tensor
+    distances: Mapping[str, Tensor]
+
+    def within(self, norm: norms.Norm, eps: float) -> Tensor:
+        """Where what the attack returned lies in a ball around the original: bool (N,)."""
+        return self.distances[norm.name] <= eps * (1 + 1e-4)
+
+    def allowed(self, other: "Outcome") -> Tensor:
+        """Whether this attack might have returned what the other did: bool (N,).
+
+        A budget attack might have if that lies within its budget, and within the reach of its steps. A minimal one has
+        no budget, and might have returned anything; but one that counts pixels stops after a number of them, and a
+        black-box one when its queries end.
+        """
+        if ball := budget(self.attack):
+            return other.within(ball[0], min(ball[1], reach(self.attack)))
+        return torch.full_like(other.right, self.is_free)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the attack may change an image as it likes."""
+        return (self.attack.aim == "minimal" and self.attack.access == "gradient") and named_norm(
+            self.attack
+        ) is not norms.L0
 
 
 def comparison(
-    records: Mapping[int, Record], contenders: Sequence[Contender], plan: Sequence[Assault]
+    records: Mapping[int, Record], contenders: Sequence[Contender], plan: Sequence[Assault], *, whole: bool = True
 ) -> tuple[Flag, ...]:
-    """The flags of all contenders; see `advkit.evaluation.flags.compared`.
+    """The flags of all contenders; see `compared`.
 
     An image that an error cost under one attack on a contender is left out of what is said of the contender.
 
     Args:
-        records: of each batch, by its index in the loader, from attacks on every image that the contender gets right.
+        records: of each batch, by its index in the loader.
         contenders: whose outcomes the records hold.
         plan: likewise.
+        whole: whether every attack was tried on all images that the contender gets right; if not, attacks are not
+            compared.
     """
     labels = torch.tensor([label for record in records.values() for label in record.labels], device="cpu")
     found: list[Flag] = []
-    cells = [(assault.attack, cell) for assault in plan for cell in assault.cells]
     for index, contender in enumerate(contenders):
         clean, kept = _right([record.clean[index] for record in records.values()], labels)
-        outcomes = []
-        # An attack that is the same under two protocols counts once, as the adaptive one, which comes last.
-        places = {attack: place for place, (attack, cell) in enumerate(cells) if cell.contender is contender}
-        for attack, place in places.items():
-            cell = cells[place][1]
-            after = [record.cells[place] for record in records.values()]
-            right, judged = _right(after, labels)
-            by_norm = dict(zip(NORMS, torch.cat([_moved(one) for one in after], 1), strict=True))
-            outcomes.append(Outcome(cell.attack, cell.protocol, attack, right, by_norm))
-            kept = kept & judged
+        tried, judged = outcomes(list(records.values()), contender, plan)
+        kept = kept & judged
         if bool(kept.any()):
-            found += compared(contender.name, clean[kept], [_rows(outcome, kept) for outcome in outcomes])
+            rows = [_rows(outcome, kept) for outcome in tried]
+            found += compared(contender.name, clean[kept], rows, labels[kept], whole=whole)
     return tuple(found)
+
+
+def outcomes(records: Sequence[Record], contender: Contender, plan: Sequence[Assault]) -> tuple[list[Outcome], Tensor]:
+    """What each attack on a contender did to the N images of some records, and which images no error cost: bool (N,).
+
+    An attack that is the same under two protocols counts once, as the adaptive one, which comes last.
+    """
+    labels = torch.tensor([label for record in records for label in record.labels])
+    cells = [(assault.attack, cell) for assault in plan for cell in assault.cells]
+    places = {attack: place for place, (attack, cell) in enumerate(cells) if cell.contender is contender}
+    found, kept = [], torch.ones_like(labels, dtype=torch.bool)
+    for attack, place in places.items():
+        cell = cells[place][1]
+        after = [record.cells[place] for record in records]
+        right, judged = _right(after, labels)
+        by_norm = dict(zip(NORMS, torch.cat([_moved(one) for one in after], 1), strict=True))
+        found.append(Outcome(cell.attack, cell.protocol, attack, right, by_norm))
+        kept = kept & judged
+    return found, kept
+
+
+def compared(
+    defense: str, clean: Tensor, outcomes: Sequence[Outcome], labels: Tensor | None = None, *, whole: bool = True
+) -> tuple[Flag, ...]:
+    """The flags that show when the attacks on one model are held against each other, image by image.
+
+    Args:
+        defense: what the report calls the model's defense; "none" for the bare model.
+        clean: bool (N,), whether the model is right on each image when nobody attacks.
+        outcomes: of the attacks on the same N images.
+        labels: int64 (N,), the classes; None where they are not known. An attack that may change anything is only
+            expected to fool images of more than one class: of one alone, the model may know no other.
+        whole: whether each attack was tried on every image that the model gets right.
+    """
+    called = who(defense)
+    found = _of_arsenal(called, outcomes)
+    for one in outcomes:
+        found += _of_length(called, one)
+    undone = [flag for one in outcomes for flag in _of_lasting(called, one)] if whole else []
+    if undone or not whole:
+        return (*found, *undone[:1])  # of answers that do not last, no comparison says anything about gradients
+    for one in outcomes:
+        found += _of_help(called, one, clean)
+        found += _of_freedom(called, one, labels)
+        peers = [other for other in outcomes if other.protocol == one.protocol and other is not one]
+        found += _of_steps(called, one, peers)
+        found += _of_budgets(called, one, peers)
+        found += _of_sight(called, one, peers)
+        found += _of_closeness(called, one, peers)
+        found += _of_knowledge(called, one, outcomes)
+    return tuple(found)
+
+
+def _of_arsenal(called: str, outcomes: Sequence[Outcome]) -> list[Flag]:
+    """Whether a kind of attack is missing that what is left has to withstand."""
+    direct = [one for one in outcomes if one.protocol != "oblivious"]
+    if not direct:
+        return []
+    n, left = len(direct[0].right), int(torch.stack([one.right for one in direct]).all(0).sum())
+    seeing = [one.attack for one in direct if one.attack.access == "gradient"]
+    if not many(left, n, _FEW):
+        return []
+    if not seeing:
+        sentence = (
+            f"{called} is right on {left} of {n} images under attacks that see nothing but answers; none that follows "
+            "gradients was tried, and those fool most models on more images."
+        )
+        return [Flag("no gradient attack", sentence, CARLINI)]
+    if all(isinstance(attack, FGSM) or (attack.aim == "budget" and number(attack, "steps") == 1) for attack in seeing):
+        sentence = (
+            f"{called} is right on {left} of {n} images under attacks whose only look at the gradient is one step; "
+            "none that takes many was tried, such as PGD, and those fool most models on more images."
+        )
+        return [Flag("no iterative attack", sentence, CARLINI)]
+    return []
+
+
+def _of_length(called: str, one: Outcome) -> list[Flag]:
+    """Whether the steps are too short for the budget."""
+    ball, far, count, n = budget(one.attack), reach(one.attack), int(one.right.sum()), len(one.right)
+    if one.protocol == "oblivious" or ball is None or far >= ball[1] * (1 - 1e-6) or not many(count, n, _FEW):
+        return []
+    sentence = (
+        f"{called} is right on {count} of {n} images under {_called(one)}, whose {number(one.attack, 'steps'):g} steps "
+        f"of {number(one.attack, 'alpha'):.3g} lead no further than {far:.3g} from where it starts, with an eps of "
+        f"{ball[1]:.3g}; take more steps or longer ones."
+    )
+    return [Flag("steps too short", sentence, CARLINI)]
+
+
+def _of_help(called: str, one: Outcome, clean: Tensor) -> list[Flag]:
+    """Whether the attack helps the model."""
+    if not beats(one.right, clean):
+        return []
+    sentence = (
+        f"{called} is right on {share(one.right)} of the images under {_called(one)}, and on {share(clean)} when "
+        "nobody attacks; an attack that helps is none: it is aimed at another model, or its gradient misleads."
+    )
+    return [Flag("above clean accuracy", sentence, CARLINI)]
+
+
+def _of_freedom(called: str, one: Outcome, labels: Tensor | None) -> list[Flag]:
+    """Whether the attack fails though it may do anything.
+
+    Whatever class the model gives to one image that all may become, the images of the others can be fooled.
+    """
+    count, n = int(one.right.sum()), len(one.right)
+    if labels is not None and count:
+        count -= int(labels[one.right].bincount().max())
+    ball, (low, high) = budget(one.attack), one.attack.bounds
+    anything = ball is not None and ball[0] is Linf and ball[1] >= (high - low) / 2 and reach(one.attack) >= ball[1]
+    many_steps = (number(one.attack, "steps") or 0) > 1
+    if one.protocol == "oblivious":
+        return []
+    if anything and many_steps and many(count, n, _FEW):
+        sentence = (
+            f"{called} is right on {int(one.right.sum())} of {n} images under {_called(one)}, which may make every "
+            "image the same grey; its gradients mislead, so use a surrogate for what masks them, or black-box attacks."
+        )
+        return [Flag("unbounded attack", sentence, ATHALYE)]
+    if one.is_free and many(count, n, _STUCK):
+        sentence = (
+            f"{called} is right on {int(one.right.sum())} of {n} images under {_called(one)}, which may change them as "
+            "far as it likes; it stops too early, or gradients mislead it, so give it more steps, and a surrogate for "
+            "what masks them."
+        )
+        return [Flag("unbounded attack", sentence, ATHALYE)]
+    return []
+
+
+def _of_lasting(called: str, one: Outcome) -> list[Flag]:
+    """Whether images that an attack returned as fooling do not fool when they are judged."""
+    model = one.attack.model
+    stands_in = one.attack.access == "gradient" and one.attack.adaptive and defended(model)
+    if one.attack.aim == "budget" or one.protocol == "oblivious" or stands_in or is_stochastic(model):
+        return []
+    moved = one.distances["linf"] > 0
+    count, n = int((moved & one.right).sum()), int(moved.sum())
+    if not many(count, n, _UNDONE):
+        return []
+    sentence = (
+        f"{_called(one)} returned {n} changed images as fooling {called}, which is right on {count} of them when asked "
+        "again; its answers depend on something else than the image (the rest of the batch, what was asked before, "
+        "chance), or the attack returns images that it failed on."
+    )
+    return [Flag("success does not last", sentence, CARLINI)]
+
+
+def _of_steps(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
+    """Whether one step beats many, and many beat fewer."""
+    found: list[Flag] = []
+    steps = number(one.attack, "steps") or (1 if isinstance(one.attack, FGSM) else None)
+    if one.attack.aim != "budget" or steps is None or one.protocol == "oblivious":
+        return found
+    for other in peers:
+        more = number(other.attack, "steps")
+        if other.attack.aim != "budget" or more is None or more <= steps:
+            continue
+        if steps == 1 and (won := _beaten(other, one)):
+            sentence = (
+                f"{called} falls to {_called(one)}, of one step, on {won} images that {_called(other)} fails on, "
+                "within its budget; an attack that takes many steps should find them, so its gradients mislead it, or "
+                "its step size is wrong."
+            )
+            found.append(Flag("one step beats many", sentence, ATHALYE))
+        same = type(one.attack) is type(other.attack) and budget(one.attack) == budget(other.attack) is not None
+        if steps > 1 and same:
+            # What another attack fools as well says nothing of what more steps would.
+            rest = [peer for peer in peers if peer is not other and budget(peer.attack) == budget(one.attack)]
+            left = torch.stack([one.right, *(peer.right for peer in rest)]).all(0)
+            n, fooled = int(left.sum()), int((left & ~other.right).sum())
+            if beats(left & ~other.right, ~one.right & other.right) and many(fooled, n, _GAIN):
+                sentence = (
+                    f"{_called(one)} and what else there is failed on {n} images of {called}, and {_called(other)} "
+                    f"fools {fooled} of them; take more steps still, until the accuracy stays where it is."
+                )
+                found.append(Flag("more steps help", sentence, CARLINI))
+    return found
+
+
+def _of_budgets(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
+    """Whether the same attack does worse with a larger budget."""
+    eps, norm = number(one.attack, "eps"), named_norm(one.attack)
+    if eps is None or one.protocol == "oblivious":
+        return []
+    found = []
+    for other in peers:
+        larger = number(other.attack, "eps")
+        alike = type(other.attack) is type(one.attack) and named_norm(other.attack) is norm
+        no_shorter = (number(other.attack, "steps") or 0) >= (number(one.attack, "steps") or 0)
+        if alike and no_shorter and larger is not None and larger > eps and _beaten(other, one):
+            name = type(one.attack).__name__
+            found.append(rises(name, called, eps, larger, one.right, other.right))
+    return found
+
+
+def _of_sight(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
+    """Whether an attack that sees only answers beats all that see gradients."""
+    seeing = [other for other in peers if other.attack.access == "gradient"]
+    if one.attack.access == "gradient" or one.protocol == "oblivious" or not (won := _beaten_all(seeing, one)):
+        return []
+    sentence = (
+        f"{called} falls to {_called(one)}, which sees nothing but answers, on {won} images that every attack that "
+        "sees gradients fails on, though they were allowed what it found; its gradients mislead, so give attacks a "
+        "surrogate for what masks them."
+    )
+    return [Flag("black-box beats white-box", sentence, ATHALYE)]
+
+
+def _of_closeness(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
+    """Whether an attack without a budget stays within one that no iterative attack with it uses as well."""
+    if (one.attack.aim != "minimal" or one.attack.access != "gradient") or one.protocol == "oblivious":
+        return []
+    found = []
+    balls = {ball for other in peers if (ball := budget(other.attack)) and _is_thorough(other.attack)}
+    for norm, eps in sorted(balls, key=lambda ball: (ball[0].name, ball[1])):
+        failed = torch.stack([other.right for other in peers if budget(other.attack) == (norm, eps)]).all(0)
+        fooled = ~one.right & one.within(norm, eps)
+        if beats(fooled, ~failed):
+            sentence = (
+                f"{called} falls to {_called(one)} within {norm} {eps:.3g} on {int((fooled & failed).sum())} images "
+                "that every attack with this budget fails on; they stop short, or their loss or its gradients mislead "
+                "them, so take more steps, several starts and attacks on the margin."
+            )
+            found.append(Flag("minimal beats budget", sentence, CARLINI))
+    return found
+
+
+def _is_thorough(attack: Attack) -> bool:
+    """Whether a budget attack takes several steps, and enough to get through its budget."""
+    ball = budget(attack)
+    return ball is not None and (number(attack, "steps") or 0) > 1 and reach(attack) >= ball[1]
+
+
+def _of_knowledge(called: str, one: Outcome, outcomes: Sequence[Outcome]) -> list[Flag]:
+    """Whether an attacker who knows less does better, with the same attack."""
+    ranks = {"oblivious": 0, "naive": 1, "adaptive": 2}
+    found = []
+    for other in outcomes:
+        knows_more = ranks[other.protocol or "adaptive"] > ranks[one.protocol or "adaptive"]
+        if other.name != one.name or not knows_more or not (won := _beaten(other, one)):
+            continue
+        seen = "without knowing of the defense" if one.protocol == "oblivious" else "through the gradient as it is"
+        sentence = (
+            f"{called} falls to {_called(one)}, made {seen}, on {won} images that the {other.protocol} attacker fails "
+            "on, within the same budget; knowing more should not hurt, so look for what masks the gradient, or for a "
+            "better surrogate."
+        )
+        name = "transfer beats white-box" if one.protocol == "oblivious" else "naive beats adaptive"
+        found.append(Flag(name, sentence, ATHALYE if one.protocol == "oblivious" else TRAMER))
+    return found
+
+
+def _beaten(stronger: Outcome, weaker: Outcome) -> int:
+    """How many images only the weaker attack fools, which the stronger one was allowed; 0 where it may be chance."""
+    return _beaten_all([stronger], weaker)
+
+
+def _beaten_all(stronger: Sequence[Outcome], weaker: Outcome) -> int:
+    """The same for several stronger attacks together, of which each image counts for the best."""
+    allowed, failed = torch.zeros_like(weaker.right), torch.ones_like(weaker.right)
+    for other in stronger:
+        allowed = allowed | other.allowed(weaker)
+        failed = failed & other.right
+    fooled = ~weaker.right & (allowed | ~failed)
+    return int((fooled & failed).sum()) if beats(fooled, ~failed) else 0
+
+
+def _called(one: Outcome) -> str:
+    return one.name if one.protocol in (None, "adaptive") else f"{one.name} ({one.protocol})"
 
 
 def _right(answers: Sequence[Answers], labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError, ModelError
 from advkit.evaluation.batches import pairs
 from advkit.evaluation.comparison import comparison
+from advkit.evaluation.pool import Pool
 from advkit.evaluation.report import BARE, RobustnessReport
 from advkit.evaluation.runs import Ranks, RunFolder, together
 from advkit.evaluation.summary import hopeless, summary
@@ -80,8 +81,8 @@ def evaluate(
         seed: what random attacks and defenses draw from, for each batch anew, so that a report can be had again,
             also by other numbers of processes and after a kill. Generators that attacks were given are not used. None
             for torch's default generators and the attacks' own.
-        flags: whether to look for reasons to doubt the numbers, which takes a few passes more on one batch; see
-            `advkit.evaluation.flags`.
+        flags: whether to look for reasons to doubt the numbers, which takes passes of their own on some of the
+            images after the last batch; see `advkit.evaluation.flags`.
         run_folder: a folder to keep the results of each batch in as they come. The same call with the same folder
             goes on where the last one was killed. The loader has to give the same batches again. Another model is
             refused: by its layers, its weights, and what it answers to a few of the images, asked again. So is another
@@ -132,15 +133,17 @@ def evaluate(
     ):
         _check_whole(models.values(), ranks)
         trial = Trial(contenders, plan, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick)
-        records = _records(batches, trial, folder, ranks, probe=flags)
+        pool = Pool(contenders, plan, seed) if flags else None
+        records = _records(batches, trial, folder, ranks, pool)
+        if records and (error := hopeless(records.values())):
+            raise trial.first_error() or ModelError(f"something failed on every image: {error}")
+        probed = pool.flags(records, ranks, folder.path) if pool and records else []
     if not records:
         raise InputError("the loader has no images; a generator that was gone through before has none left")
-    if error := hopeless(records.values()):
-        raise trial.first_error() or ModelError(f"something failed on every image: {error}")
-    compared = comparison(records, contenders, plan) if flags and not stop_when_fooled else ()
+    compared = comparison(records, contenders, plan, whole=not stop_when_fooled) if flags else ()
     return RobustnessReport(
         **summary(records, contenders, plan, setup),
-        flags=(*(flag for record in records.values() for flag in record.flags), *compared),
+        flags=(*probed, *compared),
         stop_when_fooled=stop_when_fooled,
         seed=seed,
         device=", ".join(dict.fromkeys(record.device for record in records.values())),
@@ -153,7 +156,7 @@ def evaluate(
 
 
 def _records(
-    batches: Iterable[tuple[int, Tensor, Tensor]], trial: Trial, folder: RunFolder, ranks: Ranks, *, probe: bool
+    batches: Iterable[tuple[int, Tensor, Tensor]], trial: Trial, folder: RunFolder, ranks: Ranks, pool: Pool | None
 ) -> dict[int, Record]:
     """The records of all batches: found in the folder, made here, or made by other processes.
 
@@ -162,7 +165,7 @@ def _records(
         trial: makes records.
         folder: keeps them.
         ranks: the processes that share the work.
-        probe: whether to look for flags on the first batch.
+        pool: picks the images that flags are looked for on, of each batch; None for no flags.
     """
     records = folder.load()
     stored = set(records)
@@ -186,12 +189,14 @@ def _records(
                 records[index].answers = []
             known = True
         if mine:
-            records[index] = trial(index, digests[index], images, labels, probe=probe and is_first)
+            records[index] = trial(index, digests[index], images, labels)
             if folder.path is not None and not trial.first_error():  # a mistake may be mended until the run goes on
                 records[index].answers = trial.asked(index, images)
                 unsaved.append(index)
         while known and unsaved:
             folder.save(unsaved[0], records[unsaved.pop(0)])
+        if pool:
+            pool.offer(index, images, labels, records.get(index) if index % ranks.count == ranks.rank else None)
     everyones = ranks.gather((digests, records))
     if any(theirs != digests for theirs, _ in everyones):
         raise InputError(_DIFFERENT)
@@ -230,7 +235,7 @@ _DIFFERENT = (
 def _check_surrogates(plan: Iterable[Assault]) -> None:
     """Refuse a defense that an adaptive attack could not differentiate, before any work is done."""
     for assault in plan:
-        if assault.attack.kind != "black-box":
+        if assault.attack.access == "gradient":
             with attacking(assault.attack.model, adaptive=assault.attack.adaptive):
                 pass
 

@@ -17,7 +17,6 @@ from advkit._engine.progress import Bar
 from advkit._engine.seeds import repeatable
 from advkit.attack import Attack
 from advkit.errors import InputError, MissingExtraError
-from advkit.evaluation.flags import Flag, probed
 from advkit.evaluation.witness import Witness, agree, asked
 from advkit.model import defended, is_stochastic, placement
 
@@ -25,7 +24,6 @@ __all__ = ["LOST", "NORMS", "Assault", "Cell", "Contender", "Outcome", "Record",
 
 LOST = -1  # the prediction of an image that an error cost
 NORMS = ("l0", "l1", "l2", "linf")
-_PROBED = 32  # images that the flags are looked for on
 _HOPELESS = 8  # single images that fail, and none that does not, before the rest of a batch is not looked into
 _ENOUGH = 3  # batches on which everything fails before it is taken for an error of the caller's
 
@@ -102,7 +100,7 @@ def assaults(
         planned.append(Assault(attack.on(bare.model), (Cell(name, bare, None), *shown)))
         for one in defended:
             cells = [Cell(name, one, protocol) for protocol in direct]
-            together = attack.kind == "black-box" or not one.is_wrapped
+            together = attack.access != "gradient" or not one.is_wrapped
             for group in [cells] if together and cells else [[cell] for cell in cells]:
                 adaptive = group[0].protocol == "adaptive"
                 planned.append(Assault(attack.on(one.model, adaptive=adaptive), tuple(group)))
@@ -159,7 +157,6 @@ class Record:
         labels: the class of each image.
         clean: an outcome for each contender.
         cells: an outcome for each cell of the plan, in order.
-        flags: found on this batch.
         answers: of each contender, to know it again by; none where the record is not kept.
     """
 
@@ -168,7 +165,6 @@ class Record:
     labels: list[int]
     clean: list[Outcome]
     cells: list[Outcome]
-    flags: list[Flag]
     answers: list[Witness] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -183,7 +179,6 @@ class Record:
             for outcome in content[name]:
                 outcome["predictions"] = torch.tensor(outcome["predictions"], device="cpu")
             content[name] = [Outcome(**outcome) for outcome in content[name]]
-        content["flags"] = [Flag(**flag) for flag in content["flags"]]
         content["answers"] = [Witness(**said) for said in content["answers"]]
         return cls(**content)
 
@@ -216,7 +211,7 @@ class Trial:
         self._worked: set[_Names] = set()
         self._failed: dict[_Names, list[Exception]] = defaultdict(list)
 
-    def __call__(self, index: int, digest: str, images: Tensor, labels: Tensor, *, probe: bool = False) -> Record:
+    def __call__(self, index: int, digest: str, images: Tensor, labels: Tensor) -> Record:
         """Try everything on a batch.
 
         Args:
@@ -224,12 +219,10 @@ class Trial:
             digest: of the batch.
             images: floating (n, ...), n at least 1, on any device.
             labels: class indices (n,), on any device.
-            probe: whether to look for flags here.
         """
         batch = _Batch(index, images, labels.to("cpu", torch.int64))
         self.tick.doing("no attack")
         clean = {contender: self._clean(contender, batch) for contender in self.contenders}
-        flags = [flag for one, outcome in clean.items() if probe for flag in self._probed(one, batch, outcome)]
         standing: dict[tuple[Contender, str | None], Outcome] = {}
         cells: list[Outcome] = []
         for assault in self.plan:
@@ -241,7 +234,7 @@ class Trial:
             cells += outcomes
             self.tick(1)
         device = str(batch.device(self.contenders[0].model))
-        return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells, flags)
+        return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells)
 
     def first_error(self) -> Exception | None:
         """The first error of something that has not worked so far."""
@@ -249,7 +242,7 @@ class Trial:
 
     def asked(self, index: int, images: Tensor) -> list[Witness]:
         """What each contender answers to a few of the images of a batch, to know it again by."""
-        differentiated = any(assault.attack.kind != "black-box" for assault in self.plan)
+        differentiated = any(assault.attack.access == "gradient" for assault in self.plan)
         return [
             asked(
                 *(one.model, images, index, "asked", one.name),
@@ -276,14 +269,6 @@ class Trial:
         rows = torch.arange(count, device="cpu")
         self._judge(outcome, contender, batch, batch.images, rows, ("clean", contender.name))
         return outcome
-
-    def _probed(self, contender: Contender, batch: "_Batch", clean: Outcome) -> tuple[Flag, ...]:
-        right = batch.right(clean.predictions)[:_PROBED]
-        if not len(right):
-            return ()
-        attacks = {cell.attack: assault.attack.on(contender.model) for assault in self.plan for cell in assault.cells}
-        with repeatable(self.seed, batch.index, "flags", contender.name, device=batch.device(contender.model)):
-            return probed(contender.name, contender.model, attacks, *batch.rows(right))
 
     def _assault(self, assault: Assault, batch: "_Batch", before: Sequence[Tensor]) -> list[Outcome]:
         """Attack whatever some cell still wants attacked, and show it to each.

@@ -1,0 +1,157 @@
+"""Whether a model's gradient foretells its answers: what the change of the log-odds has to do with it."""
+
+import torch
+from torch import Tensor
+
+from advkit._engine.classifier import Classifier, own
+from advkit.evaluation.flags import ATHALYE, Flag, many
+from advkit.evaluation.searches import Survivors
+from advkit.goals import Untargeted
+from advkit.losses import log_odds
+from advkit.model import Model, attacking, defended, is_stochastic
+
+__all__ = ["foretold", "grain"]
+
+_SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little
+_DIRECTIONS = 8  # random ones, of signs; two forwards each
+_AGAIN = 9  # times that a model is asked whether its answers last
+_FEWER = 2  # of the directions, for what has to be told apart
+_SHORT, _LONG = 1 / 255, 4 / 255  # half of the budget, but no shorter and no longer, in parts of the pixels' range
+_LITTLE = 0.5  # a correlation below which a gradient foretells little; honest ones have 0.8 and more
+_TINY = 1 / 100  # of the length; the change of a smooth function falls as much
+
+
+def foretold(called: str, model: Model, left: Survivors, bounds: tuple[float, float], *, adaptive: bool) -> list[Flag]:
+    """The flag for gradients that do not foretell how the answers change along random directions.
+
+    Through the surrogate of a defense that has no gradient this is not asked: that it is another function than the
+    defense is known. Nor is it asked of a defense that says it is random.
+
+    Args:
+        called: what sentences call the model.
+        model: pixels (N, ...) to logits (N, K).
+        left: the images on which to look.
+        bounds: of the pixels.
+        adaptive: whether the attacker knows the model's defenses.
+    """
+    known = defended(model)
+    if is_stochastic(model) or (adaptive and not all(getattr(one.defense, "differentiable", True) for one in known)):
+        return []
+    classifier = Classifier(model, {"labels": left.labels})
+    device, work = classifier.workplace(left.images)
+    x, labels = own(left.images, device, work), own(left.labels, device, torch.int64)
+    with attacking(model, adaptive=adaptive):
+        return _Directions(classifier, x, Untargeted(labels), left.eps, bounds).flags(called)
+
+
+class _Directions:
+    """Random directions, and what the model says along them.
+
+    Args:
+        classifier: pixels to logits.
+        x: (n, ...).
+        goal: of the n images.
+        eps: the budget.
+        bounds: of the pixels.
+    """
+
+    def __init__(
+        self, classifier: Classifier, x: Tensor, goal: Untargeted, eps: float, bounds: tuple[float, float]
+    ) -> None:
+        self.classifier, self.goal, self.bounds = classifier, goal, bounds
+        self.generator = torch.Generator().manual_seed(0)
+        self.length = (bounds[1] - bounds[0]) * min(max(eps / (bounds[1] - bounds[0]) / 2, _SHORT), _LONG)
+        self.x = x.requires_grad_()
+        logits = classifier.logits(self.x)
+        gradient = classifier.gradient(log_odds(logits, goal.classes), self.x)
+        self.finite = gradient.isfinite().flatten(1).all(1)  # of what is not, there is a flag already
+        self.gradient = gradient.nan_to_num()
+        self.x, logits = self.x.detach(), logits.detach()
+        self.floor = 16 * grain(logits) * logits.abs().amax(1)  # a change that may be rounding
+
+    def flags(self, called: str) -> list[Flag]:
+        n = len(self.x)
+        came, fore = self.changes(_DIRECTIONS, self.length)
+        size = _size(came)
+        still = self.finite & (came == 0).all(0) & (fore != 0).any(0)
+        told = (came * fore).mean(0) / (size * _size(fore)).clamp_min(torch.finfo(came.dtype).tiny)
+        low = self.finite & (size > self.floor) & (told < _LITTLE)
+        if not many(int((still | low).sum()), n, _SHARE) or self.wavers():
+            return []
+        jumpy = low & (_size(self.changes(_FEWER, self.length * _TINY)[0]) > size / 2)
+        unseen = (self.gradient == 0).flatten(1).double().mean(1)
+        hidden = _size(self.changes(_FEWER, self.length, where=self.gradient == 0)[0])
+        cut = low & ~jumpy & (unseen > 0.5) & (hidden > size / 4) & (hidden > self.floor)
+        kinds = {"still": still, "jumpy": jumpy, "cut": cut, "low": low & ~jumpy & ~cut}
+        kind = max(kinds, key=lambda name: int(kinds[name].sum()))
+        count = int((still if kind == "still" else low).sum())
+        seen = f"on {count} of {n} images that no attack fooled, "
+        if kind == "still":
+            sentence = (
+                f"{called} gives the same logits to the last bit when every pixel moves by {self.length:.3g}, though "
+                "its gradient is not zero; it remembers what it was asked, or looks its answers up, so judge it by a "
+                "fresh copy, and differentiate and ask what stands behind"
+            )
+            return [Flag("answers that stand still", seen + sentence + ".", ATHALYE)]
+        if kind == "jumpy":
+            sentence = (
+                f"the answers of {called} change as much when the pixels move by {self.length * _TINY:.2g} as by "
+                f"{self.length:.2g}, so that its gradient foretells nothing; it draws random numbers that depend on "
+                "the image, or breaks off everywhere, so attack what stands behind, or the mean over such draws"
+            )
+            return [Flag("answers that jump", seen + sentence + ".", ATHALYE)]
+        foretells = (
+            f"the gradient of {called} foretells little of how its answers change along random directions: their "
+            "correlation, which is near 1 for a network that is differentiated as it is, is "
+            f"{float(told[low].median()):.2f}"
+        )
+        if kind == "cut":
+            sentence = (
+                f"{foretells}; it is zero in {100 * float(unseen[cut].median()):.0f} % of the pixels, though these "
+                "change the answers; give attacks a differentiable stand-in for what rounds or cuts off there"
+            )
+            return [Flag("partly zero gradients", seen + sentence + ".", ATHALYE)]
+        sentence = (
+            f"{foretells}; part of the model is hidden from it (rounded, detached, or another's gradient), so give "
+            "attacks a differentiable stand-in for that, or use black-box attacks"
+        )
+        return [Flag("misleading gradients", seen + sentence + ".", ATHALYE)]
+
+    def wavers(self) -> bool:
+        """Whether the answers change when nothing does, so that there was nothing to foretell."""
+        with torch.no_grad():
+            first, *others = (self.classifier.logits(self.x) for _ in range(_AGAIN))
+        return any(
+            not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())) for other in others
+        )
+
+    def changes(self, count: int, length: float, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """How much the log-odds change from end to end of so many directions, and by the gradient: (count, n) each.
+
+        Args:
+            count: how many directions.
+            length: how far a pixel moves to either side.
+            where: bool (n, ...), the pixels that move; all if None.
+        """
+        came, fore = [], []
+        with torch.no_grad():
+            for _ in range(count):
+                signs = torch.randint(2, self.x.shape, generator=self.generator).to(self.x).mul_(2).sub_(1)
+                signs = signs if where is None else signs * where
+                up, down = ((self.x + way * length * signs).clamp(*self.bounds) for way in (1, -1))
+                ends = [log_odds(self.classifier.logits(end), self.goal.classes) for end in (up, down)]
+                came.append(ends[0] - ends[1])
+                fore.append((self.gradient * (up - down)).flatten(1).sum(1))
+        return torch.stack(came), torch.stack(fore)
+
+
+def _size(changes: Tensor) -> Tensor:
+    """The root of the mean square over directions: (count, n) to (n,)."""
+    return changes.square().mean(0).sqrt()
+
+
+def grain(logits: Tensor) -> float:
+    """The relative spacing of the coarsest floats that hold all of the logits: what they were computed in."""
+    kinds = (torch.bfloat16, torch.float16, torch.float32)
+    held = (kind for kind in kinds if bool((logits.to(kind).to(logits.dtype) == logits).all()))
+    return torch.finfo(next(held, logits.dtype)).eps
