@@ -3,36 +3,35 @@
 import json
 import os
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, SequentialSampler, default_collate
+from torch import Tensor, distributed
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from advkit._engine.checks import check_classes, check_number
+from advkit._engine.in_step import agreed, in_step
 from advkit._engine.loaders import AttackedLoader, attacked
 from advkit._engine.progress import ticking
 from advkit._engine.samples import (
-    TO_TENSOR,
-    Choice,
     LabelsGetter,
     Sample,
     check_labels_getter,
 )
+from advkit._engine.sources import Batch, Source, source_of
 from advkit._io import manifest as manifests
+from advkit._io.claims import Claims
 from advkit._io.fingerprint import digest, fingerprint, plain
-from advkit._io.locks import Lock
-from advkit._io.shards import Layout, Records, ShardFiles, Shards, as_numpy, shard_name
+from advkit._io.shards import Layout, Records, ShardFiles, Shards, as_numpy
 from advkit._version import __version__
 from advkit.attack import Attack
-from advkit.errors import AdvkitError, DtypeError, InputError
-from advkit.model import Model, placement
+from advkit.errors import DtypeError, InputError
+from advkit.model import placement
 from advkit.transforms import attack_batch, check_attack
 
 __all__ = ["AdversarialDataset", "AttackedLoader", "attacked", "augment", "generate", "load"]
@@ -156,7 +155,7 @@ def generate(
             "and give generate(..., seed=...)"
         )
     check_labels_getter(labels)
-    source = _source(data, batch_size, attack.model, labels)
+    source = source_of(data, batch_size, attack.model, labels)
     check_number("batch_size", source.batch_size, at_least=1, integer=True)
     check_number("shard_size", shard_size, at_least=1, integer=True)
     check_number("seed", seed, at_least=0, integer=True)
@@ -166,18 +165,18 @@ def generate(
         shards = list(_shards(attack, source, layout, range(layout.files), layout.count, seed, progress))
         return AdversarialDataset([records for _, records in shards], layout.dtype)
     folder, manifest = Path(path), _manifest(attack, source, layout, first, seed)
-    writes = not _in_step(attack.model) or distributed.get_rank() == 0
+    writes = not in_step(attack.model) or distributed.get_rank() == 0
     if writes:
         manifests.claim(folder, manifest)
     files = ShardFiles(folder, layout, manifests.identity(manifest))
-    missing = _agreed(files.missing() if writes else [], attack.model)
-    with _Claims(folder, missing, share=not _in_step(attack.model)) as claims:
+    missing = agreed(files.missing() if writes else [], attack.model)
+    with Claims(folder, missing, share=not in_step(attack.model)) as claims:
         count = sum(len(layout.span(number)) for number in missing)
         for number, records in _shards(attack, source, layout, claims, count, seed, progress):
             if writes:
                 files.write(number, records)
             claims.done(number)
-    _agreed([], attack.model)  # all is written
+    agreed([], attack.model)  # all is written
     return load(folder)
 
 
@@ -277,228 +276,9 @@ class _Pairs(Dataset[tuple[Tensor, int]]):
         return image, int(label)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where the clean images come from: a data set in its own order, and how to read it."""
-
-    data: Any
-    batch_size: int
-    collate: Callable[[list[Any]], Any]
-    workers: dict[str, Any]  # what the loader is told of them
-    where: LabelsGetter
-    choice: Choice
-
-    @property
-    def count(self) -> int:
-        return len(self.data)
-
-    def first(self) -> "_Batch":
-        """The first few, which tell the shape and dtype of all, and one data set from another."""
-        return self._together(range(min(8, self.count)))
-
-    def batches(self, spans: Iterator[range]) -> Iterator[tuple[range, "_Batch"]]:
-        """The images of each span."""
-        drawn: deque[range] = deque()  # workers are told of some before the first are back
-
-        def indices() -> Iterator[list[int]]:
-            for span in spans:
-                drawn.append(span)
-                yield list(span)
-
-        loader: DataLoader[Any] = DataLoader(
-            self.data,
-            batch_sampler=indices(),  # type: ignore[arg-type]  # anything to iterate over will do
-            collate_fn=self.collate,
-            generator=torch.Generator("cpu"),  # or the loader would draw from the default RNG
-            **self.workers,
-        )
-        with torch.device("cpu"):  # where it draws a seed, wherever torch.set_default_device points
-            batches = iter(loader)
-        while True:
-            try:
-                structure = next(batches)
-            except StopIteration:
-                return
-            except (TypeError, RuntimeError) as error:
-                if drawn and not isinstance(error, AdvkitError):
-                    self._together(drawn[0])  # which says what is wrong with the items, if that is it
-                raise
-            yield drawn.popleft(), self._found(structure)
-
-    def _together(self, span: range) -> "_Batch":
-        """The images of a span, read one by one, so that a sentence can say which of them does not fit."""
-        items = [self.data[index] for index in span]
-        try:
-            return self._found(self.collate(items))
-        except (TypeError, RuntimeError) as error:
-            if isinstance(error, AdvkitError):
-                raise
-            raise _misfit(items, span, error, self.where) from error
-
-    def _found(self, structure: Any) -> "_Batch":
-        sample = Sample(structure, batched=True, where=self.where, choice=self.choice)
-        labels = sample.labels
-        if labels is None:
-            raise InputError(
-                "generate needs a label for each image, such as items of (image, label) with integer labels, and found "
-                "none; the model's own answers can be had with advkit.data.attacked"
-            )
-        check_classes("labels", labels, sample.images)
-        return _Batch(sample.images, labels.long())
-
-
-@dataclass(frozen=True)
-class _Batch:
-    images: Tensor  # (n, ...)
-    labels: Tensor  # int64, (n,)
-
-
-def _misfit(items: list[Any], span: range, error: Exception, where: LabelsGetter) -> InputError:
-    """Why items make no batch."""
-    shapes = []
-    for index, item in zip(span, items, strict=True):
-        try:
-            sample = Sample(item, flat=True, where=where)
-        except DtypeError:  # a PIL image
-            break
-        except InputError as wrong:
-            return InputError(f"image {index} of the data set cannot be used: {wrong}")
-        if sample.labels is None:
-            return InputError(
-                f"generate needs a label for each image, and image {index} of the data set has none that is an "
-                f"integer, so that its items do not make a batch ({error}); the model's own answers can be had with "
-                "advkit.data.attacked, if the data set has numbers instead of None"
-            )
-        shapes.append(tuple(sample.images.shape[1:]))
-        if shapes[-1] != shapes[0]:
-            return DtypeError(
-                f"the images of the data set do not make a batch ({error}): image {index} has shape {shapes[-1]}, and "
-                f"image {span.start} has {shapes[0]}; give the data set a transform that makes them alike, such as "
-                "Resize((height, width))"
-            )
-    return DtypeError(f"the images of the data set do not make a batch ({error}); {TO_TENSOR}")
-
-
-class _Claims:
-    """The shards that this process makes, one after the other: the next that is missing and nobody else works on.
-
-    Args:
-        folder: where they are.
-        missing: which are to be made, by this process or others.
-        share: whether there may be others. If not, all of them are made here.
-    """
-
-    def __init__(self, folder: Path, missing: Sequence[int], *, share: bool) -> None:
-        self._folder, self._missing, self._share = folder, missing, share
-        self._locks: dict[int, Lock] = {}
-
-    def __enter__(self) -> "_Claims":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number in list(self._locks):
-            self.done(number)
-        for left in self._folder.glob(f"{shard_name('*')}.lock") if self._share else ():
-            lock = Lock(left)  # of a process that was killed when its shard was there already
-            if lock.take(wait=False):
-                lock.release()
-
-    def __iter__(self) -> Iterator[int]:
-        if not self._share:
-            yield from self._missing
-            return
-        busy = []
-        for number in self._missing:
-            if not self._take(number, wait=False):
-                busy.append(number)
-            elif self._is_mine(number):
-                yield number
-        for number in busy:  # by others, who may be killed
-            self._take(number, wait=True)
-            if self._is_mine(number):
-                yield number
-
-    def done(self, number: int) -> None:
-        """A shard is written, or given up."""
-        lock = self._locks.pop(number, None)
-        if lock is not None:
-            lock.release()
-
-    def _take(self, number: int, *, wait: bool) -> bool:
-        lock = Lock(self._folder / f"{shard_name(number)}.lock")
-        if lock.take(wait=wait):
-            self._locks[number] = lock
-            return True
-        return False
-
-    def _is_mine(self, number: int) -> bool:
-        """Whether a shard that was taken is still to be made; what somebody left of it is cleared away."""
-        if (self._folder / shard_name(number)).exists():
-            self.done(number)
-            return False
-        if self._locks[number].exclusive:
-            for stale in self._folder.glob(f"{shard_name(number)}*.tmp"):
-                stale.unlink(missing_ok=True)
-        return True
-
-
-def _in_step(model: Model) -> bool:
-    """Whether the model is spread over several processes, which then have to ask it together, batch by batch."""
-    if not isinstance(model, nn.Module) or not distributed.is_available() or not distributed.is_initialized():
-        return False
-    names = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
-    return distributed.get_world_size() > 1 and bool(names & {"FSDPModule", "FullyShardedDataParallel"})
-
-
-def _agreed(numbers: list[int], model: Model) -> list[int]:
-    """The numbers that the first process has, where several work in step; they wait for each other."""
-    if not _in_step(model):
-        return numbers
-    things = [numbers]
-    distributed.broadcast_object_list(things)
-    distributed.barrier()
-    return things[0]
-
-
-def _source(data: Any, batch_size: int | None, model: Model, where: LabelsGetter) -> _Source:
-    if isinstance(data, AttackedLoader):
-        raise InputError(
-            "generate attacks the images itself, and this loader gives attacked ones; pass the loader that it was made "
-            "of, or the data set"
-        )
-    loader = data if isinstance(data, DataLoader) else None
-    data = data if loader is None else loader.dataset
-    if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
-        raise InputError(
-            f"generate needs a data set with a length, whose images can be had by index, and a {type(data).__name__} "
-            "is none. Go through its batches with advkit.data.attacked(loader, attack)"
-        )
-    if not len(data):
-        raise InputError("the data set is empty")
-    if loader is None:
-        device = placement(model)[0]
-        usual = 64 if device is None or device.type == "cpu" else 256
-        return _Source(data, usual if batch_size is None else batch_size, default_collate, {}, where, Choice(model))
-    if type(loader.sampler) is not SequentialSampler or loader.batch_size is None:
-        how = type(loader.sampler if loader.batch_size is not None else loader.batch_sampler).__name__
-        raise InputError(
-            f"generate copies a data set in its own order, so that it can be resumed, and this loader draws by {how}; "
-            "pass the data set itself, loader.dataset, or a loader with shuffle=False"
-        )
-    settings = ("num_workers", "worker_init_fn", "multiprocessing_context", "prefetch_factor", "timeout")
-    return _Source(
-        data,
-        loader.batch_size if batch_size is None else batch_size,
-        loader.collate_fn,
-        {name: getattr(loader, name) for name in settings},
-        where,
-        Choice(model),
-    )
-
-
 def _shards(
     attack: Attack,
-    source: _Source,
+    source: Source,
     layout: Layout,
     numbers: Iterable[int],
     count: int,
@@ -531,7 +311,7 @@ def _shards(
                 yield number, records
 
 
-def _attacked(attack: Attack, batch: _Batch, seed: int, start: int) -> Tensor:
+def _attacked(attack: Attack, batch: Batch, seed: int, start: int) -> Tensor:
     """A batch, attacked with random numbers that depend on the seed and the batch's place only."""
     own, default = map(int, np.random.SeedSequence([seed, start]).generate_state(2, np.uint64))
     device = placement(attack.model)[0]
@@ -544,7 +324,7 @@ def _attacked(attack: Attack, batch: _Batch, seed: int, start: int) -> Tensor:
         return attack_batch(attack._with(generator=torch.Generator("cpu").manual_seed(own)), batch.images, batch.labels)
 
 
-def _manifest(attack: Attack, source: _Source, layout: Layout, first: _Batch, seed: int) -> dict[str, Any]:
+def _manifest(attack: Attack, source: Source, layout: Layout, first: Batch, seed: int) -> dict[str, Any]:
     """All that the copy depends on, in JSON."""
     names = [known.name for known in fields(attack) if known.name not in ("model", "generator")]
     manifest = {

@@ -303,6 +303,4 @@ def _has(structure: Any, place: int) -> bool:
 
 def _describe(leaf: object) -> str:
     kind = type(leaf).__name__
-    if isinstance(leaf, np.ndarray):
-        return f"{kind} of {leaf.dtype} and shape {leaf.shape}"
     return f"{kind} of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else kind

@@ -107,7 +107,7 @@ class ShardFiles(Shards):
         def save(stream: BinaryIO) -> None:
             # Not by `numpy.save`, which loses what the system says of a full disk.
             np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(records))
-            stream.write(memoryview(records.view(np.uint8)))
+            stream.write(records.view(np.uint8).data)
 
         write_whole(self._file(number), save, own=True)
 
