@@ -5,17 +5,18 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from advkit._engine.checks import check_classes, check_number
-from advkit._engine.in_step import agreed, in_step
+from advkit._engine.in_step import in_step, on_first
 from advkit._engine.loaders import AttackedLoader, attacked
 from advkit._engine.progress import ticking
 from advkit._engine.samples import (
@@ -165,18 +166,19 @@ def generate(
         shards = list(_shards(attack, source, layout, range(layout.files), layout.count, seed, progress))
         return AdversarialDataset([records for _, records in shards], layout.dtype)
     folder, manifest = Path(path), _manifest(attack, source, layout, first, seed)
-    writes = not in_step(attack.model) or distributed.get_rank() == 0
-    if writes:
-        manifests.claim(folder, manifest)
     files = ShardFiles(folder, layout, manifests.identity(manifest))
-    missing = agreed(files.missing() if writes else [], attack.model)
+
+    def claimed() -> list[int]:
+        manifests.claim(folder, manifest)
+        return files.missing()
+
+    missing = on_first(claimed, attack.model)
     with Claims(folder, missing, share=not in_step(attack.model)) as claims:
-        count = sum(len(layout.span(number)) for number in missing)
-        for number, records in _shards(attack, source, layout, claims, count, seed, progress):
-            if writes:
-                files.write(number, records)
-            claims.done(number)
-    agreed([], attack.model)  # all is written
+        for numbers, most in chain([(claims.free(), missing)], ((one, one) for one in claims.left())):
+            count = sum(len(layout.span(number)) for number in most)
+            for number, records in _shards(attack, source, layout, numbers, count, seed, progress):
+                on_first(partial(files.write, number, records), attack.model)
+                claims.done(number)
     return load(folder)
 
 

@@ -20,6 +20,7 @@ class Claims:
 
     def __init__(self, folder: Path, missing: Sequence[int], *, share: bool) -> None:
         self._folder, self._missing, self._share = folder, missing, share
+        self._busy: list[int] = []
         self._locks: dict[int, Lock] = {}
 
     def __enter__(self) -> "Claims":
@@ -33,20 +34,25 @@ class Claims:
             if lock.take(wait=False):
                 lock.release()
 
-    def __iter__(self) -> Iterator[int]:
-        if not self._share:
-            yield from self._missing
-            return
-        busy = []
+    def free(self) -> Iterator[int]:
+        """Those that nobody else is working on, each as its turn comes."""
         for number in self._missing:
-            if not self._take(number, wait=False):
-                busy.append(number)
+            if not self._share:
+                yield number
+            elif not self._take(number, wait=False):
+                self._busy.append(number)
             elif self._is_mine(number):
                 yield number
-        for number in busy:  # by others, who may be killed
+
+    def left(self) -> Iterator[list[int]]:
+        """Those that others were working on and did not finish, one by one, after `free` and all that it gave.
+
+        It waits, so that this process must hold nothing by then that another could wait for.
+        """
+        for number in self._busy:
             self._take(number, wait=True)
             if self._is_mine(number):
-                yield number
+                yield [number]
 
     def done(self, number: int) -> None:
         """A shard is written, or given up."""
