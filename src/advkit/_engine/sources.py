@@ -70,11 +70,12 @@ class Source:
         """The images of a span, read one by one, so that a sentence can say which of them does not fit."""
         items = [self.data[index] for index in span]
         try:
-            return self._found(self.collate(items))
+            structure = self.collate(items)
         except (TypeError, RuntimeError) as error:
             if isinstance(error, AdvkitError):
                 raise
             raise _misfit(items, span, error, self.where) from error
+        return self._found(structure)
 
     def _found(self, structure: Any) -> "Batch":
         sample = Sample(structure, batched=True, where=self.where, choice=self.choice)
@@ -120,6 +121,12 @@ def _misfit(items: list[Any], span: range, error: Exception, where: LabelsGetter
     return DtypeError(f"the images of the data set do not make a batch ({error}); {TO_TENSOR}")
 
 
+def _collate(items: list[Any]) -> Any:
+    """Numbers become tensors on the CPU, as images are, wherever torch.set_default_device points."""
+    with torch.device("cpu"):
+        return default_collate(items)
+
+
 def source_of(data: Any, batch_size: int | None, model: Model, where: LabelsGetter) -> Source:
     if isinstance(data, AttackedLoader):
         raise InputError(
@@ -138,7 +145,7 @@ def source_of(data: Any, batch_size: int | None, model: Model, where: LabelsGett
     if loader is None:
         device = placement(model)[0]
         usual = 64 if device is None or device.type == "cpu" else 256
-        return Source(data, usual if batch_size is None else batch_size, default_collate, {}, where, Choice(model))
+        return Source(data, usual if batch_size is None else batch_size, _collate, {}, where, Choice(model))
     if type(loader.sampler) is not SequentialSampler or loader.batch_size is None:
         how = type(loader.sampler if loader.batch_size is not None else loader.batch_sampler).__name__
         raise InputError(
@@ -149,7 +156,7 @@ def source_of(data: Any, batch_size: int | None, model: Model, where: LabelsGett
     return Source(
         data,
         loader.batch_size if batch_size is None else batch_size,
-        loader.collate_fn,
+        _collate if loader.collate_fn is default_collate else loader.collate_fn,
         {name: getattr(loader, name) for name in settings},
         where,
         Choice(model),
