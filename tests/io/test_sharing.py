@@ -161,9 +161,9 @@ def test_ranks_of_torchrun(tmp_path, processes, kind):
         pytest.skip("needs FSDP2")
     script = tmp_path / "ranks.py"
     script.write_text(textwrap.dedent(RANKS))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     out = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        + [str(script), str(tmp_path / "copy"), kind],
+        [*torchrun, str(script), str(tmp_path / "copy"), kind],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -1,10 +1,11 @@
 """Images and labels in files of records, each of which says where it belongs and whether it is as it was written."""
 
 import zlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
@@ -78,7 +79,8 @@ class ShardFiles(Shards):
         self._folder, self._layout = folder, layout
         self._seed = zlib.crc32(identity.encode())
         self.lengths = [len(layout.span(number)) for number in range(layout.files)]
-        self._mapped = lru_cache(_OPEN)(self._map)
+        self._mapped: OrderedDict[int, Records] = OrderedDict()  # the one used last is the last
+        self._lock = Lock()
 
     def read(self, number: int, rows: slice) -> Records:
         """Some records of a shard, copied.
@@ -86,7 +88,7 @@ class ShardFiles(Shards):
         Raises:
             InputError: one is not as it was written, belongs elsewhere, or cannot be read.
         """
-        records = np.array(self._mapped(number)[rows])
+        records = np.array(self._opened(number)[rows])
         places = self._layout.span(number)[rows]
         for record, place in zip(records, places, strict=True):
             if record["place"] != place or record["check"] != _check(record, self._seed):
@@ -118,6 +120,16 @@ class ShardFiles(Shards):
             if first != self._layout.span(number).start:
                 wrong = self._wrong(int(first), self._layout.span(number).start)
                 raise InputError(f"{self._file(number)} is damaged ({wrong}); {_DAMAGED}")
+
+    def _opened(self, number: int) -> Records:
+        """The records of a shard, mapped now or before."""
+        with self._lock:
+            if number not in self._mapped:
+                while len(self._mapped) >= _OPEN:
+                    self._mapped.popitem(last=False)
+                self._mapped[number] = self._map(number)
+            self._mapped.move_to_end(number)
+            return self._mapped[number]
 
     def _file(self, number: int) -> Path:
         return self._folder / shard_name(number)
