@@ -435,7 +435,7 @@ def test_labels_may_be_a_column_or_where_they_are_said_to_be() -> None:
         ((images, number, labels), 2),
         ({"x": images, "number": number, "y": labels}, "y"),
         ((images, number, labels), lambda batch: batch[2]),
-        ((images, number + 1000, labels), None),
+        ((images, torch.arange(8) + 1000, labels), None),
     ):
         model = flat_net(192)
         plainly().fit(model, [batch], sgd(model), 1, validation=[batch], labels=where)
@@ -460,9 +460,7 @@ def test_a_fixed_source_copies_data_sets_of_dicts() -> None:
 def test_a_data_set_is_no_loader() -> None:
     model = flat_net(192)
     for wrong in ({"loader": data()}, {"loader": DataLoader(data()), "validation": data()}):
-        with pytest.raises(
-            DtypeError, match=r"loader is a data set \(TensorDataset\), which gives one image at a time"
-        ):
+        with pytest.raises(DtypeError, match=r"loader is a data set \(TensorDataset\), which gives one image"):
             plainly().fit(model, optimizer=sgd(model), **wrong)
 
 

@@ -76,7 +76,7 @@ def layout_of(manifest: dict[str, Any]) -> Layout:
         _check_integer("image shape", size, 0)
     dtype = getattr(torch, name, None) if isinstance(name, str) else None
     try:
-        if not isinstance(dtype, torch.dtype):
+        if not isinstance(dtype, torch.dtype) or str(dtype).startswith("torch.q"):  # quantised
             raise TypeError
         as_numpy(torch.empty(0, dtype=dtype, device="cpu"))
     except (TypeError, RuntimeError) as error:
