@@ -325,6 +325,15 @@ class TestGenerate:
             generate(FGSM(model), pictures)
         with pytest.raises(DtypeError, match=r"do not make a batch \(stack expects"):
             generate(FGSM(model), [(torch.zeros(3, 8, 8), 0), (torch.zeros(3, 9, 8), 0)])
+        narrow = [*[(torch.zeros(3, 8, 8), 0)] * 18, (torch.zeros(3, 8, 9), 0)]
+        with pytest.raises(DtypeError, match=r"image 18 has shape \(3, 8, 9\), and image 16 has \(3, 8, 8\); give"):
+            generate(FGSM(model), narrow, batch_size=8)
+        with pytest.raises(InputError, match=r"needs a label for each image, and image 9 of the data set has none"):
+            generate(FGSM(model), [*[(torch.zeros(3, 8, 8), 0)] * 9, (torch.zeros(3, 8, 8), None)], batch_size=5)
+        with pytest.raises(InputError, match=r"needs a label for each image, and image 0 of the data set has none"):
+            generate(FGSM(model), [(torch.zeros(3, 8, 8), None)])
+        with pytest.raises(InputError, match=r"not clear which of sample\[1\] and sample\[2\] is the label"):
+            generate(FGSM(model), TensorDataset(PIXELS, LABELS, LABELS.flip(0)))
         changing = [*DATA, (torch.zeros(1, 8, 8), 1)]
         with pytest.raises(
             InputError, match=r"images 22 to 22 of the data set are torch.float32 of shape \(1, 1, 8, 8\)"
@@ -386,6 +395,21 @@ def restrided(model):
     """Other layers, the same weights and the same shapes."""
     model.conv.padding_mode = "circular"
     return model
+
+
+def test_wherever_the_default_device_is(model, tmp_path):
+    """The meta device stands in for another: what is made there by mistake cannot be read."""
+    attack, items = PGD(model, steps=2), [(image, int(label)) for image, label in DATA]
+    expected = generate(attack, DATA, **SMALL)
+    with torch.device("meta"):
+        copies = [generate(attack, data, path, **SMALL) for data in (DATA, items) for path in (None, tmp_path)]
+        copies.append(load(tmp_path))
+        image, label = augment(items, copies[-1])[N + 3]
+    for copy in copies:
+        assert torch.equal(copy.images, expected.images)
+        assert torch.equal(copy.labels, LABELS)
+    assert torch.equal(image, expected.images[3])
+    assert label == LABELS[3]
 
 
 class TestLoad:
@@ -458,6 +482,46 @@ class TestLoad:
         with pytest.raises(InputError, match=r"shard-00001\.npy is damaged"):
             load(path)
 
+    @pytest.mark.parametrize(
+        ("name", "value", "said"),
+        [
+            ("image dtype", "float31", "its image dtype is 'float31', and no image has that"),
+            ("image dtype", "nn", "its image dtype is 'nn'"),
+            ("image dtype", "qint8", "its image dtype is 'qint8'"),
+            ("image dtype", 3, "its image dtype is 3"),
+            ("image shape", "3", "its image shape is '3'"),
+            ("image shape", [3, -1, 8], "its image shape is -1"),
+            ("images", "22", "its images is '22'"),
+            ("images", 0, "its images is 0"),
+            ("shard_size", 0, "its shard_size is 0"),
+            ("shard_size", True, "its shard_size is True"),
+        ],
+    )
+    def test_manifest_that_makes_no_sense(self, path, name, value, said):
+        manifest = json.loads((path / "manifest.json").read_text())
+        (path / "manifest.json").write_text(json.dumps({**manifest, name: value}))
+        with pytest.raises(InputError, match=rf"manifest.json is damaged \({said}.*\); delete .* call generate again"):
+            load(path)
+
+    def test_manifest_of_another_format(self, path):
+        manifest = json.loads((path / "manifest.json").read_text())
+        del manifest["format"]
+        (path / "manifest.json").write_text(json.dumps({**manifest, "advkit": "0.0.1"}))
+        with pytest.raises(InputError, match=r"was made by another version of advkit \(0.0.1\), whose files this one"):
+            load(path)
+
+    def test_manifest_that_cannot_be_read(self, path):
+        (path / "manifest.json").unlink()
+        (path / "manifest.json").mkdir()
+        with pytest.raises(InputError, match=r"manifest.json cannot be read \(.+\)$"):
+            load(path)
+
+    def test_other_files_beside_the_shards(self, path, model):
+        for name in ("notes.txt", "shard-00001.npy.bak", "shard-99999.npy", "shard-abc.npy"):
+            (path / name).write_text("mine")
+        assert len(load(path)) == len(generate(FGSM(model), DATA, path, **SMALL)) == N
+        assert (path / "notes.txt").read_text() == "mine"
+
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"images": 3}'])
     def test_damaged_manifest(self, path, model, text):
         (path / "manifest.json").write_text(text)
@@ -477,6 +541,28 @@ class TestAugment:
         # Tensors and integers as labels make a batch in any order.
         _, labels = next(iter(DataLoader(both, batch_size=2 * N, shuffle=True)))
         assert labels.sum() == 2 * LABELS.sum()
+
+    @pytest.mark.parametrize(
+        ("item", "labels"),
+        [
+            (lambda image, label: {"image": image, "label": label}, None),
+            (lambda image, label: {"label": torch.tensor([label]), "name": "x", "image": image}, None),
+            (lambda image, label: (image, label, "cat", 0.5), None),
+            (lambda image, label: (image, np.array([label])), None),
+            (lambda image, label: (image, 1, label), 2),
+            (lambda image, label: (image, 1, label), lambda item: item[2]),
+            (lambda image, label: {"image": image, "id": 3, "y": label}, "y"),
+        ],
+    )
+    @pytest.mark.parametrize("shape", [(3, 8, 8), (192,)])
+    def test_takes_what_the_others_take(self, item, labels, shape):
+        clean = [item(image.view(shape), int(label)) for image, label in DATA]
+        net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
+        adversarial = generate(FGSM(net), clean, labels=labels, **SMALL)
+        close(adversarial.images, FGSM(net)(PIXELS.view(N, *shape), LABELS))
+        images, found = next(iter(DataLoader(augment(clean, adversarial, labels=labels), batch_size=2 * N)))
+        assert torch.equal(images, torch.cat([PIXELS.view(N, *shape), adversarial.images]))
+        assert torch.equal(found, torch.cat([LABELS, LABELS]))
 
     def test_errors(self, model):
         with pytest.raises(InputError, match=r"clean images are torch.float64 of .* adversarial ones torch.float32 of"):

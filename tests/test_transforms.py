@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def pixels(n=6, seed=1):
 
 
 LABELS = torch.tensor([3, 1, 4, 1, 5, 9])
+PIXELS = pixels()
 
 
 def answers(model, images):
@@ -227,8 +229,61 @@ class TestStructures:
         assert own != 7
         self.check(cnn, (self.IMAGE, *rest), own, lambda out: out[0])
 
-    def test_the_first_integer_is_the_label(self, cnn):
-        self.check(cnn, (self.IMAGE, "cat", 7, 2), 7, lambda out: out[0])
+    @pytest.mark.parametrize("label", [np.array([7]), np.array(7), np.array([7], dtype=np.uint8)])
+    def test_arrays_are_labels(self, cnn, label):
+        self.check(cnn, (self.IMAGE, label), 7, lambda out: out[0])
+
+    def test_several_integers(self, cnn):
+        for sample in ((self.IMAGE, "cat", 7, 2), {"image": self.IMAGE, "label": 7, "target": 2}):
+            with pytest.raises(InputError, match=r"not clear which of sample\[.*\] and sample\[.*\] is the label"):
+                FGSMTransform(cnn, EPS)(sample)
+        first = FGSMTransform(cnn, EPS)(self.IMAGE, 7)[0]
+        assert moved(first, FGSMTransform(cnn, EPS)(self.IMAGE, 2)[0])
+        assert torch.equal(FGSMTransform(cnn, EPS)(self.IMAGE, 7, 7)[0], first)
+        # What is beyond the ten classes is the number of an image, and stays it where it is small.
+        transform = FGSMTransform(cnn, EPS)
+        assert torch.equal(transform(self.IMAGE, 1234, 7)[0], first)
+        assert torch.equal(transform(self.IMAGE, 2, 7)[0], first)
+
+    @pytest.mark.parametrize(
+        ("where", "sample"),
+        [
+            (2, (IMAGE, 2, 7)),
+            (-1, [IMAGE, 2, 7]),
+            ("y", {"x": IMAGE, "index": 2, "y": 7}),
+            ("y", {"x": IMAGE, "index": 2, "about": {"y": torch.tensor([7])}}),
+            ("fine", namedtuple("Sample", "image coarse fine")(IMAGE, 2, 7)),
+            (lambda sample: sample[1]["classes"][1], (IMAGE, {"classes": [2, 7]}, 3)),
+        ],
+    )
+    def test_label_where_it_is_said_to_be(self, cnn, where, sample):
+        out = FGSMTransform(cnn, EPS, labels=where)(sample)
+        image = out["x"] if isinstance(sample, dict) else out[0]
+        assert torch.equal(image, FGSMTransform(cnn, EPS)(self.IMAGE, 7)[0])
+        again = AttackTransform(FGSM(cnn, EPS), labels=where)(sample)
+        assert torch.equal(again["x"] if isinstance(sample, dict) else again[0], image)
+
+    def test_label_is_not_where_it_is_said_to_be(self, cnn):
+        with pytest.raises(InputError, match=r"labels='z' is not in a sample that has the keys 'x', 'y'; say where"):
+            FGSMTransform(cnn, labels="z")({"x": self.IMAGE, "y": 7})
+        with pytest.raises(InputError, match=r"labels=2 is not in a sample that has 2 entries without keys"):
+            FGSMTransform(cnn, labels=2)(self.IMAGE, 7)
+        with pytest.raises(DtypeError, match=r"labels= finds at 1 float, and a label is an integer class index"):
+            FGSMTransform(cnn, labels=1)(self.IMAGE, 7.0)
+        with pytest.raises(DtypeError, match=r"labels must be the key or the place of the label .*; got 1.5"):
+            FGSMTransform(cnn, labels=1.5)
+
+    def test_a_function_may_ask_for_the_models_own_answer(self, cnn):
+        own = FGSMTransform(cnn, EPS)(self.IMAGE)
+        assert torch.equal(FGSMTransform(cnn, EPS, labels=lambda sample: None)(self.IMAGE, 7, 2)[0], own)
+
+    def test_label_column(self, model):
+        expected = FGSM(model, EPS)(pixels(), LABELS)
+        for column in (LABELS.unsqueeze(1), LABELS.unsqueeze(1).numpy(), LABELS.unsqueeze(1).to(torch.uint8)):
+            assert torch.equal(FGSMTransform(model, EPS)(pixels(), column)[0], expected)
+        some = FGSMTransform(model, EPS, p=0.999)
+        torch.manual_seed(0)
+        assert torch.equal(some(pixels(), LABELS.unsqueeze(1))[0], expected)
 
     def test_batch(self, model):
         attacked = FGSM(model, EPS)(pixels(), LABELS)
@@ -308,6 +363,55 @@ class TestBytes:
         out, _ = FGSMTransform(cnn, 3.9 / 255)(self.images(), LABELS)
         assert (out.int() - self.images().int()).abs().max() == 3
 
+    @pytest.mark.parametrize("attack", [advkit.DeepFool, advkit.CW, advkit.EAD, advkit.JSMA, advkit.PixelSwap])
+    @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
+    def test_other_attacks_fool_on_the_levels_or_change_nothing(self, attack, bounds):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 10))
+        with torch.no_grad():
+            for index in (1, 3):
+                generator = torch.Generator().manual_seed(index)
+                net[index].weight.copy_(torch.randn(net[index].weight.shape, generator=generator) / 10)
+                net[index].bias.zero_()
+        images = torch.randint(0, 256, (32, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+        def in_floats(levels):
+            low, high = bounds
+            return (low + levels.float() / 255 * (high - low)).clamp(low, high)
+
+        def say(levels):
+            return net(in_floats(levels)).argmax(1)
+
+        labels = say(images)
+        out, _ = AttackTransform(attack(net, bounds=bounds))(images, labels)
+        fooled = say(out) != labels
+        assert fooled.sum() >= 28  # as in floats
+        assert torch.equal(out[~fooled], images[~fooled])
+        far = attack(net, bounds=bounds).run(in_floats(images), labels).distance("l2").mean()
+        assert advkit.norms.L2.distance(in_floats(out), in_floats(images)).mean() < 1.5 * far
+
+    def test_no_level_fools(self):
+        """A model that is fooled between levels only: the image comes back as it was."""
+
+        class Between(nn.Module):
+            def forward(self, x):
+                level = x.flatten(1)[:, 0] * 255
+                off = 1 - 2 * (level - level.round()).abs().clamp(max=0.4)
+                return torch.stack([off - 0.5, 0.5 - off], 1)
+
+        images = torch.full((2, 1, 2, 2), 100, dtype=torch.uint8)
+
+        @dataclass(frozen=True, eq=False)
+        class Nudge(advkit.Attack):
+            kind = "minimal"
+
+            def _perturb(self, images, goal):
+                return images + 0.4 / 255
+
+        net = Between()
+        assert (Nudge(net).run(images / 255, torch.zeros(2, dtype=torch.int64)).predictions == 1).all()
+        out, _ = AttackTransform(Nudge(net))(images, torch.zeros(2, dtype=torch.int64))
+        assert torch.equal(out, images)
+
     def test_tv_tensor(self, cnn):
         out, _ = FGSMTransform(cnn)(tv_tensors.Image(self.images()[0]), 3)
         assert isinstance(out, tv_tensors.Image)
@@ -355,6 +459,18 @@ class TestProbability:
         state = torch.get_rng_state()
         assert moved(FGSMTransform(cnn, p=1)(pixels()), pixels())
         assert torch.equal(torch.get_rng_state(), state)
+
+    def test_wherever_the_default_device_is(self, cnn):
+        """The meta device stands in for another, since nothing drawn there could be read."""
+        transform = FGSMTransform(cnn, EPS, p=0.5)
+        torch.manual_seed(0)
+        expected = transform(pixels(), LABELS)[0]
+        torch.manual_seed(0)
+        with torch.device("meta"):
+            found = transform(PIXELS, LABELS)[0]
+            alone = FGSMTransform(cnn, EPS)(PIXELS[0], 3)[0]
+        assert torch.equal(found, expected)
+        assert torch.equal(alone, FGSM(cnn, EPS)(PIXELS[:1], LABELS[:1])[0])
 
     @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
     def test_out_of_range(self, cnn, p):

@@ -1,18 +1,16 @@
 """Attacks as torchvision transforms: one image or a batch, with a label or without, in a v1 or v2 `Compose`."""
 
 import multiprocessing
-import sys
-from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import KeyPath, MappingKey, tree_flatten_with_path, tree_unflatten
 from torch.utils.data import get_worker_info
 
 from advkit._engine.checks import check_classes, check_images, check_number
+from advkit._engine.grid import Levels, fooling, inward
 from advkit._engine.lengths import OfRange
+from advkit._engine.samples import Choice, LabelsGetter, Sample, check_labels_getter
 from advkit._engine.wording import short
 from advkit.attack import Attack
 from advkit.attacks import FGSM
@@ -21,7 +19,7 @@ from advkit.model import Model, placement
 
 __all__ = ["AttackTransform", "FGSMTransform"]
 
-LABEL_KEYS = ("label", "labels", "target")
+# How much further than an attack went a byte goes along the same way, where rounding took it back to its own class.
 
 
 class AttackTransform(nn.Module):
@@ -35,12 +33,16 @@ class AttackTransform(nn.Module):
       torchvision's v2, the images are the ``tv_tensors.Image`` in it, or else the first tensor (of 3 dimensions at
       least). They keep their type, and everything else passes through.
 
-    The label is the first integer, or tensor of integers with at most one dimension, that stands under a key
-    "label", "labels" or "target"; or else the first that follows the image in a tuple or list. Where there is
-    none (soft labels are none), it is the model's own answer to the image, for one forward more.
+    The label is the integer, or tensor or array of integers of shape (N,) or (N, 1), that stands under a key
+    "label", "labels" or "target"; or else the one that follows the image in a tuple or list. Where there is none
+    (soft labels are none), it is the model's own answer to the image, for one forward more. Where several integers
+    could be the label, those that are all different and beyond the model's classes number images; if it is not clear
+    then, say which it is with ``labels``.
 
-    uint8 pixels are attacked as the bounds' 256 levels (eps=8/255 is 8 of them with bounds (0, 1)), and the change
-    is rounded towards zero, so that it stays within a budget. A minimal attack may lose its effect that way.
+    uint8 pixels are attacked as the bounds' 256 levels (eps=8/255 is 8 of them with bounds (0, 1)). The change of an
+    attack with a budget is rounded towards zero, so that it stays within. That of any other attack is rounded to the
+    nearest level, and where the model is not fooled then, away from zero, and further along the same way; an image
+    that fools the model on no level that was tried is returned as it was.
 
     The model is none of this module's submodules: it has no parameters, and `train`, `to` and `state_dict` leave
     the model alone. While it is attacked the model is in eval mode, and afterwards it is as it was.
@@ -49,26 +51,34 @@ class AttackTransform(nn.Module):
         attack: the attack and, inside it, its model.
         p: the probability that an image is attacked, drawn for each image from torch's default RNG. With ``p=1``
             nothing is drawn.
+        labels: where the label is: the key or field that it stands under, its place in the tuple, list or arguments,
+            or a function of the whole sample that returns it, or None for the model's own answer. If None, the rules
+            above.
 
     Raises:
         InputError: ``p`` is outside [0, 1], the attack has a budget for each image of some batch, or there is no
-            image in the sample; see `Attack` for the rest.
-        DtypeError: ``attack`` is no `Attack`, or the sample holds a PIL image.
+            image in the sample, no label where ``labels`` says, or several that could be it; see `Attack` for the
+            rest.
+        DtypeError: ``attack`` is no `Attack`, ``labels`` says no place, or the sample holds a PIL image.
         AdvkitError: it runs in a forked DataLoader worker that cannot use the model.
     """
 
-    def __init__(self, attack: Attack, p: float = 1.0) -> None:
+    def __init__(self, attack: Attack, p: float = 1.0, *, labels: LabelsGetter = None) -> None:
         super().__init__()
         check_attack(attack)
         check_number("p", p, at_least=0, at_most=1)
+        check_labels_getter(labels)
         self.attack = attack
         self.p = p
+        self.labels = labels
+        self._choice = Choice(attack.model)
 
     def forward(self, *inputs: Any) -> Any:
         """The sample, in its own structure, with the images attacked."""
         _check_worker(self.attack.model)
         try:
-            return Sample(inputs if len(inputs) > 1 else inputs[0]).attacked(self.attack, self.p)
+            sample = Sample(inputs if len(inputs) > 1 else inputs[0], where=self.labels, choice=self._choice)
+            return attack_sample(sample, self.attack, self.p)
         except RuntimeError as error:
             if "fork-based multiprocessing" not in str(error):
                 raise
@@ -81,7 +91,10 @@ class AttackTransform(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows between the brackets."""
-        return f"{self.attack}, p={self.p}"
+        return f"{self.attack}, p={self.p}{self._where()}"
+
+    def _where(self) -> str:
+        return "" if self.labels is None else f", labels={getattr(self.labels, '__name__', repr(self.labels))}"
 
 
 class FGSMTransform(AttackTransform):
@@ -92,6 +105,7 @@ class FGSMTransform(AttackTransform):
         eps: the size of the step in units of pixels, at least 0; 8/255 of the range of ``bounds`` if not given.
         p: the probability that an image is attacked.
         bounds: the lowest and the highest value of a pixel.
+        labels: where the label is, as for `AttackTransform`.
     """
 
     attack: FGSM
@@ -103,71 +117,13 @@ class FGSMTransform(AttackTransform):
         p: float = 1.0,
         *,
         bounds: tuple[float, float] = (0.0, 1.0),
+        labels: LabelsGetter = None,
     ) -> None:
-        super().__init__(FGSM(model, eps, bounds=bounds), p)
+        super().__init__(FGSM(model, eps, bounds=bounds), p, labels=labels)
 
     def extra_repr(self) -> str:
         """What `print` shows between the brackets."""
-        return f"eps={short(self.attack.eps)}, p={self.p}"
-
-
-class Sample:
-    """The images and the label in a structure of tuples, lists and dicts, by the rules of `AttackTransform`.
-
-    Args:
-        structure: what a data set or a loader gave.
-        batched: whether its first dimension is known to be the batch. Then an image may have any shape; otherwise
-            a tensor of 3 dimensions is one image and one of more is a batch.
-
-    Raises:
-        InputError: there is no image in it.
-        DtypeError: there is a PIL image in it.
-    """
-
-    def __init__(self, structure: Any, *, batched: bool = False) -> None:
-        leaves_by_path, self._spec = tree_flatten_with_path(structure)
-        self._entries = [_entry(*leaf) for leaf in leaves_by_path]
-        self._batched = batched
-        leaves = [entry.value for entry in self._entries]
-        if _instances(leaves, "PIL.Image", "Image"):
-            raise DtypeError(f"attacks need tensors, and there is a PIL image in this sample; {TO_TENSOR}")
-        explicit = _instances(leaves, "torchvision.tv_tensors", "Image")
-        pure = (at for at, leaf in enumerate(leaves) if _is_pure(leaf) and leaf.ndim >= (2 if batched else 3))
-        self._where = explicit or list(pure)[:1]
-        if not self._where:
-            shapes = "(N, ...)" if batched else "(C, H, W) or (N, C, H, W)"
-            raise InputError(
-                f"found no image of shape {shapes} among {', '.join(map(_describe, leaves)) or 'nothing'}; {TO_TENSOR}"
-            )
-
-    @property
-    def images(self) -> Tensor:
-        """The first image or batch of images, as a batch (N, ...)."""
-        return self._batch(self._where[0])
-
-    @property
-    def labels(self) -> Tensor | None:
-        """The label: an integer tensor (N,), or of another shape if it does not belong to the images; None if none."""
-        named = (entry.value for entry in self._entries if entry.name in LABEL_KEYS)
-        following = (entry.value for entry in self._entries[self._where[0] + 1 :] if entry.ordered)
-        label = next((value for value in (*named, *following) if _is_label(value)), None)
-        if label is None:
-            return None
-        labels = torch.as_tensor(int(label) if isinstance(label, Integral) else label)
-        return labels.reshape(1) if labels.ndim == 0 and len(self.images) == 1 else labels
-
-    def attacked(self, attack: Attack, p: float) -> Any:
-        """The structure, with its images attacked, each with probability ``p``."""
-        labels, values = self.labels, [entry.value for entry in self._entries]
-        for at in self._where:
-            image = values[at]
-            found = _attack_some(attack, self._batch(at), labels, p).view(image.shape)
-            values[at] = found if _is_pure(image) else found.as_subclass(type(image))
-        return tree_unflatten(values, self._spec)
-
-    def _batch(self, at: int) -> Tensor:
-        pixels: Tensor = self._entries[at].value.detach().as_subclass(Tensor)
-        return pixels if self._batched or pixels.ndim > 3 else pixels.unsqueeze(0)
+        return f"eps={short(self.attack.eps)}, p={self.p}{self._where()}"
 
 
 def check_attack(attack: object) -> None:
@@ -181,83 +137,44 @@ def check_attack(attack: object) -> None:
         )
 
 
-TO_TENSOR = (
-    "put ToTensor() before the attack in a torchvision.transforms Compose, or ToImage() and "
-    "ToDtype(torch.float32, scale=True) in a v2 one"
-)
-
-
-@dataclass
-class _Entry:
-    """One leaf of a structure: what it is, the key or field it stands under, and whether it stands in an order."""
-
-    value: Any
-    name: Any
-    ordered: bool
-
-
-def _entry(path: KeyPath, value: Any) -> _Entry:
-    last = path[-1] if path else None
-    if isinstance(last, MappingKey):
-        return _Entry(value, last.key, ordered=False)
-    return _Entry(value, getattr(last, "name", None), ordered=True)  # the fields of a named tuple have both
-
-
-def _instances(leaves: list[Any], module: str, name: str) -> list[int]:
-    """Where there are instances of a class whose module may not have been imported; then there are none."""
-    if module not in sys.modules:
-        return []
-    kind = getattr(sys.modules[module], name)
-    return [at for at, leaf in enumerate(leaves) if isinstance(leaf, kind)]
-
-
-def _is_pure(leaf: object) -> bool:
-    """Whether this is a tensor, and none of torchvision's boxes, masks and so on."""
-    return isinstance(leaf, Tensor) and not _instances([leaf], "torchvision.tv_tensors", "TVTensor")
-
-
-def _is_label(leaf: Any) -> bool:
-    if isinstance(leaf, Tensor):
-        kind = leaf.dtype
-        return (
-            _is_pure(leaf) and leaf.ndim < 2 and not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
-        )
-    return isinstance(leaf, Integral) and not isinstance(leaf, bool)
-
-
-def _describe(leaf: object) -> str:
-    kind = type(leaf).__name__
-    return f"{kind} of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else kind
+def attack_sample(sample: Sample, attack: Attack, p: float) -> Any:
+    """What a sample was found in, with its images attacked, each with probability ``p``."""
+    labels = sample.labels
+    return sample.with_images(lambda images: _attack_some(attack, images, labels, p))
 
 
 def _attack_some(attack: Attack, images: Tensor, labels: Tensor | None, p: float) -> Tensor:
     """A batch (N, ...) of which each image was attacked with probability ``p``."""
     if p == 1:
         return attack_batch(attack, images, labels)
-    rows = (torch.rand(len(images)) < p).nonzero().squeeze(1)
+    # On the CPU, wherever torch.set_default_device points, as transforms draw.
+    rows = (torch.rand(len(images), device="cpu") < p).nonzero().squeeze(1).to(images.device)
     found = images.clone()
     if len(rows):
         if labels is not None:
             check_classes("labels", labels, images)
-            labels = labels[rows]
+            labels = labels[rows.to(labels.device)]
         found[rows] = attack_batch(attack, images[rows], labels)
     return found
 
 
 def attack_batch(attack: Attack, images: Tensor, labels: Tensor | None) -> Tensor:
     """The attack on floating or uint8 images (N, ...), with the model's own answer where there is no label."""
-    low, high = attack.bounds
-    levels = images.dtype == torch.uint8
-    pixels = (low + images.float() / 255 * (high - low)).clamp(low, high) if levels else images
+    grid = Levels(attack.bounds) if images.dtype == torch.uint8 else None
+    pixels = images if grid is None else grid.value(images.float())
     if labels is None:
         check_images(pixels, attack.bounds)
         labels = attack._predict(pixels)
     found = attack(pixels, labels)
-    if not levels:
+    if grid is None:
         return found
-    change = (found - pixels) * (255 / (high - low))
-    # Towards zero, but for what float32 has lost of a whole level.
-    return (images + change.sign() * (change.abs() + 1e-4).floor()).to(torch.uint8)
+    if attack.access == "gradient" and attack.aim == "budget":
+        return grid.index(inward(grid, found, pixels)).to(torch.uint8)
+
+    def fools(candidates: Tensor, rows: Tensor) -> Tensor:
+        return attack._predict(candidates) != labels.to(images.device)[rows]
+
+    return grid.index(fooling(grid, found, pixels, fools, attack.bounds)).to(torch.uint8)
 
 
 def _check_worker(model: Model) -> None:

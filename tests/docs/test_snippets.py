@@ -14,7 +14,7 @@ import advkit
 
 ROOT = Path(__file__).parents[2]
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]}
-BLOCK = re.compile(r"^(?P<skip><!-- not run: .+ -->\n)?```python *\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^(?P<skip><!-- not run: [^\n]+ -->\n)?```python *\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 WITH_CODE = [name for name, path in PAGES.items() if BLOCK.search(path.read_text(encoding="utf-8"))]
 
 

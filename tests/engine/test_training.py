@@ -187,6 +187,59 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, change: str, 
         defense.fit(model, loader, optimizer, 1 if change == "epochs" else 3, scheduler=scheduler, checkpoint=path)
 
 
+class Sloped(nn.Module):
+    """Weights of the same shapes, whatever the rest is, and a counter."""
+
+    def __init__(self, slope: float = 0.1, mean: float = 0.5, **attributes: object) -> None:
+        super().__init__()
+        self.model, self.slope, self.seen = advkit.Normalized(flat_net(192), mean, 0.5), slope, 0
+        vars(self).update(attributes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        return nn.functional.leaky_relu(self.model(images), self.slope)
+
+
+class Otherwise(Sloped):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (Sloped(slope=0.2), "slope is 0.1 there and 0.2 here"),
+        (Sloped(mean=0.4), "model.mean is .* there and .* here"),
+        (Sloped(kept=None), None),
+        (Otherwise(), "class is .*Sloped there and .*Otherwise here"),
+    ],
+)
+def test_a_checkpoint_of_another_model_of_the_same_shapes_is_refused(
+    tmp_path: Path, other: nn.Module, said: str | None
+) -> None:
+    path, model = tmp_path / "model.pt", Sloped()
+    plainly().fit(model, DataLoader(data(), 8), sgd(model), 1, checkpoint=path)
+    before = weights(other)
+    if said is None:  # what nobody spoke of then
+        plainly().fit(other, DataLoader(data(), 8), sgd(other), 1, checkpoint=path)
+        assert same(weights(other), weights(model))
+        return
+    with pytest.raises(InputError, match=f"{path.name} is of another model, .*: .*{said}.*Choose another path"):
+        plainly().fit(other, DataLoader(data(), 8), sgd(other), 2, checkpoint=path)
+    assert same(weights(other), before)
+
+
+def test_a_checkpoint_is_taken_by_the_same_model_whatever_training_changes(tmp_path: Path) -> None:
+    """Other weights to start with, a counter that went on, and the very object that was trained before."""
+    path, model, again = tmp_path / "model.pt", Sloped(), Sloped()
+    plainly().fit(model, DataLoader(data(), 8), sgd(model), 1, checkpoint=path)
+    assert model.seen == 24
+    torch.nn.init.zeros_(again.model.net[1].weight)
+    plainly().fit(again, DataLoader(data(), 8), sgd(again), 1, checkpoint=path)
+    assert same(weights(again), weights(model))
+    plainly().fit(model, DataLoader(data(), 8), sgd(model), 2, checkpoint=path)
+    assert model.seen == 48
+
+
 class Turning(nn.Module):
     """A model that goes wrong, one way or another, at its n-th call."""
 
@@ -370,6 +423,59 @@ def test_batches_may_be_named_or_empty() -> None:
     plainly().fit(model, named, sgd(model), 1)
     plainly().fit(other, [(images, labels)], sgd(other), 1)
     assert same(weights(model), weights(other))
+
+
+def test_labels_may_be_a_column_or_where_they_are_said_to_be() -> None:
+    (images, labels), trained = data(8).tensors, []
+    number = torch.arange(8) % 3
+    for batch, where in (
+        ((images, labels), None),
+        ((images, labels.unsqueeze(1)), None),
+        ((images, labels.unsqueeze(1).numpy()), None),
+        ((images, number, labels), 2),
+        ({"x": images, "number": number, "y": labels}, "y"),
+        ((images, number, labels), lambda batch: batch[2]),
+        ((images, torch.arange(8) + 1000, labels), None),
+    ):
+        model = flat_net(192)
+        plainly().fit(model, [batch], sgd(model), 1, validation=[batch], labels=where)
+        trained.append(weights(model))
+    assert all(same(trained[0], other) for other in trained)
+    with pytest.raises(InputError, match=r"not clear which of sample\[1\] and sample\[2\] is the label, .*; say which"):
+        plainly().fit(model, [(images, number, labels)], sgd(model), 1)
+
+
+def test_a_fixed_source_copies_data_sets_of_dicts() -> None:
+    images, labels = data(8).tensors
+    items = [{"x": image, "number": 1, "y": int(label)} for image, label in zip(images, labels, strict=True)]
+    trained = []
+    for its, where in ((data(8), None), (items, "y")):
+        model, source = flat_net(192), flat_net(192, seed=1)
+        defense = AdversarialTraining([advkit.FGSM(source), advkit.PGD(source, steps=1)], source=source)
+        defense.fit(model, DataLoader(its, 4), sgd(model), 1, labels=where)
+        trained.append(weights(model))
+    assert same(*trained)
+
+
+def test_a_data_set_is_no_loader() -> None:
+    model = flat_net(192)
+    for wrong in ({"loader": data()}, {"loader": DataLoader(data()), "validation": data()}):
+        with pytest.raises(DtypeError, match=r"loader is a data set \(TensorDataset\), which gives one image"):
+            plainly().fit(model, optimizer=sgd(model), **wrong)
+
+
+def test_training_goes_on_wherever_the_default_device_is(tmp_path: Path) -> None:
+    trained = []
+    batches = list(DataLoader(data(), 8))
+    for device in ("cpu", "meta"):
+        model = flat_net(192)
+        defense = AdversarialTraining([advkit.FGSM(model), advkit.PGD(model, steps=1, random_start=False)])
+        for epochs in (1, 2):
+            torch.manual_seed(0)
+            with torch.device(device):
+                defense.fit(model, batches, sgd(model), epochs, checkpoint=tmp_path / f"{device}.pt")
+        trained.append(weights(model))
+    assert same(*trained)
 
 
 def generator_once() -> Iterator[tuple[Tensor, Tensor]]:

@@ -15,6 +15,11 @@ _PUSHES = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0)  # how far to go, in parts o
 class Grid(ABC):
     """The values that pixels can take. Tensors are floating, in the precision of the work."""
 
+    @property
+    def slack(self) -> float:
+        """By how much a step may be longer than a change that it is taken for, in units of pixels."""
+        return 0.0
+
     @abstractmethod
     def nearest(self, x: Tensor) -> Tensor:
         """The grid's values next to ``x``: the same shape and dtype."""
@@ -47,6 +52,11 @@ class Levels(Grid):
     bounds: tuple[float, float]
     count: int = 256
 
+    @property
+    def slack(self) -> float:
+        """A small part of a level."""
+        return 1e-4 * (self.bounds[1] - self.bounds[0]) / (self.count - 1)
+
     def nearest(self, x: Tensor) -> Tensor:
         return self.value(self.index(x))
 
@@ -67,7 +77,7 @@ class Levels(Grid):
 def inward(grid: Grid, found: Tensor, originals: Tensor) -> Tensor:
     """``found`` (n, ...) on the grid, and no pixel further from its original than before: it stays within budgets."""
     rounded = grid.nearest(found)
-    too_far = (rounded - originals).abs() > (found - originals).abs()
+    too_far = (rounded - originals).abs() > (found - originals).abs() + grid.slack
     return torch.where(too_far, grid.neighbours(rounded, (originals - rounded).sign()), rounded)
 
 

@@ -4,26 +4,26 @@ import copy
 import math
 import os
 import pickle
-import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from advkit._engine.chance import Chance
 from advkit._engine.checks import check_choice, check_classes, check_number
 from advkit._engine.classifier import own
 from advkit._engine.files import write_whole
 from advkit._engine.progress import track
+from advkit._engine.samples import Choice, LabelsGetter, Sample, check_labels_getter, check_loader
+from advkit._io.fingerprint import description, differences
 from advkit.errors import DtypeError, InputError, ModelError
 from advkit.model import attacking, placement
-from advkit.transforms import Sample
 
 __all__ = ["Epoch", "Loss", "Network", "Training"]
 
@@ -99,11 +99,15 @@ class Training:
     checkpoint: str | os.PathLike[str] | None = None
     autocast: torch.dtype | None = None
     progress: bool | None = None
+    labels: LabelsGetter = None
     history: list[Epoch] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise DtypeError(f"model must be an nn.Module to be trained, got {type(self.model).__name__}")
+        check_labels_getter(self.labels)
+        if self.validation is not None:
+            check_loader(self.validation, "validation loader")
         check_choice("autocast", self.autocast, (None, torch.bfloat16, torch.float16))
         trained = {id(parameter) for parameter in self.model.parameters() if parameter.requires_grad}
         if not any(id(parameter) in trained for group in self.optimizer.param_groups for parameter in group["params"]):
@@ -114,6 +118,7 @@ class Training:
         self._network = Network(self.model, self.autocast)
         # Halves underflow in the backward pass without it; otherwise it does nothing.
         self._scaler = torch.amp.GradScaler(self._network.device.type, enabled=self.autocast == torch.float16)
+        self._choice = Choice(self.model)
         self._best: dict[str, Any] | None = None  # the weights of the epoch with the best validation loss
 
     def run(
@@ -124,6 +129,7 @@ class Training:
         *,
         recipe: str,
         generators: Iterable[torch.Generator | None] = (),
+        pairs: bool = False,
     ) -> None:
         """Train for so many epochs, those of the checkpoint included.
 
@@ -133,18 +139,21 @@ class Training:
             epochs: how often to go through the loader, at least 1.
             recipe: what the loss is, in words: a checkpoint made by another is refused.
             generators: where the loss draws from, besides the default RNGs.
+            pairs: whether the loader gives (images, labels), wherever the user's batches have the label.
         """
         check_number("epochs", epochs, at_least=1, integer=True)
-        chance = _Chance(self._network.device, [*_generators_of(loader), *generators])
+        check_loader(loader)
+        chance = Chance(self._network.device, [*_generators_of(loader), *generators])
         with torch.inference_mode(False), torch.enable_grad(), _training_mode(self.model):
-            self._resume(epochs, recipe, chance)
+            before = {} if self.checkpoint is None else description(self.model)
+            self._resume(epochs, recipe, chance, before)
             for epoch in range(len(self.history), epochs):
-                mean = self._train(loader, loss, epoch, epochs)
+                mean = self._train(loader, loss, epoch, epochs, None if pairs else self.labels)
                 with chance.as_before():  # a model is trained alike with and without validation
                     validation = None if self.validation is None else self._validate(loss, epoch)
                 self._close(epoch, Epoch(mean, validation))
                 if self.checkpoint is not None:
-                    self._save(Path(self.checkpoint), recipe, chance)
+                    self._save(Path(self.checkpoint), recipe, chance, before)
             if self.validation is not None and self._best is not None:
                 self.model.load_state_dict(self._best)
             self.optimizer.zero_grad()
@@ -166,13 +175,13 @@ class Training:
             part = self._scaler if name == "scaler" else getattr(self, name)
             part.load_state_dict(state[name])
 
-    def _train(self, loader: Iterable[Any], loss: Loss, epoch: int, epochs: int) -> float:
+    def _train(self, loader: Iterable[Any], loss: Loss, epoch: int, epochs: int, where: LabelsGetter) -> float:
         """One time through the loader: the mean loss of an image."""
         total, count = 0.0, 0
         what = f"epoch {epoch + 1} of {epochs}"
         if self.history:
             what += f" (loss {self.history[-1].loss:.3g})"
-        for index, (images, labels) in enumerate(_batches(loader, self._network, what, self.progress)):
+        for index, (images, labels) in enumerate(self._batches(loader, what, self.progress, where)):
             value = loss(self._network, images, labels, epoch + index)
             # A GPU waits for this, once a batch: weights are worth more than the time, once they are lost.
             number = float(value.detach())
@@ -192,13 +201,36 @@ class Training:
         total, count = 0.0, 0
         assert self.validation is not None
         with attacking(self._network):  # eval mode, no gradients of parameters, and back again
-            for index, (images, labels) in enumerate(_batches(self.validation, self._network, "", False)):
+            for index, (images, labels) in enumerate(self._batches(self.validation, "", False, self.labels)):
                 total += float(loss(self._network, images, labels, index)) * len(images)
                 count += len(images)
         mean = _mean(total, count, "validation loader")
         if not math.isfinite(mean):
             raise _stopped(f"the validation loss is {mean}", epoch)
         return mean
+
+    def _batches(
+        self, loader: Iterable[Any], what: str, progress: bool | None, where: LabelsGetter
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images and labels of each batch that has any, on the device of the model."""
+        network = self._network
+        for batch in track(loader, what, unit="batch", progress=progress):
+            sample = Sample(batch, batched=True, where=where, choice=self._choice)
+            images, labels = sample.images, sample.labels
+            if labels is None:
+                raise InputError(
+                    "training needs a label for each image, such as batches of (images, labels) with integer labels, "
+                    "and the loader gives none"
+                )
+            if not images.is_floating_point():
+                raise DtypeError(
+                    f"images must be floating, got {images.dtype}; scale integer pixels first, such as with "
+                    "torchvision's ToTensor()"
+                )
+            check_classes("labels", labels, images)
+            if len(images):
+                network.largest_label = int(labels.max())
+                yield own(images, network.device, images.dtype), own(labels, network.device, torch.int64)
 
     def _close(self, epoch: int, result: Epoch) -> None:
         """The end of an epoch: the weights are sound, the scheduler knows, and the best is kept."""
@@ -214,13 +246,21 @@ class Training:
         if result.validation_loss is not None and result.validation_loss < min(losses, default=math.inf):
             self._best = copy.deepcopy(self.model.state_dict())
 
-    def _save(self, path: Path, recipe: str, chance: "_Chance") -> None:
+    def _save(self, path: Path, recipe: str, chance: "Chance", before: dict[str, str]) -> None:
+        """Write the checkpoint; ``before`` is the model's description as it was given."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        history = [asdict(epoch) for epoch in self.history]
-        content = {"recipe": recipe, "history": history, "best": self._best, "chance": chance.state(), **self.state()}
+        now = description(self.model)
+        content = {
+            "recipe": recipe,
+            "described": {name: text for name, text in before.items() if now.get(name) == text},  # no counters
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": self._best,
+            "chance": chance.state(),
+            **self.state(),
+        }
         write_whole(path, lambda stream: torch.save(content, stream))
 
-    def _resume(self, epochs: int, recipe: str, chance: "_Chance") -> None:
+    def _resume(self, epochs: int, recipe: str, chance: "Chance", described: dict[str, str]) -> None:
         """Go back to the end of the epoch that the checkpoint is of, if there is one."""
         if self.checkpoint is None or not Path(self.checkpoint).exists():
             return
@@ -240,6 +280,11 @@ class Training:
                 f"{self.checkpoint} has {len(history)} epochs behind it, and {epochs} are asked for in all; choose "
                 "another path, or ask for more epochs"
             )
+        if others := differences(content.get("described", {}), described):
+            raise InputError(
+                f"{self.checkpoint} is of another model, optimizer, scheduler or loader: {'; '.join(others)}. Choose "
+                "another path, or make the model as it was"
+            )
         try:
             self.load(content)
             chance.restore(content["chance"])
@@ -250,45 +295,6 @@ class Training:
             ) from error
         self.history[:] = history
         self._best = content["best"]
-
-
-class _Chance:
-    """The state of all that random numbers come from: torch's, numpy's and Python's RNGs, and generators."""
-
-    def __init__(self, device: torch.device, generators: Iterable[torch.Generator | None]) -> None:
-        self.generators = list({id(one): one for one in generators if one is not None}.values())
-        self.accelerator = None if device.type == "cpu" else getattr(torch, device.type)
-        self.place = () if device.type == "mps" else (device,)  # there is only one, and its functions take none
-
-    def state(self) -> dict[str, Any]:
-        """In tensors, numbers and lists, which can be read without running any code."""
-        name, keys, *rest = np.random.get_state(legacy=True)
-        return {
-            "python": random.getstate(),
-            "numpy": [name, np.asarray(keys).tolist(), *rest],
-            "torch": torch.get_rng_state(),
-            "accelerator": None if self.accelerator is None else self.accelerator.get_rng_state(*self.place),
-            "generators": [generator.get_state() for generator in self.generators],
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        version, internal, gauss = state["python"]
-        random.setstate((version, tuple(internal), gauss))
-        np.random.set_state(tuple(state["numpy"]))
-        torch.set_rng_state(state["torch"])
-        if self.accelerator is not None and state["accelerator"] is not None:
-            self.accelerator.set_rng_state(state["accelerator"], *self.place)
-        for generator, its in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(its)
-
-    @contextmanager
-    def as_before(self) -> Iterator[None]:
-        """What is drawn inside is drawn again afterwards."""
-        before = self.state()
-        try:
-            yield
-        finally:
-            self.restore(before)
 
 
 def _generators_of(loader: object) -> list[torch.Generator | None]:
@@ -311,29 +317,6 @@ def _training_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
-
-
-def _batches(
-    loader: Iterable[Any], network: Network, what: str, progress: bool | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images and labels of each batch that has any, on the device of the model."""
-    for batch in track(loader, what, unit="batch", progress=progress):
-        sample = Sample(batch, batched=True)
-        images, labels = sample.images, sample.labels
-        if labels is None:
-            raise InputError(
-                "training needs a label for each image, such as batches of (images, labels) with integer labels, and "
-                "the loader gives none"
-            )
-        if not images.is_floating_point():
-            raise DtypeError(
-                f"images must be floating, got {images.dtype}; scale integer pixels first, such as with "
-                "torchvision's ToTensor()"
-            )
-        check_classes("labels", labels, images)
-        if len(images):
-            network.largest_label = int(labels.max())
-            yield own(images, network.device, images.dtype), own(labels, network.device, torch.int64)
 
 
 def _stopped(why: str, epoch: int) -> ModelError:

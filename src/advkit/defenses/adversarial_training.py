@@ -87,8 +87,8 @@ class AdversarialTraining(TrainingDefense):
         if self.source is None:
             training.run(loader, self._mixed, epochs, recipe=repr(self), generators=generators)
         else:
-            augmented = _augmented(loader, [attack.on(self.source) for attack in self.attacks], training.progress)
-            training.run(augmented, _plain, epochs, recipe=repr(self))
+            augmented = _augmented(loader, [attack.on(self.source) for attack in self.attacks], training)
+            training.run(augmented, _plain, epochs, recipe=repr(self), pairs=True)
         return training.model
 
     def _mixed(self, network: Network, images: Tensor, labels: Tensor, turn: int) -> Tensor:
@@ -106,7 +106,7 @@ class AdversarialTraining(TrainingDefense):
     def _attack(self, network: Network, turn: int) -> Attack:
         """The attack of a batch, and the model that it is made against."""
         if self.per_batch == "random" and network.training:
-            turn = int(torch.randint(len(self.attacks), ()))
+            turn = int(torch.randint(len(self.attacks), (), device="cpu"))
         return self.attacks[turn % len(self.attacks)].on(network)
 
 
@@ -114,7 +114,7 @@ def _plain(network: Network, images: Tensor, labels: Tensor, turn: int) -> Tenso
     return cross_entropy(network(images), labels).mean()
 
 
-def _augmented(loader: Iterable[Any], attacks: Sequence[Attack], progress: bool | None) -> DataLoader[Any]:
+def _augmented(loader: Iterable[Any], attacks: Sequence[Attack], training: Training) -> DataLoader[Any]:
     """A loader like this one, of its data set and the copy of it that each attack makes."""
     if not isinstance(loader, DataLoader):
         raise InputError(f"source= copies a data set and needs a DataLoader of it, got {type(loader).__name__}")
@@ -124,8 +124,9 @@ def _augmented(loader: Iterable[Any], attacks: Sequence[Attack], progress: bool 
             "can follow; make the longer data set with advkit.data.generate and augment"
         )
     data = loader.dataset
-    for attack in attacks:
-        data = augment(data, generate(attack, loader.dataset, batch_size=loader.batch_size, progress=progress))
+    how: dict[str, Any] = {"batch_size": loader.batch_size, "progress": training.progress, "labels": training.labels}
+    for number, attack in enumerate(attacks):
+        data = augment(data, generate(attack, loader.dataset, **how), labels=None if number else training.labels)
     names = ("batch_size", "num_workers", "collate_fn", "pin_memory", "drop_last", "timeout", "worker_init_fn")
     more = ("multiprocessing_context", "generator", "prefetch_factor", "persistent_workers")
     settings: dict[str, Any] = {name: getattr(loader, name) for name in names + more}

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from advkit._engine.samples import LabelsGetter
 from advkit._engine.training import Epoch, Training
 from advkit.defenses.base import Defense
 
@@ -41,6 +42,7 @@ class TrainingDefense(Defense, ABC):
         checkpoint: str | os.PathLike[str] | None = None,
         autocast: torch.dtype | None = None,
         progress: bool | None = None,
+        labels: LabelsGetter = None,
     ) -> nn.Module:
         """Train a model, in place, on its own device.
 
@@ -62,11 +64,14 @@ class TrainingDefense(Defense, ABC):
                 them, computed as in training but in eval mode. It does not change what is drawn in training.
             checkpoint: a file that is written after each epoch, whole or not at all. If it exists, training goes on
                 from there and ends with the very weights of a training without a stop, if the loader gives the same
-                batches for the same random numbers. (Those of persistent workers cannot be had back.)
+                batches for the same random numbers. (Those of persistent workers cannot be had back.) The checkpoint
+                of another model is refused, as far as its classes, layers, shapes, constant buffers and attributes
+                tell; what a ``forward`` does beyond them, and the initial weights, do not count.
             autocast: the dtype that the model is run in where that is safe, bfloat16 or float16, in training and
                 under attack; None for the model's own.
             progress: True for a bar an epoch, False for none, None for one where stderr is a terminal and tqdm is
                 installed.
+            labels: where the label is in a batch, as for `advkit.AttackTransform`.
 
         Returns:
             The defended model: the model itself, or where the defense also wraps, the wrapped one.
@@ -77,7 +82,9 @@ class TrainingDefense(Defense, ABC):
             ModelError: the loss, the validation loss or a weight is not finite. The checkpoint is that of the
                 epoch before.
         """
-        training = Training(model, optimizer, scheduler, batch_scheduler, validation, checkpoint, autocast, progress)
+        training = Training(
+            model, optimizer, scheduler, batch_scheduler, validation, checkpoint, autocast, progress, labels
+        )
         self.history = training.history
         return self._train(training, loader, epochs)
 

@@ -3,14 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
-from torch.utils.data import Dataset, IterableDataset
 
 from advkit._engine.checks import check_classes, check_images
+from advkit._engine.samples import Sample, check_loader
 from advkit.errors import DtypeError, InputError
-from advkit.transforms import Sample
 
 __all__ = ["pairs"]
 
@@ -26,11 +23,7 @@ def pairs(loader: Iterable[Any], bounds: Iterable[tuple[float, float]]) -> Itera
         DtypeError: a batch has no images or no labels, or the loader is a data set, which gives single images.
         InputError: they do not go together, or the images lie outside some of the bounds.
     """
-    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
-        raise DtypeError(
-            f"the loader is a data set ({type(loader).__name__}), which gives one image at a time; pass batches, such "
-            "as those of torch.utils.data.DataLoader(data, batch_size=64)"
-        )
+    check_loader(loader)
     return _pairs(loader, list(bounds))
 
 
@@ -47,9 +40,8 @@ def _pair(batch: Any, index: int) -> tuple[Tensor, Tensor]:
     """The images and labels of a batch, by the rules of `advkit.AttackTransform`."""
     labels = None
     try:
-        with torch.device("cpu"):  # for integers that become tensors, wherever torch.set_default_device points
-            sample = Sample(tree_map_only(Tensor, _without_column, batch), batched=True)
-            labels = sample.labels
+        sample = Sample(batch, batched=True)
+        labels = sample.labels
     except DtypeError:
         raise
     except InputError:  # which speaks of transforms
@@ -61,12 +53,6 @@ def _pair(batch: Any, index: int) -> tuple[Tensor, Tensor]:
             f"with an image and a label; batch {index} is a {_parts(batch)}{'' if labels is None else single}"
         )
     return sample.images, labels
-
-
-def _without_column(tensor: Tensor) -> Tensor:
-    """Labels (N, 1), as some data sets have them, as (N,); anything else as it is."""
-    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    return tensor.squeeze(1) if whole and tensor.ndim == 2 and tensor.shape[1] == 1 else tensor
 
 
 def _parts(batch: Any) -> str:
