@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from advkit._engine.ascent import L2Ascent, LinfAscent, ascend
 from torch import Tensor
 
 from advkit import Untargeted, norms
-from advkit._engine.ascent import L2Ascent, LinfAscent, ascend
 from advkit._engine.classifier import Classifier
 from advkit._engine.rows import Rows
 from advkit.goals import Goal

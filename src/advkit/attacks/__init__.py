@@ -1,16 +1,8 @@
-"""The attacks: one paper, one file."""
+"""The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
 
-from advkit.attacks.carlini_wagner import CW
-from advkit.attacks.deepfool import DeepFool
-from advkit.attacks.ead import EAD
-from advkit.attacks.fgsm import FGSM
-from advkit.attacks.jsma import JSMA
-from advkit.attacks.mifgsm import IFGSM, MIFGSM
-from advkit.attacks.one_pixel import OnePixel
-from advkit.attacks.pgd import PGD
-from advkit.attacks.pixel_swap import PixelSwap
-from advkit.attacks.pixle import Pixle
-from advkit.attacks.sparse_l1 import SparseL1Descent
+from advkit.attacks.budget import FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
+from advkit.attacks.minimal import CW, EAD, JSMA, DeepFool
+from advkit.attacks.queries import OnePixel, PixelSwap, Pixle
 
 __all__ = [
     "CW",

@@ -11,8 +11,8 @@ from torch import Tensor
 from advkit._engine.rows import Rows
 from advkit._engine.scale import contenders, magnitude, power_of_two, rounding_margin
 from advkit._engine.search import dot
-from advkit._engine.skyline import best_pair, leaders
 from advkit.attack import Aim, Attack
+from advkit.attacks.minimal.skyline import best_pair, leaders
 from advkit.errors import InputError
 from advkit.goals import Goal, Untargeted
 from advkit.hyperparameters import Number, OfRange, declared, number

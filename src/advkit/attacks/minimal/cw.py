@@ -10,8 +10,8 @@ from torch import Tensor
 
 from advkit._engine.descent import Descent
 from advkit._engine.search import Objective, dot
+from advkit.attacks.minimal.penalty import Penalty
 from advkit.norms import L2, Norm, column
-from advkit.penalty import Penalty
 
 __all__ = ["CW"]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from advkit._engine.descent import Descent
 from advkit._engine.search import Objective, dot
+from advkit.attacks.minimal.penalty import Penalty
 from advkit.hyperparameters import OfRange, choice, number
 from advkit.norms import L1, Norm, column
-from advkit.penalty import Penalty
 
 __all__ = ["EAD"]
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advkit import JSMA
-from advkit._engine.skyline import best_pair
 from advkit.attacks import jsma
+from advkit.attacks.minimal.skyline import best_pair
 from advkit.errors import InputError
 from advkit.goals import Targeted
 from contracts.scenes import Counting, Passes, Shifted, conv_net, draw, easy_images, linear_net, said_by, trained_net

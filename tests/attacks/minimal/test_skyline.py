@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from advkit._engine import skyline
-from advkit._engine.skyline import best_pair, leaders
+from advkit.attacks.minimal.skyline import best_pair, leaders
 
 
 def brute_force(a: Tensor, b: Tensor, domain: Tensor) -> tuple[float, set[tuple[int, int]]]:

@@ -1,0 +1,7 @@
+"""Scores or decisions in, without a gradient; an image that fools out."""
+
+from advkit.attacks.queries.one_pixel import OnePixel
+from advkit.attacks.queries.pixel_swap import PixelSwap
+from advkit.attacks.queries.pixle import Pixle
+
+__all__ = ["OnePixel", "PixelSwap", "Pixle"]
