@@ -127,3 +127,47 @@ def test_an_attack_that_still_says_its_kind_is_understood(kind: str, access: str
     older = type("Older", (Careless,), {"kind": kind})
     assert (older.access, older.aim) == (access, aim)
     assert older(conv_net())(IMAGES, LABELS).shape == IMAGES.shape
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Odd(Attack):
+    """Gives back what a stranger's attack may."""
+
+    how: str = "double"
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        if self.how == "double":
+            return images.double() + 0.1
+        moved = images + 0.1
+        moved[1, 0, 0, 0] = torch.nan
+        return moved
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_result_has_the_dtype_of_the_images_whatever_the_attack_gives(dtype: torch.dtype) -> None:
+    found = Odd(conv_net())(IMAGES.to(dtype), LABELS)
+    assert found.dtype == dtype
+    assert (found != IMAGES.to(dtype)).any()
+
+
+@pytest.mark.parametrize(
+    "attack", [advkit.FGSM, advkit.PGD, advkit.SparseL1Descent, advkit.DeepFool, advkit.CW, advkit.OnePixel]
+)
+def test_another_default_dtype_changes_nothing(attack: type[Attack]) -> None:
+    more = {"random_start": True} if attack is advkit.SparseL1Descent else {}
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            found.append(attack(conv_net().float(), generator=torch.Generator().manual_seed(0), **more)(IMAGES, LABELS))
+        finally:
+            torch.set_default_dtype(before)
+    assert found[1].dtype == torch.float32
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)
+
+
+def test_nan_in_the_images_of_an_attack_is_the_attacks() -> None:
+    with pytest.raises(AdvkitError, match=r"Odd\._perturb returned images with NaN in them") as caught:
+        Odd(conv_net(), how="nan")(IMAGES, LABELS)
+    assert not isinstance(caught.value, advkit.errors.ModelError)

@@ -94,7 +94,7 @@ class _L1(Norm):
         # Exponential magnitudes over the sum of one more of them are uniform on the solid simplex.
         magnitudes = -torch.log1p(-uniform_like(images, generator))
         beyond = -torch.log1p(-uniform_like(images.flatten(1)[:, 0], generator))
-        signs = torch.where(uniform_like(images, generator) < 0.5, -1.0, 1.0)
+        signs = 1 - 2 * (uniform_like(images, generator) < 0.5).to(images.dtype)
         return signs * magnitudes / column(self.size(magnitudes) + beyond, images)
 
 

@@ -44,7 +44,7 @@ LABELS = {
     "many": (torch.zeros(4, dtype=torch.long), InputError, "got (4,)"),
     "negative": (torch.tensor([0, -1, 2]), InputError, "must be class indices from 0 on, the smallest is -1"),
 }
-TOO_LARGE = torch.tensor([0, 4, 2])
+TOO_LARGE = torch.tensor([1, 4, 0])
 
 
 @each()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advkit import losses
-from advkit.errors import InputError
+from advkit.errors import InputError, ModelError
 from contracts.cases import Case, each
 from contracts.scenes import IMAGE, Shifted, conv_net, draw, said_by, trained_net
 
@@ -68,3 +68,29 @@ def test_a_loss_that_does_not_saturate_moves_where_cross_entropy_does_not(case: 
 def test_a_loss_that_is_none_is_told(case: Case, loss: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         case.make(conv_net(), loss=loss)(draw(4, *IMAGE), torch.tensor([0, 1, 2, 3]))
+
+
+@climbing
+def test_the_layers_of_a_loss_are_in_eval_mode_too(case: Case) -> None:
+    drop = nn.Dropout(0.5)
+    model, images = conv_net(), draw(4, *IMAGE)
+    labels = said_by(model, images)
+
+    def loss(logits: Tensor, classes: Tensor) -> Tensor:
+        return by_torch(drop(logits), classes)
+
+    expected = case.make(model)(images, labels)
+    for _ in range(2):
+        assert case.make(model, loss=loss)(images, labels).equal(expected)
+    assert drop.training
+
+
+@climbing
+def test_a_loss_without_a_gradient_is_not_only_the_models(case: Case) -> None:
+    model, images = conv_net(), draw(4, *IMAGE)
+    for loss, words in (
+        (lambda logits, classes: by_torch(logits.detach(), classes), "or in the loss if you gave one, it detaches"),
+        (lambda logits, classes: by_torch(logits, classes) * torch.nan, "or in the loss if you gave one"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            case.make(model, loss=loss)(images, torch.tensor([0, 1, 2, 3]))

@@ -1,6 +1,7 @@
 """The modules behind a callable, however it holds them."""
 
 import functools
+from collections import UserDict, defaultdict, deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +69,62 @@ class Hiding(nn.Module):
 
 
 SERVICE = Service(NET)
+
+
+@functools.lru_cache
+def cached() -> nn.Module:
+    return NET
+
+
+class Slots:
+    __slots__ = ("network",)
+
+    def __init__(self) -> None:
+        self.network = NET
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+class OfClass:
+    """What all objects of a class share, and what one of them makes when it is needed."""
+
+    shared: Any = NET
+
+    @functools.cached_property
+    def made(self) -> nn.Module:
+        return NET
+
+    def by_class(self, images: Tensor) -> Tensor:
+        return self.shared(images)
+
+    def by_cache(self, images: Tensor) -> Tensor:
+        return self.made(images)
+
+
+class ListOfClass(nn.Module):
+    networks = [NET]  # noqa: RUF012
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.networks[0](images)
+
+
+class StaticOfClass(nn.Module):
+    network = staticmethod(NET)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+def hooked() -> nn.Module:
+    module = nn.Identity()
+    module.register_forward_hook(lambda module, inputs, output: NET(output))
+    return nn.Sequential(module)
+
+
+QUEUE, DICT, SPACE = deque([NET]), UserDict(network=NET), SimpleNamespace(network=NET)
+FACTORY: dict[str, nn.Module] = defaultdict(lambda: NET)
+REGISTER: dict[Any, Any] = {**{number: number for number in range(1000)}, "network": NET}
 CALLABLES: dict[str, Callable[[Tensor], Tensor]] = {
     "module": NET,
     "global": by_global,
@@ -90,6 +147,19 @@ CALLABLES: dict[str, Callable[[Tensor], Tensor]] = {
     "vmap": torch.vmap(by_global),
     "compiled function": torch.compile(by_global),
     "compiled module": torch.compile(NET),
+    "cache": lambda images: cached()(images),
+    "slots": Slots(),
+    "class attribute": OfClass().by_class,
+    "cached property": OfClass().by_cache,
+    "list of a class": ListOfClass(),
+    "static attribute": StaticOfClass(),
+    "hook": hooked(),
+    "deque": lambda images: QUEUE[0](images),
+    "UserDict": lambda images: DICT["network"](images),
+    "defaultdict": lambda images: FACTORY["any"](images),
+    "large register": lambda images: REGISTER["network"](images),
+    "getattr": lambda images: getattr(SPACE, "network")(images),  # noqa: B009
+    "globals": lambda images: globals()["NET"](images),
     "module with a list": Hiding("list"),
     "module with a function": Hiding("function"),
     "module with a global": Hiding("global"),

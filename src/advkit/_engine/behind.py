@@ -1,10 +1,11 @@
 """The modules that a model asks, also where it is no module itself, or keeps one where modules do not look."""
 
 import sysconfig
-from collections.abc import Iterable, Iterator
-from functools import lru_cache, partial
+from collections import UserDict, UserList, deque
+from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ __all__ = ["modules_behind"]
 
 _HERE = str(Path(__file__).parent.parent)
 _LIBRARIES = tuple({*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), "<frozen"})
-_LARGE = 256  # a container of more things is data
+_LARGE = 256  # of a container of more things only the modules are looked at: it is data, or a register of models
 _OPAQUE = (str, bytes, int, float, complex, bool, type(None), Tensor)
 
 
@@ -24,8 +25,8 @@ def modules_behind(model: object) -> list[nn.Module]:
     Of a module that is itself and its submodules, and what its class reaches otherwise. Of a function, a bound method,
     a `functools.partial` or a callable object it is what stands in its closure, its defaults, its arguments, in the
     attributes and the global variables that its code names, and behind the functions that it calls by these names. Of
-    functions in other libraries global variables are left alone. A module that is fetched by a computed name is not
-    found.
+    functions in other libraries global variables are left alone. A module that is fetched by a name that is made up as
+    the program runs is not found.
 
     Args:
         model: the callable.
@@ -60,14 +61,14 @@ class _Walk:
             self._all([thing.func, *thing.args, *thing.keywords.values()], names)
         elif isinstance(thing, BuiltinMethodType):
             self._visit(thing.__self__, names)
-        elif isinstance(thing, (list, tuple, set, frozenset)):
-            self._all(thing if len(thing) <= _LARGE else (), names)
+        elif isinstance(thing, (list, tuple, set, frozenset, deque)):
+            self._all(_few(thing), names)
         elif isinstance(thing, dict):
-            self._all(thing.values() if len(thing) <= _LARGE else (), names)
-        elif isinstance(thing, property):
-            self._visit(thing.fget, names)
-        elif isinstance(thing, (staticmethod, classmethod)):
-            self._visit(thing.__func__, names)
+            self._all([*_few(thing.values()), getattr(thing, "default_factory", None)], names)
+        elif isinstance(thing, (UserDict, UserList)):
+            self._visit(thing.data, names)
+        elif (inner := _wrapped(thing)) is not None:
+            self._visit(inner, names)
         else:
             self._object(thing, names)
 
@@ -90,21 +91,30 @@ class _Walk:
         inside = list(module.modules())
         self.found |= {id(one): one for one in inside}
         for one in inside:
-            if forward := vars(one).get("forward"):  # put there by somebody, over that of the class
+            its = vars(one)
+            if forward := its.get("forward"):  # put there by somebody, over that of the class
                 self._visit(forward, frozenset())
+            for hooks in (its.get("_forward_pre_hooks"), its.get("_forward_hooks")):
+                if hooks:
+                    self._all(hooks.values(), frozenset())
             kind: Any = type(one)  # which mypy does not take for hashable
             if _is_of_users(kind):
-                self._method(one, "forward")
+                self._of_class(one, "forward", frozenset())
 
-    def _method(self, thing: object, name: str) -> None:
-        """A function of the thing's class that is called on it."""
+    def _of_class(self, thing: object, name: str, names: frozenset[str]) -> None:
+        """What a thing has by way of its class: a method that is called on it, a slot, or what all of its kind have."""
         for cls in type(thing).__mro__:
-            if name in vars(cls):
-                value = vars(cls)[name]
-                value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-                if isinstance(value, FunctionType) and _of_users(value.__code__.co_filename):
-                    self._function(value, thing)
-                return
+            if name not in vars(cls):
+                continue
+            value = vars(cls)[name]
+            if isinstance(value, MemberDescriptorType):
+                value = getattr(thing, name, None)
+            value = value if (inner := _wrapped(value)) is None else inner
+            if not isinstance(value, FunctionType):
+                self._visit(value, names)
+            elif _of_users(value.__code__.co_filename):
+                self._function(value, thing)
+            return
 
     def _function(self, function: FunctionType, owner: object) -> None:
         if not self._new("called", function, owner):
@@ -129,7 +139,7 @@ class _Walk:
         if thing is self._root:
             self._all(list(getattr(thing, "__dict__", {}).values()), names)
         if not isinstance(thing, (type, ModuleType)):
-            self._method(thing, "__call__")
+            self._of_class(thing, "__call__", names)
         self._attributes(thing, names)
 
     def _attributes(self, thing: object, names: frozenset[str]) -> None:
@@ -140,7 +150,23 @@ class _Walk:
             if name in its:
                 self._visit(its[name], names)
             elif not isinstance(thing, (type, ModuleType)):
-                self._method(thing, name)
+                self._of_class(thing, name, names)
+
+
+def _few(things: Collection[object]) -> Iterable[object]:
+    """The things in a container that are worth a look."""
+    return things if len(things) <= _LARGE else [thing for thing in things if isinstance(thing, nn.Module)]
+
+
+def _wrapped(thing: object) -> object:
+    """The function inside a property, a static method, a cache; None for what is none of these."""
+    if isinstance(thing, property):
+        return thing.fget
+    if isinstance(thing, cached_property):
+        return thing.func
+    if isinstance(thing, (staticmethod, classmethod)):
+        return thing.__func__
+    return None if isinstance(thing, (type, FunctionType)) else getattr(thing, "__dict__", {}).get("__wrapped__")
 
 
 def _closure(function: FunctionType) -> Iterator[object]:
@@ -153,9 +179,10 @@ def _closure(function: FunctionType) -> Iterator[object]:
 
 @lru_cache(maxsize=4096)
 def _names(code: CodeType) -> frozenset[str]:
-    """The attributes and global variables that code names, that of functions inside it included."""
+    """The attributes and global variables that code names, also in texts, that of functions inside it included."""
     inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return frozenset(code.co_names).union(*inner)
+    texts = (constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier())
+    return frozenset(code.co_names).union(texts, *inner)
 
 
 @lru_cache(maxsize=4096)

@@ -155,9 +155,11 @@ def check_classes(name: str, classes: object, images: Tensor) -> None:
 
 
 def check_targets(targets: Tensor, labels: Tensor) -> None:
-    """Refuse the labels as targets: every image would be a success as it is."""
-    if len(labels) and bool((targets == labels.to(targets.device)).all()):
+    """Refuse labels as targets: such an image would be a success as it is."""
+    same = targets == labels.to(targets.device)
+    if bool(same.any()):
         raise InputError(
-            "targets are the labels themselves, so that there is nothing to attack; give the classes that the images "
-            "should be taken for, or leave targets out for an untargeted attack"
+            f"targets must be other classes than the labels, and are the labels themselves for {_places(same)}; draw "
+            "them from the others, such as (labels + torch.randint(1, K, labels.shape)) % K, or leave targets out for "
+            "an untargeted attack"
         )

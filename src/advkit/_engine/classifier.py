@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advkit._engine.asking import Asking, LookAgain, plain
 from advkit._engine.gradients import Scaling, looked_at, passes_halves
-from advkit.errors import AdvkitWarning, InputError, ModelError
+from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError
 from advkit.model import Model, attacking, is_stochastic
 
 __all__ = ["Classifier", "answer", "own", "prediction"]
@@ -19,7 +19,7 @@ _MOST_WATCHED = 1000  # numbers that wait on the device
 _NAN_LOGITS = "the model returned NaN logits; check its weights, and its inputs' normalisation"
 _NAN_GRADIENT = (
     "the gradient of the model's logits with respect to its images is NaN; look for a square root, a division or a "
-    "logarithm of zero in the model"
+    "logarithm of zero in the model, or in the loss if you gave one"
 )
 _NOT_FINITE = "the gradient of the model's logits with respect to its images is NaN or infinite"
 _INFINITE = (
@@ -58,7 +58,9 @@ class Classifier:
         self._careful = False
         self._answered = False
         self.ledger: list[Tensor] = []  # int64 (n,) each, what an attack that asks for answers spent on each image
-        self._watched: list[tuple[str, Tensor]] = []  # what it means that a number is not one; oldest first
+        self._watched: list[
+            tuple[str, Tensor, type[AdvkitError]]
+        ] = []  # what it means that a number is not one; oldest first
         self._infinite: Tensor | None = None  # on how many images of this search a gradient was, at most
         self._images = 0  # and on how many of the searches before
 
@@ -138,18 +140,23 @@ class Classifier:
             )
         if gradient is None:
             raise ModelError(
-                "no gradient flows from the model's logits back to its images: somewhere inside it detaches, rounds "
-                "to integers or leaves torch; use a black-box attack, or give the attack a differentiable surrogate"
+                "no gradient flows from the model's logits back to its images: somewhere inside it, or in the loss if "
+                "you gave one, it detaches, rounds to integers or leaves torch; use a black-box attack, or give the "
+                "attack a differentiable surrogate"
             )
         if not self._careful:
             self._watch_gradient(gradient)
         return gradient
 
+    def watch_images(self, images: Tensor, attack: str) -> None:
+        """Take note of what an attack gives back, (N, ...), for `verify`: NaN there is no image."""
+        self._watch(f"{attack}._perturb returned images with NaN in them", images.detach().amax(), AdvkitError)
+
     def _watch_gradient(self, gradient: Tensor) -> None:
         self._watch(_NAN_GRADIENT, gradient.detach().sum())
 
-    def _watch(self, meaning: str, value: Tensor) -> None:
-        self._watched.append((meaning, value))
+    def _watch(self, meaning: str, value: Tensor, error: type[AdvkitError] = ModelError) -> None:
+        self._watched.append((meaning, value, error))
         if len(self._watched) >= _MOST_WATCHED:
             self._look()
 
@@ -204,14 +211,14 @@ class Classifier:
 
     def _look(self) -> None:
         watched, self._watched = self._watched, []
-        values = torch.stack([value for _, value in watched]).tolist() if watched else []
+        values = torch.stack([value for _, value, _ in watched]).tolist() if watched else []
         if all(map(math.isfinite, values)):
             return
-        for (meaning, _), value in zip(watched, values, strict=True):
+        for (meaning, _, error), value in zip(watched, values, strict=True):
             if meaning is _NAN_GRADIENT and not self._careful and not math.isfinite(value):
                 raise LookAgain(_NOT_FINITE)
             if math.isnan(value):
-                raise ModelError(meaning)
+                raise error(meaning)
 
 
 def answer(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -60,9 +60,9 @@ class OfEps(Share):
     def of(self, attack: Any) -> "Share | _Shares":
         """The same share of the attack's eps, or this as it is where that is no budget: that is for a check to say."""
         eps = attack.eps
-        if isinstance(eps, Tensor):
+        if isinstance(eps, Tensor) and eps.ndim:
             return _Shares.of(eps, self) if eps.is_floating_point() else self
-        return type(self)(self.share * float(eps), self.share) if isinstance(eps, Real) else self
+        return type(self)(self.share * float(eps), self.share) if isinstance(eps, (Real, Tensor)) else self
 
 
 class _Shares(Tensor):

@@ -79,7 +79,9 @@ def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | 
     sees_gradients = attack.access == "gradient"
     if not images.numel():
         return Done(images.detach().clone(), None if sees_gradients else torch.zeros_like(labels, dtype=torch.int64))
-    with attacking(attack.model, adaptive=attack.adaptive and sees_gradients):
+    loss = getattr(attack, "loss", None)  # a function of the user's may have layers of its own
+    climbed = (loss,) if callable(loss) else ()
+    with attacking(attack.model, *climbed, adaptive=attack.adaptive and sees_gradients):
         is_coarse = torch.finfo(images.dtype).bits < 32
         model = _classifier(attack, images, classes)
         job = _placed(attack, images, classes, model)
@@ -146,7 +148,8 @@ def _perturbed(attack: Attack, job: _Job, model: Classifier) -> Tensor:
             f"{type(attack).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "
             f"{tuple(job.pixels.shape)}"
         )
-    return found
+    model.watch_images(found, type(attack).__name__)
+    return found.to(job.pixels.dtype)
 
 
 def _confirmed(attack: Attack, found: Tensor, job: _Job, model: Classifier) -> Tensor:
