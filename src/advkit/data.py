@@ -15,25 +15,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from advkit._engine.checks import check_classes, check_number
-from advkit._engine.in_step import in_step, on_first
-from advkit._engine.loaders import AttackedLoader, attacked
-from advkit._engine.progress import ticking
-from advkit._engine.samples import (
+from advkit._data.attacking import attack_batch, check_attack
+from advkit._data.in_step import in_step, on_first
+from advkit._data.loaders import AttackedLoader, attacked
+from advkit._data.samples import (
     LabelsGetter,
     Sample,
     check_labels_getter,
 )
-from advkit._engine.sources import Batch, Source, source_of
+from advkit._data.sources import Batch, Source, source_of
+from advkit._engine.checks import check_classes, check_number
 from advkit._io import manifest as manifests
 from advkit._io.claims import Claims
 from advkit._io.fingerprint import digest, fingerprint, plain
+from advkit._io.progress import ticking
+from advkit._io.rng import DefaultGenerators
 from advkit._io.shards import Layout, Records, ShardFiles, Shards, as_numpy
 from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError
 from advkit.model import placement
-from advkit.transforms import attack_batch, check_attack
 
 __all__ = ["AdversarialDataset", "AttackedLoader", "attacked", "augment", "generate", "load"]
 
@@ -316,13 +317,8 @@ def _shards(
 def _attacked(attack: Attack, batch: Batch, seed: int, start: int) -> Tensor:
     """A batch, attacked with random numbers that depend on the seed and the batch's place only."""
     own, default = map(int, np.random.SeedSequence([seed, start]).generate_state(2, np.uint64))
-    device = placement(attack.model)[0]
-    gpus = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(gpus):
-        # A model may draw too, and it knows nothing of the attack's generator.
-        torch.set_rng_state(torch.Generator("cpu").manual_seed(default).get_state())
-        for gpu in gpus:
-            torch.cuda.set_rng_state(torch.Generator(gpu).manual_seed(default).get_state(), gpu)
+    # A model may draw too, and it knows nothing of the attack's generator.
+    with DefaultGenerators(placement(attack.model)[0]).seeded(default):
         return attack_batch(attack._with(generator=torch.Generator("cpu").manual_seed(own)), batch.images, batch.labels)
 
 

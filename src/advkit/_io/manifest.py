@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from advkit._engine.files import write_whole
+from advkit._io.files import write_atomic
 from advkit._io.locks import held
 from advkit._io.shards import Layout, as_numpy
 from advkit.errors import InputError
@@ -34,7 +34,7 @@ def claim(folder: Path, manifest: dict[str, Any]) -> None:
                 f"{folder} is not empty (it holds {others[0]}) and has no {MANIFEST}; choose a new path for the copy"
             )
         text = json.dumps(manifest, indent=2) + "\n"
-        write_whole(folder / MANIFEST, lambda file: file.write(text.encode()), own=True)
+        write_atomic(folder / MANIFEST, lambda file: file.write(text.encode()), own=True)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advkit._engine.files import write_whole
+from advkit._io.files import write_atomic
 from advkit.errors import InputError
 
 __all__ = ["Layout", "Records", "ShardFiles", "Shards", "as_numpy", "shard_name"]
@@ -111,7 +111,7 @@ class ShardFiles(Shards):
             np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(records))
             stream.write(records.view(np.uint8).data)
 
-        write_whole(self._file(number), save, own=True)
+        write_atomic(self._file(number), save, own=True)
 
     def verify(self) -> None:
         """Look at each file's size, at what it says that it holds and at where it belongs, one after the other."""

@@ -118,13 +118,13 @@ class InputTransformation(Defense, nn.Module, ABC):
 
     def wrap(self, model: Model) -> nn.Module:
         """The model that sees transformed images; see `Defense.wrap`."""
-        return _Behind(self, model)
+        return Behind(self, model)
 
     def _one_draw(self, model: Model) -> Model:
-        return _Behind(self, model) if self.differentiable else _StraightThrough(self, model)
+        return Behind(self, model) if self.differentiable else _StraightThrough(self, model)
 
 
-class _Behind(nn.Module):
+class Behind(nn.Module):
     """A model that sees transformed images."""
 
     def __init__(self, transformation: InputTransformation, model: Model) -> None:
@@ -139,7 +139,7 @@ class _Behind(nn.Module):
         return self.model(seen)
 
 
-class _StraightThrough(_Behind):
+class _StraightThrough(Behind):
     """The same, where the transformation has the gradient of the identity."""
 
     def forward(self, images: Tensor) -> Tensor:

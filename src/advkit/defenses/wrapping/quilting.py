@@ -1,6 +1,5 @@
-"""The input transformations of Guo, Rana, Cisse & van der Maaten, ICLR 2018."""
+"""Image quilting: the image, sewn together from patches of clean images."""
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -9,209 +8,17 @@ from torch.nn.functional import pad
 from typing_extensions import Self
 
 from advkit._engine.checks import check_number
-from advkit._engine.pictures import check_pictures
-from advkit._engine.quilting import quilt
 from advkit._engine.random import uniform_like
-from advkit._engine.total_variation import minimize_tv
-from advkit.defenses._pictures import PictureTransformation
-from advkit.defenses.base import _Behind
+from advkit.defenses.base import Behind
+from advkit.defenses.wrapping.pictures import PictureTransformation, check_pictures
+from advkit.defenses.wrapping.seams import quilt
 from advkit.errors import InputError
 from advkit.model import Model
 
-__all__ = ["BitDepthReduction", "ImageQuilting", "JPEGCompression", "RandomCropRescale", "TotalVarianceMinimization"]
+__all__ = ["ImageQuilting"]
 
 _SOFT_NEIGHBORS, _SOFTNESS = 10, 0.3  # of the gradient of quilting; the softness is a share of the mean distance
 _TABLE = 2**22  # pairs of patches that are in memory at once
-
-
-class BitDepthReduction(PictureTransformation):
-    """Fewer levels for each channel: pixels are rounded to the nearest of 2^bits values that span the bounds.
-
-    Its gradient is zero almost everywhere, which stops an attacker who does not know of it. One who does takes it
-    for the identity (BPDA).
-
-    Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3 (3 bits);
-    Xu, Evans & Qi, "Feature squeezing", NDSS 2018, section 3.1.
-
-    Args:
-        bits: of each channel, from 1 to 16.
-        bounds: the lowest and the highest value of a pixel.
-
-    Raises:
-        InputError: ``bits`` is out of its range; or images are not of shape (N, C, H, W), when it is called.
-    """
-
-    differentiable = False
-
-    def __init__(self, bits: int = 3, *, bounds: tuple[float, float] = (0.0, 1.0)) -> None:
-        super().__init__(bounds=bounds)
-        check_number("bits", bits, at_least=1, at_most=16, integer=True)
-        self.bits = bits
-
-    def _transform(self, pictures: Tensor) -> Tensor:
-        low, high = self.bounds
-        levels = (1 << int(self.bits)) - 1
-        index = ((pictures - low) * (levels / (high - low))).round()
-        return index * ((high - low) / levels) + low
-
-
-class JPEGCompression(PictureTransformation):
-    """Each image is compressed as JPEG and decompressed, by torchvision, as bytes on the CPU.
-
-    It has no gradient; an attacker who knows of it takes it for the identity (BPDA).
-
-    Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3, after
-    Dziugaite, Ghahramani & Roy, "A study of the effect of JPG compression on adversarial images", 2016.
-
-    Args:
-        quality: from 1 to 100; 75 in the paper.
-        bounds: the lowest and the highest value of a pixel: what becomes 0 and 255.
-
-    Raises:
-        InputError: ``quality`` is out of its range; or, when it is called, images are not of shape (N, 1, H, W) or
-            (N, 3, H, W).
-    """
-
-    differentiable = False
-
-    def __init__(self, quality: int = 75, *, bounds: tuple[float, float] = (0.0, 1.0)) -> None:
-        super().__init__(bounds=bounds)
-        check_number("quality", quality, at_least=1, at_most=100, integer=True)
-        self.quality = quality
-
-    @torch.no_grad()
-    def _transform(self, pictures: Tensor) -> Tensor:
-        from torchvision.io import decode_jpeg, encode_jpeg
-
-        if pictures.shape[1] not in (1, 3):
-            raise InputError(f"JPEG is for images of 1 or 3 channels, got images of shape {tuple(pictures.shape)}")
-        low, high = self.bounds
-        scaled = (pictures - low) * (255 / (high - low))
-        seen = scaled.round().clamp(0, 255).to("cpu", torch.uint8)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The image decoding and encoding", DeprecationWarning)  # from 0.29 on
-            for image in seen:  # the codec takes one image at a time
-                image.copy_(decode_jpeg(encode_jpeg(image, int(self.quality))))
-        return seen.to(pictures) * ((high - low) / 255) + low
-
-
-class RandomCropRescale(PictureTransformation):
-    """A random crop of each image, scaled back to the image's size: bilinear, by torchvision.
-
-    The place is drawn for each image, uniformly. The step is linear for a given place: an attacker who knows of it
-    differentiates it and takes the mean over draws (EOT). The paper averages a prediction over 30 crops; that is
-    ``Expectation(defense.wrap(model), 30)`` with `advkit.defenses.base.Expectation`, and attacks know it for what
-    it is.
-
-    Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3. Their crops are
-    90 of 224 pixels wide (scale=0.4), for models trained on such crops.
-
-    Args:
-        scale: the side of the crop as a share of the image's, above 0 and at most 1. 0.875 is 28 of 32 pixels.
-        bounds: the lowest and the highest value of a pixel.
-        generator: where to draw from; torch's default generator if None.
-        eot_samples: how many draws an attacker takes the mean over, at least 1.
-
-    Raises:
-        InputError: a number is out of its range; or images are not of shape (N, C, H, W), when it is called.
-    """
-
-    stochastic = True
-
-    def __init__(
-        self,
-        scale: float = 0.875,
-        *,
-        bounds: tuple[float, float] = (0.0, 1.0),
-        generator: torch.Generator | None = None,
-        eot_samples: int = 10,
-    ) -> None:
-        super().__init__(bounds=bounds)
-        check_number("scale", scale, above=0, at_most=1)
-        check_number("eot_samples", eot_samples, at_least=1, integer=True)
-        self.scale = scale
-        self.generator = generator
-        self.eot_samples = eot_samples
-
-    def _transform(self, pictures: Tensor) -> Tensor:
-        from torchvision.transforms.v2.functional import resize
-
-        count, _, *sides = pictures.shape
-        places = uniform_like(pictures[:, 0, 0, :1].expand(count, 2), self.generator)
-        crops = pictures
-        for dim, side, place in zip((2, 3), sides, places.unbind(1), strict=True):
-            length = max(1, round(self.scale * side))
-            start = (place * (side - length + 1)).long().clamp(max=side - length)
-            index = start[:, None] + torch.arange(length, device=pictures.device)
-            shape = [count, 1, 1, 1]
-            shape[dim] = length
-            wanted = list(crops.shape)
-            wanted[dim] = length
-            crops = crops.gather(dim, index.view(shape).expand(wanted))
-        if not count:
-            return pictures
-        resized: Tensor = resize(crops, sides, antialias=True)
-        return resized
-
-
-class TotalVarianceMinimization(PictureTransformation):
-    """The simplest image, in the sense of total variation, through a random part of the pixels.
-
-    Each pixel of each channel is dropped with probability ``drop``, and the image becomes
-    argmin_z 1/2 ||X * (z - x)||_2^2 + weight * TV(z), with X the pixels that were kept, solved for the whole batch by
-    split Bregman iterations. It stops an attacker who takes the optimisation for flat. One who knows of it takes it
-    for the identity (BPDA), in the mean over draws (EOT).
-
-    Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3.2, eq. (1). As in
-    their released code and by its solver, the first term is half the squared norm and TV is the isotropic total
-    variation of each channel, the sum over pixels of the length of the forward differences. (Their eq. (1) prints a
-    norm that is not squared, and the norms of whole rows and columns of differences.)
-
-    Args:
-        drop: the probability that a pixel is dropped, at least 0 and below 1.
-        weight: of the total variation, positive, for pixels in [0, 1]; others are scaled to it.
-        iterations: of the solver, at least 1. After 30 a CIFAR-10 image is on average 0.1 % above the minimum, and
-            its pixels are within 0.2/255 of it in the mean.
-        bounds: the lowest and the highest value of a pixel.
-        generator: where to draw from; torch's default generator if None.
-        eot_samples: how many draws an attacker takes the mean over, at least 1.
-
-    Raises:
-        InputError: a number is out of its range; or images are not of shape (N, C, H, W), when it is called.
-    """
-
-    differentiable = False
-    stochastic = True
-
-    def __init__(
-        self,
-        drop: float = 0.5,
-        weight: float = 0.03,
-        iterations: int = 30,
-        *,
-        bounds: tuple[float, float] = (0.0, 1.0),
-        generator: torch.Generator | None = None,
-        eot_samples: int = 10,
-    ) -> None:
-        super().__init__(bounds=bounds)
-        check_number("drop", drop, at_least=0, at_most=1)
-        if drop == 1:
-            raise InputError("drop must be below 1: with every pixel dropped there is no image left")
-        check_number("weight", weight, above=0)
-        check_number("iterations", iterations, at_least=1, integer=True)
-        check_number("eot_samples", eot_samples, at_least=1, integer=True)
-        self.drop = drop
-        self.weight = weight
-        self.iterations = iterations
-        self.generator = generator
-        self.eot_samples = eot_samples
-
-    @torch.no_grad()
-    def _transform(self, pictures: Tensor) -> Tensor:
-        low, high = self.bounds
-        known = uniform_like(pictures, self.generator) >= self.drop
-        simplest = minimize_tv((pictures - low) / (high - low), known, self.weight, int(self.iterations))
-        return simplest * (high - low) + low
 
 
 class ImageQuilting(PictureTransformation):
@@ -321,7 +128,7 @@ class ImageQuilting(PictureTransformation):
             return self._sewn(pictures, self._replaced)
 
     def _one_draw(self, model: Model) -> Model:
-        return _Behind(_SoftlyQuilted(self), model)
+        return Behind(_SoftlyQuilted(self), model)
 
     def _sewn(self, pictures: Tensor, replaced: Callable[[Tensor], Tensor]) -> Tensor:
         """Quilts (N, C, H, W), where ``replaced`` takes patches of the pictures (Q, d) to those that are laid."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from advkit._engine.checks import check_model
-from advkit._engine.training import Network
 from advkit.attack import Attack
-from advkit.defenses.adversarial_training import AdversarialTraining
+from advkit.defenses.training.adversarial_training import AdversarialTraining
+from advkit.defenses.training.network import Network
 from advkit.errors import InputError
 from advkit.model import Model
 

@@ -7,15 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
+from advkit._data.attacking import check_attack
+from advkit._data.settings import settings_of
 from advkit._engine.checks import check_choice, check_model, check_number
-from advkit._engine.training import Network, Training
 from advkit.attack import Attack
 from advkit.data import augment, generate
-from advkit.defenses.training import TrainingDefense
+from advkit.defenses.training.base import TrainingDefense
+from advkit.defenses.training.loop import Training
+from advkit.defenses.training.network import Network
+from advkit.defenses.training.recipe import Batch
 from advkit.errors import InputError
 from advkit.losses import cross_entropy
 from advkit.model import Model
-from advkit.transforms import check_attack
 
 __all__ = ["AdversarialTraining"]
 
@@ -82,36 +85,34 @@ class AdversarialTraining(TrainingDefense):
         how = f"clean_ratio={self.clean_ratio:g}, per_batch={self.per_batch!r}"
         return f"{type(self).__name__}([{attacks}], {how})"
 
-    def _train(self, training: Training, loader: Iterable[Any], epochs: int) -> nn.Module:
-        generators = [attack.generator for attack in self.attacks]
-        if self.source is None:
-            training.run(loader, self._mixed, epochs, recipe=repr(self), generators=generators)
-        else:
-            augmented = _augmented(loader, [attack.on(self.source) for attack in self.attacks], training)
-            training.run(augmented, _plain, epochs, recipe=repr(self), pairs=True)
-        return training.model
+    def generators(self) -> list[torch.Generator | None]:
+        """Those of the attacks; where images are attacked before training, none."""
+        return [attack.generator for attack in self.attacks] if self.source is None else []
 
-    def _mixed(self, network: Network, images: Tensor, labels: Tensor, turn: int) -> Tensor:
-        """The mixed loss of a batch."""
-        if self.clean_ratio == 1:
-            return _plain(network, images, labels, turn)
-        adversarials = self._attack(network, turn)(images, labels)
+    def loss(self, network: Network, batch: Batch) -> Tensor:
+        """The mixed loss of a batch; of one with copies in it already, its cross-entropy."""
+        if self.clean_ratio == 1 or self.source is not None:
+            return cross_entropy(network(batch.images), batch.labels).mean()
+        adversarials = self._attack(network, batch.turn)(batch.images, batch.labels)
         if self.clean_ratio == 0:
-            return _plain(network, adversarials, labels, turn)
-        losses = cross_entropy(network(torch.cat([images, adversarials])), labels.repeat(2))
+            return cross_entropy(network(adversarials), batch.labels).mean()
+        losses = cross_entropy(network(torch.cat([batch.images, adversarials])), batch.labels.repeat(2))
         clean, adversarial = losses.view(2, -1).mean(1)
         mixed: Tensor = self.clean_ratio * clean + (1 - self.clean_ratio) * adversarial
         return mixed
 
     def _attack(self, network: Network, turn: int) -> Attack:
-        """The attack of a batch, and the model that it is made against."""
+        """The attack of a batch, pointed at the model that it is made against."""
         if self.per_batch == "random" and network.training:
             turn = int(torch.randint(len(self.attacks), (), device="cpu"))
         return self.attacks[turn % len(self.attacks)].on(network)
 
-
-def _plain(network: Network, images: Tensor, labels: Tensor, turn: int) -> Tensor:
-    return cross_entropy(network(images), labels).mean()
+    def _train(self, training: Training, loader: Iterable[Any], epochs: int) -> nn.Module:
+        if self.source is None:
+            return super()._train(training, loader, epochs)
+        augmented = _augmented(loader, [attack.on(self.source) for attack in self.attacks], training)
+        training.run(augmented, self, epochs, pairs=True)
+        return training.model
 
 
 def _augmented(loader: Iterable[Any], attacks: Sequence[Attack], training: Training) -> DataLoader[Any]:
@@ -127,7 +128,4 @@ def _augmented(loader: Iterable[Any], attacks: Sequence[Attack], training: Train
     how: dict[str, Any] = {"batch_size": loader.batch_size, "progress": training.progress, "labels": training.labels}
     for number, attack in enumerate(attacks):
         data = augment(data, generate(attack, loader.dataset, **how), labels=None if number else training.labels)
-    names = ("batch_size", "num_workers", "collate_fn", "pin_memory", "drop_last", "timeout", "worker_init_fn")
-    more = ("multiprocessing_context", "generator", "prefetch_factor", "persistent_workers")
-    settings: dict[str, Any] = {name: getattr(loader, name) for name in names + more}
-    return DataLoader(data, shuffle=isinstance(loader.sampler, RandomSampler), **settings)
+    return DataLoader(data, shuffle=isinstance(loader.sampler, RandomSampler), **settings_of(loader))

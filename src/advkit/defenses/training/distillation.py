@@ -11,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advkit._engine.checks import check_number
-from advkit._engine.training import Epoch, Network, Training
-from advkit.defenses.training import TrainingDefense
+from advkit.defenses.training.base import TrainingDefense
+from advkit.defenses.training.epoch import Epoch
+from advkit.defenses.training.loop import Training
+from advkit.defenses.training.network import Network
+from advkit.defenses.training.recipe import Batch, Recipe
 from advkit.model import Defended, Model
 
 __all__ = ["DefensiveDistillation"]
@@ -57,26 +60,35 @@ class DefensiveDistillation(TrainingDefense):
     def _one_draw(self, model: Model) -> Model:
         return _Tempered(model, self.temperature)
 
+    def loss(self, network: Network, batch: Batch) -> Tensor:
+        """The teacher's loss: the cross-entropy at the temperature."""
+        return F.cross_entropy(network(batch.images) / self.temperature, batch.labels)
+
     def _train(self, training: Training, loader: Iterable[Any], epochs: int) -> nn.Module:
         start = copy.deepcopy(training.state())
         path = None if training.checkpoint is None else Path(training.checkpoint)
         beside = None if path is None else path.with_name(f"{path.stem}.teacher{path.suffix}")
         of_teacher = replace(training, checkpoint=beside, history=[])
         self.teacher_history = of_teacher.history
-        of_teacher.run(loader, self._hard, epochs, recipe=f"the teacher of {self!r}")
+        of_teacher.run(loader, self, epochs, name=f"the teacher of {self!r}")
         teacher = Network(copy.deepcopy(training.model), training.autocast).eval()
         training.load(start)
-
-        def soft(network: Network, images: Tensor, labels: Tensor, turn: int) -> Tensor:
-            with torch.no_grad():
-                targets = (teacher(images) / self.temperature).softmax(1)
-            return F.cross_entropy(network(images) / self.temperature, targets)
-
-        training.run(loader, soft, epochs, recipe=f"the student of {self!r}")
+        training.run(loader, _Student(teacher, self.temperature), epochs, name=f"the student of {self!r}")
         return self.wrap(training.model)
 
-    def _hard(self, network: Network, images: Tensor, labels: Tensor, turn: int) -> Tensor:
-        return F.cross_entropy(network(images) / self.temperature, labels)
+
+class _Student(Recipe):
+    """Training on what a teacher says, both at a temperature."""
+
+    def __init__(self, teacher: Network, temperature: float) -> None:
+        self.teacher = teacher
+        self.temperature = temperature
+
+    def loss(self, network: Network, batch: Batch) -> Tensor:
+        """The cross-entropy between the two softmaxes."""
+        with torch.no_grad():
+            targets = (self.teacher(batch.images) / self.temperature).softmax(1)
+        return F.cross_entropy(network(batch.images) / self.temperature, targets)
 
 
 class _Tempered(nn.Module):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from advkit._engine.seeds import repeatable
+from advkit._io.rng import repeatable
 
 CPU = torch.device("cpu")
 

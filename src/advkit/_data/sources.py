@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
 
+from advkit._data.loaders import AttackedLoader
+from advkit._data.samples import TO_TENSOR, Choice, LabelsGetter, Sample
+from advkit._data.settings import OF_WORKERS, settings_of
 from advkit._engine.checks import check_classes
-from advkit._engine.loaders import AttackedLoader
-from advkit._engine.samples import TO_TENSOR, Choice, LabelsGetter, Sample
 from advkit.errors import AdvkitError, DtypeError, InputError
 from advkit.model import Model, placement
 
@@ -152,12 +153,11 @@ def source_of(data: Any, batch_size: int | None, model: Model, where: LabelsGett
             f"generate copies a data set in its own order, so that it can be resumed, and this loader draws by {how}; "
             "pass the data set itself, loader.dataset, or a loader with shuffle=False"
         )
-    settings = ("num_workers", "worker_init_fn", "multiprocessing_context", "prefetch_factor", "timeout")
     return Source(
         data,
         loader.batch_size if batch_size is None else batch_size,
         _collate if loader.collate_fn is default_collate else loader.collate_fn,
-        {name: getattr(loader, name) for name in settings},
+        settings_of(loader, OF_WORKERS),
         where,
         Choice(model),
     )

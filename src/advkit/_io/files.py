@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-__all__ = ["write_whole"]
+__all__ = ["write_atomic"]
 
 
-def write_whole(file: Path, save: Callable[[BinaryIO], object], *, writer: str = "", own: bool = False) -> None:
+def write_atomic(file: Path, save: Callable[[BinaryIO], object], *, writer: str = "", own: bool = False) -> None:
     """A file that is whole, or what it was before, whenever the process or the machine stops.
 
     Args:

@@ -196,6 +196,6 @@ def test_the_gradient_of_quilting_points_to_other_patches() -> None:
 def test_quilting_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     quilting, images = ImageQuilting(draw(30, 3, 4, 4)), draw(4, 3, 8, 8)
     expected = quilting(images)
-    monkeypatch.setattr("advkit.defenses.input_transforms._TABLE", 100)
+    monkeypatch.setattr("advkit.defenses.wrapping.quilting._TABLE", 100)
     assert quilting(images).equal(expected)
     assert quilting.surrogate(conv_net())(images).shape == (4, 4)

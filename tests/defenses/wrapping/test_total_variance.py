@@ -4,7 +4,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from advkit._engine.total_variation import minimize_tv
+from advkit.defenses.wrapping.total_variance import minimize_tv
 from contracts.scenes import draw
 
 

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, get_worker_info
 
+from advkit._data.attacking import attack_sample, check_attack
+from advkit._data.samples import Choice, LabelsGetter, Sample, check_labels_getter, check_loader
 from advkit._engine.checks import check_number
-from advkit._engine.samples import Choice, LabelsGetter, Sample, check_labels_getter, check_loader
 from advkit.attack import Attack
 from advkit.errors import InputError
 from advkit.model import placement
-from advkit.transforms import attack_sample, check_attack
 
 __all__ = ["AttackedLoader", "attacked"]
 

@@ -1,4 +1,4 @@
-"""Images of little total variation through some of their pixels, all of a batch at once."""
+"""Total variance minimization: the defense, and the solver that it stands on, for all images of a batch at once."""
 
 import math
 
@@ -6,11 +6,76 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-__all__ = ["minimize_tv"]
+from advkit._engine.checks import check_number
+from advkit._engine.random import uniform_like
+from advkit.defenses.wrapping.pictures import PictureTransformation
+from advkit.errors import InputError
+
+__all__ = ["TotalVarianceMinimization", "minimize_tv"]
 
 _RELAXATION = 1.6
 _DATA_PENALTY = 0.3  # found by trial, for pixels in [0, 1]; any value converges
 _EDGE_PENALTY = 10.0  # times the weight
+
+
+class TotalVarianceMinimization(PictureTransformation):
+    """The simplest image, in the sense of total variation, through a random part of the pixels.
+
+    Each pixel of each channel is dropped with probability ``drop``, and the image becomes
+    argmin_z 1/2 ||X * (z - x)||_2^2 + weight * TV(z), with X the pixels that were kept, solved for the whole batch by
+    split Bregman iterations. It stops an attacker who takes the optimisation for flat. One who knows of it takes it
+    for the identity (BPDA), in the mean over draws (EOT).
+
+    Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3.2, eq. (1). As in
+    their released code and by its solver, the first term is half the squared norm and TV is the isotropic total
+    variation of each channel, the sum over pixels of the length of the forward differences. (Their eq. (1) prints a
+    norm that is not squared, and the norms of whole rows and columns of differences.)
+
+    Args:
+        drop: the probability that a pixel is dropped, at least 0 and below 1.
+        weight: of the total variation, positive, for pixels in [0, 1]; others are scaled to it.
+        iterations: of the solver, at least 1. After 30 a CIFAR-10 image is on average 0.1 % above the minimum, and
+            its pixels are within 0.2/255 of it in the mean.
+        bounds: the lowest and the highest value of a pixel.
+        generator: where to draw from; torch's default generator if None.
+        eot_samples: how many draws an attacker takes the mean over, at least 1.
+
+    Raises:
+        InputError: a number is out of its range; or images are not of shape (N, C, H, W), when it is called.
+    """
+
+    differentiable = False
+    stochastic = True
+
+    def __init__(
+        self,
+        drop: float = 0.5,
+        weight: float = 0.03,
+        iterations: int = 30,
+        *,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        generator: torch.Generator | None = None,
+        eot_samples: int = 10,
+    ) -> None:
+        super().__init__(bounds=bounds)
+        check_number("drop", drop, at_least=0, at_most=1)
+        if drop == 1:
+            raise InputError("drop must be below 1: with every pixel dropped there is no image left")
+        check_number("weight", weight, above=0)
+        check_number("iterations", iterations, at_least=1, integer=True)
+        check_number("eot_samples", eot_samples, at_least=1, integer=True)
+        self.drop = drop
+        self.weight = weight
+        self.iterations = iterations
+        self.generator = generator
+        self.eot_samples = eot_samples
+
+    @torch.no_grad()
+    def _transform(self, pictures: Tensor) -> Tensor:
+        low, high = self.bounds
+        known = uniform_like(pictures, self.generator) >= self.drop
+        simplest = minimize_tv((pictures - low) / (high - low), known, self.weight, int(self.iterations))
+        return simplest * (high - low) + low
 
 
 def minimize_tv(images: Tensor, known: Tensor, weight: float, iterations: int) -> Tensor:

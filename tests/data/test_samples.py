@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from advkit._engine.samples import Choice, Sample, as_labels, check_loader
+from advkit._data.samples import Choice, Sample, as_labels, check_loader
 from advkit.errors import DtypeError, InputError
 
 IMAGES = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,7 @@
-"""What the defenses that train have in common: `fit`, and what the user may say of it."""
+"""What the defenses that train have in common: `fit`, and what the user may ask of it."""
 
 import os
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,15 +10,20 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from advkit._engine.samples import LabelsGetter
-from advkit._engine.training import Epoch, Training
+from advkit._data.samples import LabelsGetter
 from advkit.defenses.base import Defense
+from advkit.defenses.training.epoch import Epoch
+from advkit.defenses.training.loop import Training
+from advkit.defenses.training.recipe import Recipe
 
-__all__ = ["Epoch", "TrainingDefense"]
+__all__ = ["TrainingDefense"]
 
 
-class TrainingDefense(Defense, ABC):
-    """Base of the defenses that train a model. A subclass writes `_train`.
+class TrainingDefense(Defense, Recipe, ABC):
+    """Base of the defenses that train a model. A subclass writes `loss`, and the loop around it is this one's.
+
+    It may also say what stands `around` the network while a loss is computed and differentiated, and how often each
+    batch is trained on (``replays``).
 
     Attributes:
         history: an `Epoch` for each epoch of the last `fit`, also of one that an error ended.
@@ -88,6 +93,7 @@ class TrainingDefense(Defense, ABC):
         self.history = training.history
         return self._train(training, loader, epochs)
 
-    @abstractmethod
     def _train(self, training: Training, loader: Iterable[Any], epochs: int) -> nn.Module:
-        """The training itself: `Training.run` with the defense's loss. Returns what `fit` does."""
+        """The training itself, by this recipe; one that trains by several writes its own. Returns what `fit` does."""
+        training.run(loader, self, epochs)
+        return training.model

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from advkit import errors
-from advkit._engine.progress import track
+from advkit._io.progress import track
 
 
 class Terminal(io.StringIO):

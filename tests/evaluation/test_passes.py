@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 import advkit
-from advkit._engine.passes import Asked, Passes, counting
 from advkit.defenses import InputTransformation
+from advkit.evaluation.passes import Asked, Passes, counting
 from contracts.scenes import draw, flat_net
 
 
