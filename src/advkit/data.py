@@ -50,6 +50,12 @@ class AdversarialDataset(Dataset[tuple[Tensor, int]]):
         shards: the records, in the order of the data set: arrays, or the files of a folder.
         dtype: the dtype of the images.
         path: where the shards are on disk, or None.
+
+    Examples:
+        >>> copy = advkit.data.generate(advkit.FGSM(model), loader.dataset)
+        >>> image, label = copy[0]
+        >>> image.shape, copy.images.shape
+        (torch.Size([3, 16, 16]), torch.Size([12, 3, 16, 16]))
     """
 
     def __init__(self, shards: Sequence[Records] | Shards, dtype: torch.dtype, path: Path | None = None) -> None:
@@ -149,6 +155,11 @@ def generate(
             copy made with other arguments (which are named), or files of others.
         DtypeError: ``attack`` is no `Attack`, or the data set gives PIL images.
         OSError: the disk is full, or something else is wrong with it. What was written stays, and is gone on from.
+
+    Examples:
+        >>> copy = advkit.data.generate(advkit.PGD(model, steps=3), loader.dataset, "cifar10-pgd")
+        >>> len(copy)
+        12
     """
     check_attack(attack)
     if attack.generator is not None:
@@ -190,6 +201,12 @@ def load(path: str | os.PathLike[str]) -> AdversarialDataset:
         InputError: there is none at ``path``, it is not finished, or a file is damaged: it has another size, says
             that it holds something else, or is a copy of another. A single bit is found out when the image that it
             belongs to is read.
+
+    Examples:
+        >>> advkit.data.generate(advkit.FGSM(model), loader.dataset, "cifar10-fgsm").path.name
+        'cifar10-fgsm'
+        >>> len(advkit.data.load("cifar10-fgsm"))
+        12
     """
     folder = Path(path).absolute()
     manifest = manifests.read(folder)
@@ -229,6 +246,11 @@ def augment(
     Raises:
         InputError: a data set has no length or is empty, or the images of the two differ in shape or dtype.
         DtypeError: a data set gives no (tensor, label).
+
+    Examples:
+        >>> copy = advkit.data.generate(advkit.FGSM(model), loader.dataset)
+        >>> len(advkit.data.augment(loader.dataset, copy))
+        24
     """
     check_labels_getter(labels)
     its = None if isinstance(adversarial, AdversarialDataset) else labels

@@ -58,6 +58,14 @@ class AttackTransform(nn.Module):
             rest.
         DtypeError: ``attack`` is no `Attack`, ``labels`` says no place, or the sample holds a PIL image.
         AdvkitError: it runs in a forked DataLoader worker that cannot use the model.
+
+    Examples:
+        >>> from torchvision.transforms import v2
+        >>> attack = advkit.AttackTransform(advkit.PGD(model, steps=3), p=0.5)
+        >>> transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), attack])
+        >>> image, label = transform(torch.zeros(3, 16, 16, dtype=torch.uint8), 4)
+        >>> image.shape, label
+        (torch.Size([3, 16, 16]), 4)
     """
 
     def __init__(self, attack: Attack, p: float = 1.0, *, labels: LabelsGetter = None) -> None:
@@ -103,6 +111,12 @@ class FGSMTransform(AttackTransform):
         p: the probability that an image is attacked.
         bounds: the lowest and the highest value of a pixel.
         labels: where the label is, as for `AttackTransform`.
+
+    Examples:
+        >>> transform = advkit.FGSMTransform(model, eps=8 / 255)
+        >>> adversarial, label = transform(images[0], int(labels[0]))
+        >>> bool((adversarial - images[0]).abs().max() <= 8 / 255 + 1e-6)
+        True
     """
 
     attack: FGSM

@@ -46,6 +46,11 @@ class AttackedLoader:
         attack: the attack.
         p: the probability that an image is attacked.
         labels: where the label is, as given.
+
+    Examples:
+        >>> under_attack = advkit.data.attacked(loader, advkit.FGSM(model), p=0.5)
+        >>> under_attack.p, len(under_attack) == len(loader)
+        (0.5, True)
     """
 
     loader: Iterable[Any]
@@ -92,6 +97,12 @@ def attacked(loader: Iterable[Any], attack: Attack, p: float = 1.0, *, labels: L
     Raises:
         InputError: ``p`` is outside [0, 1], or the attack has a budget for each image of some batch.
         DtypeError: ``attack`` is no `Attack`, ``loader`` is a data set, or ``labels`` says no place.
+
+    Examples:
+        >>> for adversarials, labels in advkit.data.attacked(loader, advkit.FGSM(model)):
+        ...     print(adversarials.shape)
+        torch.Size([8, 3, 16, 16])
+        torch.Size([4, 3, 16, 16])
     """
     check_attack(attack)
     check_number("p", p, at_least=0, at_most=1)

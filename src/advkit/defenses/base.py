@@ -33,6 +33,13 @@ class Defense:
             a gradient, zero, and is not differentiable in this sense.
         stochastic: whether the wrapped model draws random numbers, so that it may answer otherwise when asked again.
         eot_samples: how many draws of a stochastic defense the surrogate takes the mean over.
+
+    Examples:
+        >>> class Blur(advkit.Defense):
+        ...     def wrap(self, model):
+        ...         return torch.nn.Sequential(torch.nn.AvgPool2d(3, stride=1, padding=1), model)
+        >>> defended = Blur().wrap(model)
+        >>> adversarials = advkit.FGSM(defended)(images, labels)
     """
 
     differentiable: bool = True
@@ -110,6 +117,15 @@ class InputTransformation(Defense, nn.Module, ABC):
     differentiable is BPDA with the identity: forward through the transformation, and backward as if it were not
     there (Athalye, Carlini & Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, section 4.1).
     A stochastic one draws for each image of a batch on its own.
+
+    Examples:
+        >>> class Posterize(advkit.defenses.InputTransformation):
+        ...     differentiable = False  # the gradient of rounding is zero
+        ...
+        ...     def forward(self, images):
+        ...         return (images * 7).round() / 7
+        >>> defended = Posterize().wrap(model)
+        >>> adversarials = advkit.FGSM(defended)(images, labels)  # straight through the rounding
     """
 
     @abstractmethod
@@ -159,6 +175,11 @@ class Expectation(nn.Module):
     Args:
         model: pixels (N, ...) to logits (N, K), otherwise at each call.
         samples: how many calls, at least 1.
+
+    Examples:
+        >>> crops = advkit.defenses.RandomCropRescale()
+        >>> advkit.defenses.base.Expectation(crops.wrap(model), samples=30)(images).shape
+        torch.Size([12, 10])
     """
 
     def __init__(self, model: Model, samples: int) -> None:

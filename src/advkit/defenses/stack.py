@@ -34,6 +34,13 @@ class Stack(Defense):
     Raises:
         InputError: there is no defense.
         DtypeError: one of them is none.
+
+    Examples:
+        >>> stack = advkit.defenses.Stack([advkit.defenses.FeatureSmoothing(), advkit.defenses.BitDepthReduction()])
+        >>> stack.differentiable
+        False
+        >>> stack.wrap(model)(images).shape
+        torch.Size([12, 10])
     """
 
     def __init__(self, defenses: Sequence[Defense]) -> None:

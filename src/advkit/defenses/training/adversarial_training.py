@@ -49,6 +49,12 @@ class AdversarialTraining(TrainingDefense):
         InputError: there is no attack, a number is out of range, or both ``clean_ratio`` and ``source`` are given,
             where the copies decide how many images are clean.
         DtypeError: an attack is none.
+
+    Examples:
+        >>> defense = advkit.defenses.AdversarialTraining(advkit.PGD(model, steps=3), clean_ratio=0)
+        >>> trained = defense.fit(model, loader, torch.optim.Adam(model.parameters()), epochs=1)
+        >>> trained is model
+        True
     """
 
     def __init__(

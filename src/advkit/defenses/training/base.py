@@ -27,6 +27,16 @@ class TrainingDefense(Defense, Recipe, ABC):
 
     Attributes:
         history: an `Epoch` for each epoch of the last `fit`, also of one that an error ended.
+
+    Examples:
+        >>> from torch.nn.functional import cross_entropy
+        >>> class SmoothedLabels(advkit.defenses.TrainingDefense):
+        ...     def loss(self, network, batch):
+        ...         return cross_entropy(network(batch.images), batch.labels, label_smoothing=0.1)
+        >>> defense = SmoothedLabels()
+        >>> trained = defense.fit(model, loader, torch.optim.Adam(model.parameters()), epochs=2)
+        >>> len(defense.history)
+        2
     """
 
     history: list[Epoch]

@@ -40,6 +40,11 @@ class DefensiveDistillation(TrainingDefense):
     Attributes:
         history: of the student.
         teacher_history: of the teacher.
+
+    Examples:
+        >>> defense = advkit.defenses.DefensiveDistillation(temperature=20)
+        >>> distilled = defense.fit(model, loader, torch.optim.Adam(model.parameters()), epochs=1)
+        >>> adversarials = advkit.FGSM(distilled)(images, labels)  # with the temperature taken out
     """
 
     teacher_history: list[Epoch]

@@ -28,6 +28,11 @@ class EnsembleAdversarialTraining(AdversarialTraining):
     Raises:
         InputError: there is no source, or the ratio is out of range.
         DtypeError: the attack is none, or a source cannot be called.
+
+    Examples:
+        >>> from copy import deepcopy
+        >>> defense = advkit.defenses.EnsembleAdversarialTraining([deepcopy(model)], advkit.FGSM(model))
+        >>> trained = defense.fit(model, loader, torch.optim.Adam(model.parameters()), epochs=1)
     """
 
     def __init__(self, sources: Sequence[Model], attack: Attack, *, clean_ratio: float = 0.5) -> None:

@@ -12,6 +12,10 @@ class Epoch:
     Attributes:
         loss: the mean loss of the training images, each as the weights were when its batch came.
         validation_loss: the mean loss of the validation images afterwards, in eval mode; None without such images.
+
+    Examples:
+        >>> advkit.defenses.Epoch(loss=0.5)
+        Epoch(loss=0.5, validation_loss=None)
     """
 
     loss: float

@@ -40,6 +40,14 @@ class Recipe(ABC):
 
     Attributes:
         replays: how often a batch is trained on before the next one comes.
+
+    Examples:
+        >>> from torch.nn.functional import cross_entropy
+        >>> class OnNoise(advkit.defenses.training.Recipe):
+        ...     def loss(self, network, batch):
+        ...         return cross_entropy(network(batch.images + 0.1 * torch.randn_like(batch.images)), batch.labels)
+        >>> OnNoise().replays
+        1
     """
 
     replays: int = 1

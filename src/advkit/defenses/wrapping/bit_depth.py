@@ -23,6 +23,10 @@ class BitDepthReduction(PictureTransformation):
 
     Raises:
         InputError: ``bits`` is out of its range; or images are not of shape (N, C, H, W), when it is called.
+
+    Examples:
+        >>> advkit.defenses.BitDepthReduction(bits=1)(torch.tensor([[[[0.2, 0.7]]]]))
+        tensor([[[[0., 1.]]]])
     """
 
     differentiable = False

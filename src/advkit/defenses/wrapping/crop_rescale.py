@@ -29,6 +29,10 @@ class RandomCropRescale(PictureTransformation):
 
     Raises:
         InputError: a number is out of its range; or images are not of shape (N, C, H, W), when it is called.
+
+    Examples:
+        >>> defended = advkit.defenses.RandomCropRescale(scale=0.75).wrap(model)
+        >>> adversarials = advkit.FGSM(defended)(images, labels)  # in the mean over ten draws
     """
 
     stochastic = True

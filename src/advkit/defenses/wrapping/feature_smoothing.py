@@ -24,6 +24,11 @@ class FeatureSmoothing(PictureTransformation):
     Raises:
         InputError: a number is out of its range; or, when it is called, images are not of shape (N, C, H, W) or not
             larger than half the window.
+
+    Examples:
+        >>> defended = advkit.defenses.FeatureSmoothing(kernel_size=3, sigma=1.0).wrap(model)
+        >>> defended(images).shape
+        torch.Size([12, 10])
     """
 
     def __init__(self, kernel_size: int = 3, sigma: float = 1.0, *, bounds: tuple[float, float] = (0.0, 1.0)) -> None:

@@ -28,6 +28,11 @@ class GradientMasking(InputTransformation):
 
     Raises:
         InputError: ``eps`` is negative or not finite.
+
+    Examples:
+        >>> defended = advkit.defenses.GradientMasking(eps=0.01).wrap(model)
+        >>> torch.equal(defended(images), model(images))
+        True
     """
 
     def __init__(self, eps: float, *, generator: torch.Generator | None = None) -> None:

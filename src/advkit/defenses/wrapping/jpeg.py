@@ -27,6 +27,10 @@ class JPEGCompression(PictureTransformation):
     Raises:
         InputError: ``quality`` is out of its range; or, when it is called, images are not of shape (N, 1, H, W) or
             (N, 3, H, W).
+
+    Examples:
+        >>> defended = advkit.defenses.JPEGCompression(quality=75).wrap(model)
+        >>> adversarials = advkit.FGSM(defended)(images, labels)  # straight through the codec
     """
 
     differentiable = False

@@ -26,6 +26,12 @@ class MedianSmoothing(PictureTransformation):
     Raises:
         InputError: ``kernel_size`` is not odd; or, when it is called, images are not of shape (N, C, H, W) or not
             larger than half the window.
+
+    Examples:
+        >>> one_white_pixel = torch.zeros(1, 1, 5, 5)
+        >>> one_white_pixel[0, 0, 2, 2] = 1
+        >>> advkit.defenses.MedianSmoothing()(one_white_pixel).max()
+        tensor(0.)
     """
 
     def __init__(self, kernel_size: int = 3, *, bounds: tuple[float, float] = (0.0, 1.0)) -> None:

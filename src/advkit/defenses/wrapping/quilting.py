@@ -49,6 +49,13 @@ class ImageQuilting(PictureTransformation):
     Raises:
         InputError: ``patches`` are not square patches, or a number is out of its range; or, when it is called, images
             are not of shape (N, C, H, W), of other channels than the patches, or too small to be mirrored.
+
+    Examples:
+        >>> quilting = advkit.defenses.ImageQuilting.from_images(images, count=500, neighbors=3)
+        >>> quilting.stochastic
+        True
+        >>> quilting.wrap(model)(images).shape
+        torch.Size([12, 10])
     """
 
     differentiable = False

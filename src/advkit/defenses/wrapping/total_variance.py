@@ -42,6 +42,11 @@ class TotalVarianceMinimization(PictureTransformation):
 
     Raises:
         InputError: a number is out of its range; or images are not of shape (N, C, H, W), when it is called.
+
+    Examples:
+        >>> simplest = advkit.defenses.TotalVarianceMinimization(drop=0.5)(images)
+        >>> simplest.shape == images.shape
+        True
     """
 
     differentiable = False
