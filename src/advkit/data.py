@@ -43,7 +43,7 @@ class AdversarialDataset(Dataset[tuple[Tensor, int]]):
     """Adversarial images, in the dtype of the originals, and the labels of the originals.
 
     Made by `generate` and `load`. On disk it is mapped into memory, a few files at a time, and read as it is used; it
-    can be pickled, so that DataLoader workers can have it. An image that is not as it was written, or that stands in
+    can be pickled, so that DataLoader workers can use it. An image that is not as it was written, or that is in
     another's place, is an error when it is read.
 
     Args:
@@ -121,15 +121,15 @@ def generate(
 
     With a ``path`` the copy is written as it is made, in shards that are either whole or absent. Stopped at any
     moment and called again with the same arguments, it goes on with the shards that are missing, and the files
-    come out byte for byte as without the stop. That asks the same of the data set: that it gives the same image
-    each time, so random augmentation belongs behind the copy. Several processes that call it with the same arguments,
-    such as those of torchrun, share the shards that are missing among them: each takes the next that nobody works
-    on, and all return the same data set when it is whole. (Not on Windows, nor on a drive without file locks: there
+    come out byte for byte as without the stop. For that the data set has to give the same image each time, so
+    random augmentation belongs behind the copy. Several processes that call it with the same arguments,
+    such as those of torchrun, share out the missing shards: each takes the next that no other works on, and all
+    return the same data set when it is complete. (Not on Windows, nor on a drive without file locks: there
     each makes all of it.)
 
-    Random numbers depend on ``seed`` and on the place of a batch in the data set, nothing else: the attack draws
-    from a generator of its own, a model that draws from the default RNG (of the CPU or a CUDA device) finds it
-    in a state that depends on the same, and afterwards the default RNG is as it was.
+    Random numbers depend on ``seed`` and on the place of a batch in the data set, and on nothing else: the attack
+    draws from a generator of its own, a model that draws from the default RNG (of the CPU or its own device) finds
+    it seeded by the same two, and afterwards the default RNG is as it was.
 
     Args:
         attack: the attack and, inside it, its model. It must have no generator.
@@ -152,9 +152,10 @@ def generate(
     Raises:
         InputError: the loader shuffles or has no batch size of its own, the data set is empty, has no length or
             no labels, a number is out of range, the attack has a generator, or the path holds something else: a
-            copy made with other arguments (which are named), or files of others.
-        DtypeError: ``attack`` is no `Attack`, or the data set gives PIL images.
-        OSError: the disk is full, or something else is wrong with it. What was written stays, and is gone on from.
+            copy made with other arguments (which are named), or somebody else's files.
+        DtypeError: ``attack`` is not an `Attack`, or the data set gives PIL images.
+        OSError: the disk is full, or something else is wrong with it. What was written stays, and the next call goes on
+            from there.
 
     Examples:
         >>> copy = advkit.data.generate(advkit.PGD(model, steps=3), loader.dataset, "cifar10-pgd")
@@ -198,9 +199,8 @@ def load(path: str | os.PathLike[str]) -> AdversarialDataset:
     """The adversarial data set that `generate` wrote, mapped into memory. No pickle is read.
 
     Raises:
-        InputError: there is none at ``path``, it is not finished, or a file is damaged: it has another size, says
-            that it holds something else, or is a copy of another. A single bit is found out when the image that it
-            belongs to is read.
+        InputError: there is none at ``path``, it is not finished, or a file is damaged: it has another size, claims
+            to hold something else, or is a copy of another. A single wrong bit is found when its image is read.
 
     Examples:
         >>> advkit.data.generate(advkit.FGSM(model), loader.dataset, "cifar10-fgsm").path.name
@@ -236,7 +236,7 @@ def augment(
 
     Args:
         clean: a data set of (image, label), the images tensors. Its items may be dicts and hold more, which is left
-            out: image and label are found by the rules of `advkit.AttackTransform`.
+            out; image and label are found by the rules of `advkit.AttackTransform`.
         adversarial: another, whose images have the same shape and dtype, such as what `generate` returns.
         labels: where the label is in an item of ``clean``, as for `advkit.AttackTransform`.
 
@@ -245,7 +245,7 @@ def augment(
 
     Raises:
         InputError: a data set has no length or is empty, or the images of the two differ in shape or dtype.
-        DtypeError: a data set gives no (tensor, label).
+        DtypeError: the items of a data set are not (tensor, label).
 
     Examples:
         >>> copy = advkit.data.generate(advkit.FGSM(model), loader.dataset)
@@ -310,7 +310,7 @@ def _shards(
     seed: int,
     progress: bool | None,
 ) -> Iterator[tuple[int, Records]]:
-    """The shards of these numbers, which have so many images at the most, one after the other."""
+    """The shards with these numbers, one after the other; ``count`` is how many images they have at most."""
     spans = (
         range(start, min(start + source.batch_size, shard.stop))  # no batch crosses from a shard to the next
         for shard in map(layout.span, numbers)
@@ -345,7 +345,7 @@ def _attacked(attack: Attack, batch: Batch, seed: int, start: int) -> Tensor:
 
 
 def _manifest(attack: Attack, source: Source, layout: Layout, first: Batch, seed: int) -> dict[str, Any]:
-    """All that the copy depends on, in JSON."""
+    """All that the copy depends on, as JSON."""
     names = [known.name for known in fields(attack) if known.name not in ("model", "generator")]
     manifest = {
         "advkit": __version__,

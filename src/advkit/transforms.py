@@ -32,31 +32,32 @@ class AttackTransform(nn.Module):
 
     The label is the integer, or tensor or array of integers of shape (N,) or (N, 1), that stands under a key
     "label", "labels" or "target"; or else the one that follows the image in a tuple or list. Where there is none
-    (soft labels are none), it is the model's own answer to the image, for one forward more. Where several integers
-    could be the label, those that are all different and beyond the model's classes number images; if it is not clear
-    then, say which it is with ``labels``.
+    (soft labels do not count), it is the model's own prediction, for one more forward pass. Where several integers
+    could be the label, those that are all different and not all classes of the model number the images; if that does
+    not settle it, say which it is with ``labels``.
 
     uint8 pixels are attacked as the bounds' 256 levels (eps=8/255 is 8 of them with bounds (0, 1)). The change of an
     attack with a budget is rounded towards zero, so that it stays within. That of any other attack is rounded to the
     nearest level, and where the model is not fooled then, away from zero, and further along the same way; an image
     that fools the model on no level that was tried is returned as it was.
 
-    The model is none of this module's submodules: it has no parameters, and `train`, `to` and `state_dict` leave
-    the model alone. While it is attacked the model is in eval mode, and afterwards it is as it was.
+    The model is not a submodule of this one, which has no parameters: `train`, `to` and `state_dict` leave the model
+    alone. While it is attacked the model is in eval mode, and afterwards it is as it was.
 
     Args:
         attack: the attack and, inside it, its model.
         p: the probability that an image is attacked, drawn for each image from torch's default RNG. With ``p=1``
             nothing is drawn.
         labels: where the label is: the key or field that it stands under, its place in the tuple, list or arguments,
-            or a function of the whole sample that returns it, or None for the model's own answer. If None, the rules
-            above.
+            or a function of the whole sample that returns it, or None for the model's own prediction. If None, the
+            rules above.
 
     Raises:
         InputError: ``p`` is outside [0, 1], the attack has a budget for each image of some batch, or there is no
-            image in the sample, no label where ``labels`` says, or several that could be it; see `Attack` for the
+            image in the sample, no label where ``labels`` points, or several that could be it; see `Attack` for the
             rest.
-        DtypeError: ``attack`` is no `Attack`, ``labels`` says no place, or the sample holds a PIL image.
+        DtypeError: ``attack`` is not an `Attack`, ``labels`` is neither a place nor a function, or the sample holds a
+            PIL image.
         AdvkitError: it runs in a forked DataLoader worker that cannot use the model.
 
     Examples:

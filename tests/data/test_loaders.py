@@ -167,5 +167,5 @@ def test_errors():
         attacked(DATA, FGSM(NET))
     with pytest.raises(DtypeError, match="labels must be the key or the place"):
         attacked([], FGSM(NET), labels=[1])
-    with pytest.raises(InputError, match="this loader gives attacked ones; pass the loader that it was made of"):
+    with pytest.raises(InputError, match="this loader gives attacked ones; pass the loader it was made from"):
         generate(FGSM(NET), attacked(DataLoader(DATA), DeepFool(NET)))

@@ -15,7 +15,7 @@ __all__ = ["attack_batch", "attack_sample", "check_attack"]
 
 
 def check_attack(attack: object) -> None:
-    """Refuse what is no attack, or one that is made for the images of one batch."""
+    """Refuse anything but an attack, and an attack that is made for the images of one batch."""
     if not isinstance(attack, Attack):
         raise DtypeError(f"attack must be an advkit attack, such as advkit.PGD(model); got {type(attack).__name__}")
     for name in attack._per_row():
@@ -26,7 +26,7 @@ def check_attack(attack: object) -> None:
 
 
 def attack_sample(sample: Sample, attack: Attack, p: float) -> Any:
-    """What a sample was found in, with its images attacked, each with probability ``p``."""
+    """The structure of a sample, with its images attacked, each with probability ``p``."""
     labels = sample.labels
     return sample.with_images(lambda images: _attack_some(attack, images, labels, p))
 
@@ -47,7 +47,7 @@ def _attack_some(attack: Attack, images: Tensor, labels: Tensor | None, p: float
 
 
 def attack_batch(attack: Attack, images: Tensor, labels: Tensor | None) -> Tensor:
-    """The attack on floating or uint8 images (N, ...), with the model's own answer where there is no label."""
+    """The attack on floating or uint8 images (N, ...), with the model's own prediction where there is no label."""
     grid = Levels(attack.bounds) if images.dtype == torch.uint8 else None
     pixels = images if grid is None else grid.value(images.float())
     if labels is None:

@@ -1,4 +1,4 @@
-"""Models that are spread over several processes, which have to ask them together."""
+"""Models that are spread over several processes, which have to call them together."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ _SHARDED = {"FSDPModule", "FullyShardedDataParallel"}  # by name: importing them
 
 
 def in_step(model: Model) -> bool:
-    """Whether the model is spread over several processes, which then have to ask it together, batch by batch."""
+    """Whether the model is spread over several processes, which then have to call it together, batch by batch."""
     if not isinstance(model, nn.Module) or not distributed.is_available() or not distributed.is_initialized():
         return False
     names = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
@@ -22,7 +22,7 @@ def in_step(model: Model) -> bool:
 
 
 def on_first(work: Callable[[], Thing], model: Model) -> Thing:
-    """What work comes to, done once where the processes go in step: by the first, and its error is everybody's."""
+    """What ``work`` returns; where processes go in step, only the first does it, and its error is raised in all."""
     if not in_step(model):
         return work()
     outcome: list[Any] = [None, None]

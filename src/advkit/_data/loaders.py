@@ -1,4 +1,4 @@
-"""Loaders whose batches are attacked as they come, and which stay loaders for those who make new ones of them."""
+"""Loaders whose batches are attacked as they come, and that survive being rebuilt by Lightning and others."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -36,10 +36,10 @@ class _How:
 
 
 class AttackedLoader:
-    """The batches of a loader, attacked: what `attacked` returns. It can be gone through again and again.
+    """The batches of a loader, attacked: what `attacked` returns. It can be iterated over again and again.
 
-    Where the loader is a `DataLoader` this is one too, of a class of its own that carries the attack: whoever makes
-    another loader of it, from its class or from its data set, sampler and collate function, gets attacked batches.
+    If the loader is a `DataLoader`, this is one too, of a class that carries the attack: whoever rebuilds it, by its
+    class or from its data set, sampler and collate function, gets attacked batches.
 
     Attributes:
         loader: the loader, without the attack.
@@ -84,9 +84,9 @@ def attacked(loader: Iterable[Any], attack: Attack, p: float = 1.0, *, labels: L
     Images and labels are found by the rules of `advkit.AttackTransform`, except that the first dimension of a
     tensor is always the batch. Each tensor of a batch is moved to the device of the model.
 
-    What it returns for a `DataLoader` is one, with the same data set, sampler and settings, so that Lightning and
-    others can give it a sampler for each process. Those who build a plain `DataLoader` of its parts get the attack with
-    its ``collate_fn``, which works in this process only (``num_workers=0``), on the model as it is.
+    For a `DataLoader` it returns a `DataLoader`, with the same data set, sampler and settings, so that Lightning and
+    others can give it a sampler for each process. Whoever builds a plain `DataLoader` from its parts gets the attack
+    with its ``collate_fn``, which works in this process only (``num_workers=0``), on the model as it is.
 
     Args:
         loader: a `DataLoader`, or anything else that gives batches.
@@ -96,7 +96,8 @@ def attacked(loader: Iterable[Any], attack: Attack, p: float = 1.0, *, labels: L
 
     Raises:
         InputError: ``p`` is outside [0, 1], or the attack has a budget for each image of some batch.
-        DtypeError: ``attack`` is no `Attack`, ``loader`` is a data set, or ``labels`` says no place.
+        DtypeError: ``attack`` is not an `Attack`, ``loader`` is a data set, or ``labels`` is neither a place nor a
+            function.
 
     Examples:
         >>> for adversarials, labels in advkit.data.attacked(loader, advkit.FGSM(model)):
@@ -113,14 +114,14 @@ def attacked(loader: Iterable[Any], attack: Attack, p: float = 1.0, *, labels: L
 
 
 class _AttackedBatches(AttackedLoader):
-    """What gives batches, attacked."""
+    """Batches from anything else, attacked."""
 
     def __init__(self, loader: Iterable[Any], how: _How) -> None:
         self.loader, self._how = loader, how
 
     def __len__(self) -> int:
         """The number of batches."""
-        return len(self.loader)  # type: ignore[arg-type]  # whose error it is, if it has none
+        return len(self.loader)  # type: ignore[arg-type]  # if it has no length, the error is its own
 
     def __getattr__(self, name: str) -> Any:
         """What others look for in a loader, such as ``set_epoch``."""
@@ -141,14 +142,14 @@ class _AttackedDataLoader(AttackedLoader):
 
     @property
     def loader(self) -> DataLoader[Any]:  # type: ignore[override]
-        """The loader without the attack: the same object, as far as what it knows goes."""
+        """The loader without the attack, which shares all of its attributes."""
         plain = object.__new__(self._kind)
         object.__setattr__(plain, "__dict__", self.__dict__)
         return plain
 
     @property
     def collate_fn(self) -> Callable[[list[Any]], Any]:
-        """Items to an attacked batch, for those who build a loader of the parts of this one."""
+        """From items to an attacked batch, for whoever builds a loader from the parts of this one."""
         return _Collate(self.loader.collate_fn, self._how)
 
     @collate_fn.setter
@@ -171,8 +172,8 @@ class _Collate:
     def __call__(self, items: list[Any]) -> Any:
         if get_worker_info() is not None:
             raise InputError(
-                "a DataLoader that was built of the parts of an attacked one attacks in its workers, which have an old "
-                "copy of the model. Attack behind it instead, attacked(prepared, attack), such as prepared = "
+                "a DataLoader that was built from the parts of an attacked one attacks in its workers, which have an "
+                "old copy of the model. Attack behind it instead, attacked(prepared, attack), such as prepared = "
                 "accelerator.prepare(loader); or give it num_workers=0"
             )
         return self.how(self.collate(items))
@@ -186,7 +187,7 @@ def _attacked_data_loader(loader: DataLoader[Any], how: _How) -> AttackedLoader:
     other: AttackedLoader = object.__new__(type("AttackedDataLoader", bases, namespace))
     other.__dict__.update(vars(loader))
     if "_iterator" in other.__dict__:
-        other.__dict__["_iterator"] = None  # persistent workers answer to one
+        other.__dict__["_iterator"] = None  # persistent workers belong to one loader
     return other
 
 

@@ -1,4 +1,4 @@
-"""The images and the labels in what data sets and loaders give: tuples, lists and dicts, in any nesting."""
+"""Where the images and labels are in what data sets and loaders give: tuples, lists and dicts, nested at will."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ __all__ = ["TO_TENSOR", "Choice", "LabelsGetter", "Sample", "as_labels", "check_
 
 LabelsGetter = int | str | Callable[[Any], Any] | None
 """Where the label is: the key or field that it stands under, its place in a tuple or list, a function of the whole
-sample that returns it (or None for the model's own answer), or None for the rules of `advkit.AttackTransform`."""
+sample that returns it (or None for the model's own prediction), or None for the rules of `advkit.AttackTransform`."""
 
 LABEL_KEYS = ("label", "labels", "target")
 TO_TENSOR = (
@@ -30,10 +30,10 @@ TO_TENSOR = (
 
 
 class Choice:
-    """Which of several entries is the label, where numbers of images stand beside it: found once, and then kept.
+    """Which of several entries is the label, where images are numbered too: decided once, and then kept.
 
-    An entry whose integers are all different and beyond the model's classes numbers images. If one other is left, it
-    is the label, in later samples too, in which the numbers may happen to be small.
+    Integers that are all different, some of them no class of the model, number the images. If one other entry is
+    left, it is the label: in later samples too, where the numbers may happen to be small.
 
     Args:
         model: pixels (N, ...) to logits (N, K); asked once about one image, where there is something to choose.
@@ -45,7 +45,7 @@ class Choice:
         self._path: str | None = None
 
     def __call__(self, candidates: dict[str, Tensor], images: Tensor) -> Tensor | None:
-        """The label, int (N,), among candidates (N,) by where they stand; None if it is not clear which it is."""
+        """The label, int (N,), among candidates (N,) by their places; None if it is not clear which one it is."""
         if self._path not in candidates:
             if self._classes is None:
                 self._classes = answer(self._model, images[:1]).shape[1]
@@ -177,8 +177,8 @@ class Sample:
         if chosen is not None:
             return chosen
         raise InputError(
-            f"it is not clear which of {' and '.join(fitting)} is the label, for each has an integer for each image; "
-            "say which with labels=, a key, a place such as labels=1, or a function that finds it in the sample"
+            f"it is not clear which of {' and '.join(fitting)} is the label, since each has one integer per image; "
+            "say which with labels=: a key, a place such as labels=1, or a function that finds it in the sample"
         )
 
     def _shaped(self, labels: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ class Sample:
         return labels
 
     def _refuse_rows(self, entries: "list[_Entry]") -> None:
-        """Refuse a row of integers for each image, such as a one-hot code, which would count as no label."""
+        """Refuse a row of integers for each image, such as a one-hot code, rather than overlook it."""
         for entry in entries:
             value = torch.from_numpy(entry.value) if _is_integers(entry.value) else entry.value
             if self._batched and _is_integral(value) and value.ndim == 2 and len(value) == len(self.images):
@@ -266,13 +266,13 @@ def _is_bytes(tensor: Tensor) -> bool:
 
 
 def _is_index(labels: Tensor, classes: int) -> bool:
-    """Whether these are numbers of images and no classes: all different, and beyond the classes."""
+    """Whether these number images instead of naming classes: all different, and not all of them classes."""
     beyond = bool((labels < 0).any()) or bool((labels >= classes).any())
     return beyond and len(labels.unique()) == len(labels)
 
 
 def _instances(leaves: list[Any], module: str, name: str) -> list[int]:
-    """Where there are instances of a class whose module may not have been imported; then there are none."""
+    """Where the instances of a class are; there are none if its module has not been imported."""
     if module not in sys.modules:
         return []
     kind = getattr(sys.modules[module], name)

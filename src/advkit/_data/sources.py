@@ -1,4 +1,4 @@
-"""Data sets in their own order, in batches: where `advkit.data.generate` has its images from."""
+"""Data sets in their own order, in batches: where `advkit.data.generate` gets its images."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ class Source:
     data: Any
     batch_size: int
     collate: Callable[[list[Any]], Any]
-    workers: dict[str, Any]  # what the loader is told of them
+    workers: dict[str, Any]  # the loader's settings for them
     where: LabelsGetter
     choice: Choice
 
@@ -35,7 +35,7 @@ class Source:
         return len(self.data)
 
     def first(self) -> "Batch":
-        """The first few, which tell the shape and dtype of all, and one data set from another."""
+        """The first few: they show the shape and dtype of all, and tell this data set from others."""
         return self._together(range(min(8, self.count)))
 
     def batches(self, spans: Iterator[range]) -> Iterator[tuple[range, "Batch"]]:
@@ -97,7 +97,7 @@ class Batch:
 
 
 def _misfit(items: list[Any], span: range, error: Exception, where: LabelsGetter) -> InputError:
-    """Why items make no batch."""
+    """Why items do not make a batch."""
     shapes = []
     for index, item in zip(span, items, strict=True):
         try:
@@ -131,15 +131,15 @@ def _collate(items: list[Any]) -> Any:
 def source_of(data: Any, batch_size: int | None, model: Model, where: LabelsGetter) -> Source:
     if isinstance(data, AttackedLoader):
         raise InputError(
-            "generate attacks the images itself, and this loader gives attacked ones; pass the loader that it was made "
-            "of, or the data set"
+            "generate attacks the images itself, and this loader gives attacked ones; pass the loader it was made "
+            "from, or the data set"
         )
     loader = data if isinstance(data, DataLoader) else None
     data = data if loader is None else loader.dataset
     if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
         raise InputError(
-            f"generate needs a data set with a length, whose images can be had by index, and a {type(data).__name__} "
-            "is none. Go through its batches with advkit.data.attacked(loader, attack)"
+            f"generate needs a data set with a length, whose images can be read by index, and a {type(data).__name__} "
+            "is not one. Attack its batches with advkit.data.attacked(loader, attack)"
         )
     if not len(data):
         raise InputError("the data set is empty")

@@ -11,13 +11,13 @@ __all__ = ["write_atomic"]
 
 
 def write_atomic(file: Path, save: Callable[[BinaryIO], object], *, writer: str = "", own: bool = False) -> None:
-    """A file that is whole, or what it was before, whenever the process or the machine stops.
+    """Write a file so that it is complete, or as it was before, whenever the process or the machine stops.
 
     Args:
         file: where; its directory exists. ``<file><writer>.tmp`` beside it is written first.
         save: writes the content to a stream.
-        writer: tells apart several who may write the same file at a time.
-        own: whether to give this writer a name of its own, which nobody else has.
+        writer: tells writers apart that may write the same file at the same time.
+        own: whether to give this writer a unique name.
 
     Raises:
         OSError: the disk is full, or something else is wrong with it; it names the file. Nothing is left of what
@@ -30,7 +30,7 @@ def write_atomic(file: Path, save: Callable[[BinaryIO], object], *, writer: str 
             try:
                 save(stream)
             except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # of which torch says other words
+                if isinstance(error.__context__, OSError):  # which torch reports in words of its own
                     raise error.__context__ from error
                 raise
             stream.flush()

@@ -1,4 +1,4 @@
-"""What an adversarial copy of a data set was made of, in a file beside it."""
+"""What an adversarial copy of a data set was made from, in a file beside it."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ _NEEDED = {"images", "shard_size", "image shape", "image dtype"}
 
 
 def claim(folder: Path, manifest: dict[str, Any]) -> None:
-    """Make the folder this copy's own, or refuse it."""
+    """Claim the folder for this copy, or refuse it."""
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder / f"{MANIFEST}.lock") as lock:
         for stale in folder.glob(f"{MANIFEST}*.tmp") if lock.exclusive else ():
@@ -41,7 +41,7 @@ def read(folder: Path) -> dict[str, Any]:
     """What a folder's manifest says.
 
     Raises:
-        InputError: there is none, or it says nothing that makes sense.
+        InputError: there is none, or it makes no sense.
     """
     file = folder / MANIFEST
     if not file.exists():
@@ -85,7 +85,7 @@ def layout_of(manifest: dict[str, Any]) -> Layout:
 
 
 def identity(manifest: dict[str, Any]) -> str:
-    """What tells this copy from others."""
+    """A digest that tells this copy from others."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""A progress bar where somebody is watching."""
+"""Progress bars, where somebody is watching."""
 
 import sys
 import time
@@ -14,10 +14,10 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], description: str, *, unit: str = "it", progress: bool | None = None) -> Iterable[Item]:
-    """The same items, with a bar on stderr that counts them.
+    """The same items, counted by a bar on stderr.
 
     Args:
-        items: what to go through; the bar has an end if they have a length.
+        items: what to iterate over; the bar has an end if they have a length.
         description: what is being done.
         unit: what one item is.
         progress: True for a bar, False for none, None for one where stderr is a terminal and tqdm is installed.
@@ -33,7 +33,7 @@ _PAUSE = 0.1  # seconds between two changes of what a bar says
 
 
 class Bar:
-    """A bar to be moved on, which says what is being done; without one to show, nothing happens.
+    """A bar to be advanced, which says what is being done; if none is shown, nothing happens.
 
     Args:
         shown: tqdm's, or None.
@@ -45,7 +45,7 @@ class Bar:
         self._drawn = -_PAUSE
 
     def __call__(self, steps: int) -> None:
-        """Move on by so many steps."""
+        """Advance by so many steps."""
         if self._shown is not None:
             self._shown.update(steps)
 
@@ -62,10 +62,10 @@ class Bar:
 
 @contextmanager
 def ticking(total: int | None, description: str, *, unit: str = "it", progress: bool | None = None) -> Iterator[Bar]:
-    """A bar that is moved on by whoever does the work, while this lasts.
+    """A bar that whoever does the work advances, while this lasts.
 
     Args:
-        total: how many steps there are; None if nobody knows.
+        total: how many steps there are; None if unknown.
         description: as in `track`, like the others.
         unit: what one step is.
         progress: as in `track`.

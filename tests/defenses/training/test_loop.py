@@ -486,7 +486,7 @@ def generator_once() -> Iterator[tuple[Tensor, Tensor]]:
     ("loader", "said"),
     [
         ([], "the loader has no images"),
-        (generator_once(), "a generator that was gone through before has none left"),
+        (generator_once(), "a generator that was iterated over before has none left"),
         ([torch.rand(2, 3, 8, 8)], "training needs a label for each image"),
         ([(torch.rand(2, 3, 8, 8), torch.rand(2))], "training needs a label for each image"),
         ([torch.tensor([1, 2])], r"found no image of shape \(N, ...\)"),

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from advkit.defenses import TrainingDefense
 from advkit.defenses.training.network import Network
 from advkit.defenses.training.recipe import Batch
-from advkit.errors import ModelError
+from advkit.errors import InputError, ModelError
 from contracts.scenes import draw, flat_net
 
 DATA = TensorDataset(draw(10, 12), torch.arange(10) % 4)
@@ -106,3 +106,17 @@ def test_replays_are_steps_of_the_optimizer_and_not_of_the_scheduler(tmp_path: P
     Plain().fit(repeated, [batch for batch in batches for _ in range(3)], sgd(repeated), epochs=2)
     for one, other in zip(model.parameters(), repeated.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_checkpoint_knows_a_recipe_by_its_numbers(tmp_path: Path) -> None:
+    class Weighted(Plain):
+        def __init__(self, weight: float) -> None:
+            super().__init__()
+            self.weight = weight
+
+    assert repr(Weighted(0.5)) == "Weighted(weight=0.5)"
+    for epochs in (1, 2):  # by another object of the same numbers
+        model = flat_net(12)
+        Weighted(0.5).fit(model, DataLoader(DATA, 5), sgd(model), epochs, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(InputError, match=r"checkpoint of Weighted\(weight=0\.5\), and this is Weighted\(weight=1\)"):
+        Weighted(1).fit(model, DataLoader(DATA, 5), sgd(model), 3, checkpoint=tmp_path / "run.pt")

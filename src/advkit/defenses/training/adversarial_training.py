@@ -33,12 +33,12 @@ class AdversarialTraining(TrainingDefense):
 
     With alpha = 0 and `advkit.PGD` it is the saddle point problem of Madry et al., "Towards deep learning models
     resistant to adversarial attacks", ICLR 2018, eq. (2.1). The model sees clean and adversarial images in one batch,
-    so that its BatchNorm has the statistics of both (Kurakin, Goodfellow & Bengio, "Adversarial machine learning at
+    so that its BatchNorm sees the statistics of both (Kurakin, Goodfellow & Bengio, "Adversarial machine learning at
     scale", ICLR 2017, section 3). It is attacked in eval mode.
 
     Args:
-        attacks: an attack, or several of which each batch gets one. They are pointed at the model in training,
-            whatever model they were made with.
+        attacks: an attack, or several of which each batch gets one. They attack the model in training, whatever model
+            they were made with.
         clean_ratio: alpha, the weight of clean images in the loss, from 0 to 1. 0.5 if None.
         per_batch: "random" to draw the attack of each batch, "cycle" to take them in turn. Validation takes turns.
         source: if given, attack this fixed model instead, once and before training: the loader's data set is
@@ -48,7 +48,7 @@ class AdversarialTraining(TrainingDefense):
     Raises:
         InputError: there is no attack, a number is out of range, or both ``clean_ratio`` and ``source`` are given,
             where the copies decide how many images are clean.
-        DtypeError: an attack is none.
+        DtypeError: one of them is not an attack.
 
     Examples:
         >>> defense = advkit.defenses.AdversarialTraining(advkit.PGD(model, steps=3), clean_ratio=0)
@@ -122,7 +122,7 @@ class AdversarialTraining(TrainingDefense):
 
 
 def _augmented(loader: Iterable[Any], attacks: Sequence[Attack], training: Training) -> DataLoader[Any]:
-    """A loader like this one, of its data set and the copy of it that each attack makes."""
+    """A loader like this one, of its data set and the copies that the attacks make of it."""
     if not isinstance(loader, DataLoader):
         raise InputError(f"source= copies a data set and needs a DataLoader of it, got {type(loader).__name__}")
     if type(loader.sampler) not in (RandomSampler, SequentialSampler) or loader.batch_size is None:

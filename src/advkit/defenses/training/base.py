@@ -63,27 +63,27 @@ class TrainingDefense(Defense, Recipe, ABC):
 
         It is trained in training mode, and afterwards each of its modules is in the mode it was in. A model that
         comes in eval mode as a whole is trained as a whole; if some layers with parameters are in training mode,
-        those in eval mode stay in it, such as a frozen BatchNorm.
+        those in eval mode, such as a frozen BatchNorm, stay in it.
 
         Args:
             model: pixels (N, ...) to logits (N, K).
             loader: batches of images and labels, such as a `DataLoader`, on any device: floating (N, ...), and
-                integers (N,). They are found by the rules of `advkit.AttackTransform`. It is gone through once an
+                integers (N,). They are found by the rules of `advkit.AttackTransform`. It is iterated over once an
                 epoch.
             optimizer: made from the model's parameters.
             epochs: how many in all, with those of the checkpoint.
-            scheduler: stepped after each epoch; one that waits for a plateau is given the validation loss, or the
-                training loss without.
+            scheduler: stepped after each epoch; one that waits for a plateau gets the validation loss, or if there is
+                none the training loss.
             batch_scheduler: stepped after each batch, such as a `OneCycleLR`.
             validation: batches like the loader's. The model keeps the weights of the epoch with the smallest loss on
                 them, computed as in training but in eval mode. It does not change what is drawn in training.
-            checkpoint: a file that is written after each epoch, whole or not at all. If it exists, training goes on
-                from there and ends with the very weights of a training without a stop, if the loader gives the same
-                batches for the same random numbers. (Those of persistent workers cannot be had back.) The checkpoint
-                of another model is refused, as far as its classes, layers, shapes, constant buffers and attributes
-                tell; what a ``forward`` does beyond them, and the initial weights, do not count.
-            autocast: the dtype that the model is run in where that is safe, bfloat16 or float16, in training and
-                under attack; None for the model's own.
+            checkpoint: a file that is written after each epoch, completely or not at all. If it exists, training
+                goes on from there and ends with the very weights of a training without a stop, if the loader gives
+                the same batches for the same random numbers. (Those of persistent workers cannot be restored.)
+                The checkpoint of another model is refused, as far as its classes, layers, shapes, constant buffers
+                and attributes tell; what a ``forward`` does beyond them, and the initial weights, do not count.
+            autocast: the dtype that the model runs in where that is safe, bfloat16 or float16, in training and under
+                attack; None for the model's own.
             progress: True for a bar an epoch, False for none, None for one where stderr is a terminal and tqdm is
                 installed.
             labels: where the label is in a batch, as for `advkit.AttackTransform`.
@@ -92,9 +92,9 @@ class TrainingDefense(Defense, Recipe, ABC):
             The defended model: the model itself, or where the defense also wraps, the wrapped one.
 
         Raises:
-            InputError: the optimizer is of another model, the loader is empty or gives something else than images
-                and labels, or the checkpoint is of another training.
-            ModelError: the loss, the validation loss or a weight is not finite. The checkpoint is that of the
+            InputError: the optimizer belongs to another model, the loader is empty or gives anything but images and
+                labels, or the checkpoint belongs to another training.
+            ModelError: the loss, the validation loss or a weight is not finite. The checkpoint is still that of the
                 epoch before.
         """
         training = Training(

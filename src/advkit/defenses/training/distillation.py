@@ -1,4 +1,4 @@
-"""Defensive distillation: a model learns from its own twin, at a temperature."""
+"""Defensive distillation: a model learns from a twin of its own, at a temperature."""
 
 import copy
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ __all__ = ["DefensiveDistillation"]
 
 
 class DefensiveDistillation(TrainingDefense):
-    """Train a teacher at a temperature, a student of the same shape on its soft labels, and use that one at 1.
+    """Train a teacher at a temperature, and a student of the same shape on its soft labels; use the student at 1.
 
     Papernot, McDaniel, Wu, Jha & Swami, "Distillation as a defense to adversarial perturbations against deep neural
     networks", S&P 2016, section IV. The softmax at temperature T is softmax(Z / T), so that a network that is right
@@ -83,7 +83,7 @@ class DefensiveDistillation(TrainingDefense):
 
 
 class _Student(Recipe):
-    """Training on what a teacher says, both at a temperature."""
+    """Training on a teacher's soft labels, both at a temperature."""
 
     def __init__(self, teacher: Network, temperature: float) -> None:
         self.teacher = teacher

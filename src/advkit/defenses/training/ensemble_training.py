@@ -15,9 +15,9 @@ __all__ = ["EnsembleAdversarialTraining"]
 class EnsembleAdversarialTraining(AdversarialTraining):
     """Train on adversarial images made against other, pre-trained models and the model itself, batch by batch in turn.
 
-    A model that makes its own adversarial images in one step learns to make bad ones (its loss gets curved where
-    they are looked for) and stays open to those of others. Tramèr, Kurakin, Papernot, Goodfellow, Boneh & McDaniel,
-    "Ensemble adversarial training: attacks and defenses", ICLR 2018, section 3.4. The loss is that of
+    A model that is trained on its own one-step adversarial images learns to make them weak (its loss becomes curved
+    around the images) and stays vulnerable to those of other models. Tramèr, Kurakin, Papernot, Goodfellow, Boneh
+    & McDaniel, "Ensemble adversarial training: attacks and defenses", ICLR 2018, section 3.4. The loss is that of
     `AdversarialTraining`.
 
     Args:
@@ -27,7 +27,7 @@ class EnsembleAdversarialTraining(AdversarialTraining):
 
     Raises:
         InputError: there is no source, or the ratio is out of range.
-        DtypeError: the attack is none, or a source cannot be called.
+        DtypeError: ``attack`` is not an attack, or a source cannot be called.
 
     Examples:
         >>> from copy import deepcopy

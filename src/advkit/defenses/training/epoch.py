@@ -10,7 +10,7 @@ class Epoch:
     """What an epoch of training came to.
 
     Attributes:
-        loss: the mean loss of the training images, each as the weights were when its batch came.
+        loss: the mean loss of the training images, each with the weights as they were when its batch came.
         validation_loss: the mean loss of the validation images afterwards, in eval mode; None without such images.
 
     Examples:

@@ -183,9 +183,9 @@ class Training:
                 turn += 1
 
     def _end(self, epoch: int, result: Epoch) -> None:
-        """The end of an epoch: the weights are sound, the scheduler knows, and the best is kept."""
+        """End an epoch: check the weights, step the scheduler, and keep the best."""
         for name, parameter in self.model.named_parameters():
-            if not bool(parameter.isfinite().all()):  # the last step may have done it, where no loss tells of it
+            if not bool(parameter.isfinite().all()):  # the last step may have done it, and no loss shows that
                 raise _stopped(f"{name} is no longer finite", epoch)
         losses = [before.validation_loss for before in self.history if before.validation_loss is not None]
         self.history.append(result)
@@ -218,11 +218,12 @@ def _generators_of(loader: object) -> list[torch.Generator | None]:
 def _stopped(why: str, epoch: int) -> ModelError:
     kept = f"a checkpoint has epoch {epoch}" if epoch else "there is no checkpoint yet"
     return ModelError(
-        f"training stopped in epoch {epoch + 1}: {why}; {kept}. Lower the learning rate, and look for infinite images"
+        f"training stopped in epoch {epoch + 1}: {why}; {kept}. Lower the learning rate, and look for images "
+        "that are not finite"
     )
 
 
 def _mean(total: float, count: int, name: str) -> float:
     if not count:
-        raise InputError(f"the {name} has no images; a generator that was gone through before has none left")
+        raise InputError(f"the {name} has no images; a generator that was iterated over before has none left")
     return total / count

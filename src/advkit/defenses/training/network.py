@@ -20,7 +20,7 @@ class Network(nn.Module):
         autocast: the dtype that matrix products and convolutions are computed in; None for the model's own.
 
     Attributes:
-        largest_label: of the batch at hand. There must be a logit for it: a GPU would stop without a word.
+        largest_label: of the batch at hand. There must be a logit for it: a GPU would stop without saying why.
     """
 
     def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:

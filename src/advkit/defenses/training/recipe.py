@@ -22,6 +22,11 @@ class Batch:
         labels: int64 (N,).
         turn: which batch it is: one more than the batch before, and one more at the start of each epoch than at the
             start of the epoch before. What takes turns does so in epochs of any length.
+
+    Examples:
+        >>> from advkit.defenses.training import Batch
+        >>> Batch(images, labels).turn
+        0
     """
 
     images: Tensor
@@ -51,6 +56,12 @@ class Recipe(ABC):
     """
 
     replays: int = 1
+
+    def __repr__(self) -> str:
+        """The name and the numbers, by which a checkpoint knows its recipe."""
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, (bool, int, float, str))}
+        shown = ", ".join(f"{name}={value!r}" for name, value in numbers.items() if not name.startswith("_"))
+        return f"{type(self).__name__}({shown})"
 
     @abstractmethod
     def loss(self, network: Network, batch: Batch) -> Tensor:

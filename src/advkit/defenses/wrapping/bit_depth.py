@@ -11,8 +11,8 @@ __all__ = ["BitDepthReduction"]
 class BitDepthReduction(PictureTransformation):
     """Fewer levels for each channel: pixels are rounded to the nearest of 2^bits values that span the bounds.
 
-    Its gradient is zero almost everywhere, which stops an attacker who does not know of it. One who does takes it
-    for the identity (BPDA).
+    Its gradient is zero almost everywhere, which stops an attacker who does not know the defense. One who does
+    differentiates the identity in its place (BPDA).
 
     Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3 (3 bits);
     Xu, Evans & Qi, "Feature squeezing", NDSS 2018, section 3.1.

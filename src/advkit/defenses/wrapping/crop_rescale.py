@@ -13,10 +13,10 @@ __all__ = ["RandomCropRescale"]
 class RandomCropRescale(PictureTransformation):
     """A random crop of each image, scaled back to the image's size: bilinear, by torchvision.
 
-    The place is drawn for each image, uniformly. The step is linear for a given place: an attacker who knows of it
-    differentiates it and takes the mean over draws (EOT). The paper averages a prediction over 30 crops; that is
-    ``Expectation(defense.wrap(model), 30)`` with `advkit.defenses.base.Expectation`, and attacks know it for what
-    it is.
+    The place is drawn uniformly, for each image separately. Given the place the step is linear: an attacker who knows
+    the defense differentiates it, and takes the mean over draws (EOT). The paper averages a prediction over 30 crops;
+    that is ``Expectation(defense.wrap(model), 30)`` with `advkit.defenses.base.Expectation`, which attacks see
+    through.
 
     Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3. Their crops are
     90 of 224 pixels wide (scale=0.4), for models trained on such crops.

@@ -1,4 +1,4 @@
-"""Noise on the gradients, which an attacker who knows of it goes around."""
+"""Noise on the gradients, which an attacker who knows the defense goes around."""
 
 import torch
 from torch import Tensor
@@ -14,13 +14,13 @@ __all__ = ["GradientMasking"]
 class GradientMasking(InputTransformation):
     """Random noise on the gradients that come back to the images: G' = G + eps * N(0, 1). Outputs are unchanged.
 
-    It is no defense against whoever has the model: the noise is not in what the model computes, so an attacker who
-    knows of it differentiates the model without it, which is what `surrogate` is. A naive attacker climbs noise
-    where ``eps`` is large against the gradient.
+    It is no defense against anyone who has the model: the model's outputs do not depend on the noise, so an attacker
+    who knows the defense differentiates the model without it, which is what `surrogate` returns. A naive attacker
+    climbs noise where ``eps`` is large compared with the gradient.
 
-    Campbell & Lasselle, "Enhancing the robustness of deep neural networks", WPI 2024, eq. (12). They do not print
-    their eps. It is in units of the attacker's loss over pixels, so what is large depends on the model: compare it
-    with the gradient's own size.
+    Campbell & Lasselle, "Enhancing the robustness of deep neural networks", WPI 2024, eq. (12). They do not give
+    their eps. Its unit is the attacker's loss per pixel value, so what is large depends on the model: compare it with
+    the size of the gradient.
 
     Args:
         eps: the standard deviation of the noise, at least 0.

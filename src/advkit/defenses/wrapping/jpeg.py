@@ -15,7 +15,7 @@ __all__ = ["JPEGCompression"]
 class JPEGCompression(PictureTransformation):
     """Each image is compressed as JPEG and decompressed, by torchvision, as bytes on the CPU.
 
-    It has no gradient; an attacker who knows of it takes it for the identity (BPDA).
+    It has no gradient; an attacker who knows the defense differentiates the identity in its place (BPDA).
 
     Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3, after
     Dziugaite, Ghahramani & Roy, "A study of the effect of JPG compression on adversarial images", 2016.

@@ -25,7 +25,7 @@ class PictureTransformation(InputTransformation):
         self.bounds = bounds
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the model sees of images.
+        """What the model sees instead of the images.
 
         Args:
             images: floating, (N, C, H, W), within the bounds; N may be 0.
@@ -46,7 +46,7 @@ class PictureTransformation(InputTransformation):
         """The transformed pictures, float32 or better; they may be out of bounds by a rounding error."""
 
     def extra_repr(self) -> str:
-        """The numbers that it was given."""
+        """The numbers it was made with."""
         shown = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "training"}
         return ", ".join(f"{name}={value!r}" for name, value in shown.items() if name != "generator")
 

@@ -1,4 +1,4 @@
-"""Image quilting: the image, sewn together from patches of clean images."""
+"""Image quilting: the image is sewn together from patches of clean images."""
 
 from collections.abc import Callable
 
@@ -26,9 +26,9 @@ class ImageQuilting(PictureTransformation):
 
     On a grid, each patch of the image is replaced by its nearest neighbour (L2) among ``patches``, or by one of its
     nearest drawn at random; patches overlap, and are cut where the seam shows least (Efros & Freeman, "Image quilting
-    for texture synthesis and transfer", SIGGRAPH 2001). Nothing of the attacked image itself reaches the model. An
-    attacker who knows of it differentiates a soft choice between the ten nearest patches in place of the choice, which
-    is BPDA with a closer likeness than the identity, and takes the mean over draws where there are any (EOT).
+    for texture synthesis and transfer", SIGGRAPH 2001). No pixel of the attacked image itself reaches the model. An
+    attacker who knows the defense differentiates a soft choice between the ten nearest patches in place of the choice,
+    which is BPDA with something closer than the identity, and takes the mean over draws if there are any (EOT).
     Images that the grid does not fit are mirrored at the bottom and on the right, and cropped again.
 
     Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3.3: patches of 5x5
@@ -158,7 +158,7 @@ class ImageQuilting(PictureTransformation):
         return self.patches.flatten(1).to(queries)[self._drawn(nearest, queries)]
 
     def _softly_replaced(self, queries: Tensor) -> Tensor:
-        """The same, with the gradient of a mean of the nearest, weighted by their distances."""
+        """The same, with the gradient of the mean of the nearest patches, weighted by their distances."""
         near = self._nearest(queries.detach(), min(max(int(self.neighbors), _SOFT_NEIGHBORS), len(self.patches)))
         bank = self.patches.flatten(1).to(queries)
         distances = (queries[:, None] - bank[near]).square().sum(2)

@@ -1,4 +1,4 @@
-"""Total variance minimization: the defense, and the solver that it stands on, for all images of a batch at once."""
+"""Total variance minimization: the defense and its solver, which works on all images of a batch at once."""
 
 import math
 
@@ -23,8 +23,8 @@ class TotalVarianceMinimization(PictureTransformation):
 
     Each pixel of each channel is dropped with probability ``drop``, and the image becomes
     argmin_z 1/2 ||X * (z - x)||_2^2 + weight * TV(z), with X the pixels that were kept, solved for the whole batch by
-    split Bregman iterations. It stops an attacker who takes the optimisation for flat. One who knows of it takes it
-    for the identity (BPDA), in the mean over draws (EOT).
+    split Bregman iterations. It stops an attacker who finds a gradient of zero. One who knows the defense
+    differentiates the identity in its place (BPDA), in the mean over draws (EOT).
 
     Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3.2, eq. (1). As in
     their released code and by its solver, the first term is half the squared norm and TV is the isotropic total
