@@ -1,12 +1,9 @@
 """Adversarial data: attacked batches on the fly, and adversarial copies of data sets, in memory or on disk."""
 
-import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
-from functools import partial
-from itertools import accumulate, chain
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +12,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from advkit._data.attacking import attack_batch, check_attack
-from advkit._data.in_step import in_step, on_first
+from advkit._data.attacking import check_attack
+from advkit._data.copies import Copying
 from advkit._data.loaders import AttackedLoader, attacked
 from advkit._data.samples import (
     LabelsGetter,
     Sample,
     check_labels_getter,
 )
-from advkit._data.sources import Batch, Source, source_of
+from advkit._data.sources import source_of
 from advkit._engine.checks import check_classes, check_number
 from advkit._io import manifest as manifests
-from advkit._io.claims import Claims
-from advkit._io.fingerprint import digest, fingerprint, plain
-from advkit._io.progress import ticking
-from advkit._io.rng import DefaultGenerators
-from advkit._io.shards import Layout, Records, ShardFiles, Shards, as_numpy
-from advkit._version import __version__
+from advkit._io.shards import Records, ShardFiles, Shards
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError
-from advkit.model import placement
 
 __all__ = ["AdversarialDataset", "AttackedLoader", "attacked", "augment", "generate", "load"]
 
@@ -173,25 +164,11 @@ def generate(
     check_number("batch_size", source.batch_size, at_least=1, integer=True)
     check_number("shard_size", shard_size, at_least=1, integer=True)
     check_number("seed", seed, at_least=0, integer=True)
-    first = source.first()
-    layout = Layout(source.count, shard_size, tuple(first.images.shape[1:]), first.images.dtype)
+    copying = Copying(attack, source, shard_size, seed, progress)
     if path is None:
-        shards = list(_shards(attack, source, layout, range(layout.files), layout.count, seed, progress))
-        return AdversarialDataset([records for _, records in shards], layout.dtype)
-    folder, manifest = Path(path), _manifest(attack, source, layout, first, seed)
-    files = ShardFiles(folder, layout, manifests.identity(manifest))
-
-    def claimed() -> list[int]:
-        manifests.claim(folder, manifest)
-        return files.missing()
-
-    missing = on_first(claimed, attack.model)
-    with Claims(folder, missing, share=not in_step(attack.model)) as claims:
-        for numbers, most in chain([(claims.free(), missing)], ((one, one) for one in claims.left())):
-            count = sum(len(layout.span(number)) for number in most)
-            for number, records in _shards(attack, source, layout, numbers, count, seed, progress):
-                on_first(partial(files.write, number, records), attack.model)
-                claims.done(number)
+        return AdversarialDataset(copying.in_memory(), copying.layout.dtype)
+    folder = Path(path)
+    copying.write(folder)
     return load(folder)
 
 
@@ -299,66 +276,3 @@ class _Pairs(Dataset[tuple[Tensor, int]]):
             raise InputError("found no label")
         check_classes("labels", label, sample.images)
         return image, int(label)
-
-
-def _shards(
-    attack: Attack,
-    source: Source,
-    layout: Layout,
-    numbers: Iterable[int],
-    count: int,
-    seed: int,
-    progress: bool | None,
-) -> Iterator[tuple[int, Records]]:
-    """The shards with these numbers, one after the other; ``count`` is how many images they have at most."""
-    spans = (
-        range(start, min(start + source.batch_size, shard.stop))  # no batch crosses from a shard to the next
-        for shard in map(layout.span, numbers)
-        for start in range(shard.start, shard.stop, source.batch_size)
-    )
-    with ticking(count, str(attack), unit="image", progress=progress) as tick:
-        for span, batch in source.batches(spans):
-            number = span.start // layout.shard_size
-            shard = layout.span(number)
-            if span.start == shard.start:
-                records = layout.empty(number)
-            if batch.images.shape != (len(span), *layout.shape) or batch.images.dtype != layout.dtype:
-                raise InputError(
-                    f"images {span.start} to {span.stop - 1} of the data set are {batch.images.dtype} of shape "
-                    f"{tuple(batch.images.shape)}, and its first is {layout.dtype} of shape {layout.shape}; give it a "
-                    "transform that makes them alike"
-                )
-            rows = slice(span.start - shard.start, span.stop - shard.start)
-            records["image"][rows] = as_numpy(_attacked(attack, batch, seed, span.start))
-            records["label"][rows] = batch.labels.cpu().numpy()
-            tick(len(span))
-            if span.stop == shard.stop:
-                yield number, records
-
-
-def _attacked(attack: Attack, batch: Batch, seed: int, start: int) -> Tensor:
-    """A batch, attacked with random numbers that depend on the seed and the batch's place only."""
-    own, default = map(int, np.random.SeedSequence([seed, start]).generate_state(2, np.uint64))
-    # A model may draw too, and it knows nothing of the attack's generator.
-    with DefaultGenerators(placement(attack.model)[0]).seeded(default):
-        return attack_batch(attack._with(generator=torch.Generator("cpu").manual_seed(own)), batch.images, batch.labels)
-
-
-def _manifest(attack: Attack, source: Source, layout: Layout, first: Batch, seed: int) -> dict[str, Any]:
-    """All that the copy depends on, as JSON."""
-    names = [known.name for known in fields(attack) if known.name not in ("model", "generator")]
-    manifest = {
-        "advkit": __version__,
-        "format": manifests.FORMAT,
-        "attack": type(attack).__qualname__,
-        **{f"attack.{name}": plain(getattr(attack, name)) for name in names},
-        **fingerprint(attack.model),
-        "images": layout.count,
-        "image shape": layout.shape,
-        "image dtype": str(layout.dtype).removeprefix("torch."),
-        "first images": digest(first.images, first.labels),
-        "batch_size": source.batch_size,
-        "shard_size": layout.shard_size,
-        "seed": seed,
-    }
-    return dict(json.loads(json.dumps(manifest)))
