@@ -275,7 +275,7 @@ class TestGenerate:
 
     def test_another_version_is_refused(self, model, tmp_path, monkeypatch):
         generate(FGSM(model), DATA, tmp_path, **SMALL)
-        monkeypatch.setattr(advkit.data, "__version__", "99.0")
+        monkeypatch.setattr("advkit._data.copies.__version__", "99.0")
         with pytest.raises(InputError, match=r"arguments: advkit is '.*' there and '99.0' here. Choose another path"):
             generate(FGSM(model), DATA, tmp_path, **SMALL)
 

@@ -59,7 +59,7 @@ class DefensiveDistillation(TrainingDefense):
         return f"{type(self).__name__}(temperature={self.temperature:g})"
 
     def wrap(self, model: Model) -> nn.Module:
-        """A distilled network as it is, of which attacks know the temperature; see `Defense.wrap`."""
+        """A distilled network as it is, whose temperature attacks know; see `Defense.wrap`."""
         return Defended(model, self, model)
 
     def _one_draw(self, model: Model) -> Model:
