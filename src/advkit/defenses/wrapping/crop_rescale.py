@@ -24,7 +24,7 @@ class RandomCropRescale(PictureTransformation):
     Args:
         scale: the side of the crop as a share of the image's, above 0 and at most 1. 0.875 is 28 of 32 pixels.
         bounds: the lowest and the highest value of a pixel.
-        generator: where to draw from; torch's default generator if None.
+        generator: where the places of crops are drawn from; torch's default generator if None.
         eot_samples: how many draws an attacker takes the mean over, at least 1.
 
     Raises:

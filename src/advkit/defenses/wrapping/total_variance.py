@@ -37,7 +37,7 @@ class TotalVarianceMinimization(PictureTransformation):
         iterations: of the solver, at least 1. After 30 a CIFAR-10 image is on average 0.1 % above the minimum, and
             its pixels are within 0.2/255 of it in the mean.
         bounds: the lowest and the highest value of a pixel.
-        generator: where to draw from; torch's default generator if None.
+        generator: where the pixels to drop are drawn from; torch's default generator if None.
         eot_samples: how many draws an attacker takes the mean over, at least 1.
 
     Raises:
