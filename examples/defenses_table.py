@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import advkit
 from advkit import defenses
-from advkit.model import is_stochastic
+from advkit.model import defended, is_stochastic
 
 ATTACKERS = ("oblivious", "naive", "adaptive")
 EPS = 8 / 255
@@ -315,7 +315,7 @@ def main() -> None:
         if name not in models:
             models[name] = bench.defended(name)
         model = models[name]
-        knowing = any(isinstance(module, advkit.Defended) for module in model.modules())
+        knowing = bool(defended(model))
         if column == "clean":
             cell = measure(model, None, images, labels, None, options)
         elif attacker == "oblivious":

@@ -275,7 +275,7 @@ class TestGenerate:
 
     def test_another_version_is_refused(self, model, tmp_path, monkeypatch):
         generate(FGSM(model), DATA, tmp_path, **SMALL)
-        monkeypatch.setattr(advkit.data, "__version__", "99.0")
+        monkeypatch.setattr("advkit._data.copies.__version__", "99.0")
         with pytest.raises(InputError, match=r"arguments: advkit is '.*' there and '99.0' here. Choose another path"):
             generate(FGSM(model), DATA, tmp_path, **SMALL)
 
@@ -314,7 +314,7 @@ class TestGenerate:
                 return iter(DATA)
 
         for data in (Stream(), DataLoader(Stream())):
-            with pytest.raises(InputError, match=r"a data set with a length, whose images .* and a Stream is none"):
+            with pytest.raises(InputError, match=r"a data set with a length, whose images .* and a Stream is not one"):
                 generate(FGSM(model), data)
         with pytest.raises(InputError, match="the data set is empty"):
             generate(FGSM(model), TensorDataset(PIXELS[:0], LABELS[:0]))

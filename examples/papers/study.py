@@ -104,6 +104,10 @@ class Study(Generic[Scale]):
             self._save()
         return self._measured.get(name, {}).get("value")
 
+    def training(self, data: Images, epochs: int, **how: Any) -> Callable[[nn.Module, Path], list[float]]:
+        """How a network is trained, for `trained`: on this data, and how else `training.fit` may be told."""
+        return lambda model, checkpoint: self.fit(model, data, epochs, checkpoint, **how)
+
     def trained(
         self, name: str, network: Callable[[], nn.Module], train: Callable[[nn.Module, Path], Any]
     ) -> nn.Module:

@@ -8,8 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import advkit
-from advkit.defenses import AdversarialTraining
-from advkit.defenses.training import TrainingDefense
+from advkit.defenses import AdversarialTraining, TrainingDefense
 
 __all__ = ["accuracy_and_loss", "fit"]
 

@@ -56,6 +56,11 @@ class AdversarialResult:
             anything but the label. An image that the model got wrong before the attack counts as a success.
         targets: int64 (N,), or None for an untargeted attack.
         queries: int64 (N,), how many forwards a black-box attack spent on each image; None for other attacks.
+
+    Examples:
+        >>> result = advkit.FGSM(model, eps=8 / 255).run(images, labels)
+        >>> result.success.shape, result.distance("linf").shape
+        (torch.Size([12]), torch.Size([12]))
     """
 
     images: Tensor
@@ -106,6 +111,13 @@ class Attack(ABC):
             used, when it is called, before the model is. Labels that the model has no logit for are found out at
             its first answer.
         ModelError: the model returned NaN, or something that is no batch of logits.
+
+    Examples:
+        >>> attack = advkit.PGD(model, eps=4 / 255, steps=5)
+        >>> str(attack)
+        'PGD(eps=4/255, steps=5)'
+        >>> attack(images, labels).shape == images.shape
+        True
     """
 
     access: ClassVar[Access] = "gradient"

@@ -1,12 +1,9 @@
 """Adversarial data: attacked batches on the fly, and adversarial copies of data sets, in memory or on disk."""
 
-import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
-from functools import partial
-from itertools import accumulate, chain
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +12,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from advkit._engine.checks import check_classes, check_number
-from advkit._engine.in_step import in_step, on_first
-from advkit._engine.loaders import AttackedLoader, attacked
-from advkit._engine.progress import ticking
-from advkit._engine.samples import (
+from advkit._data.attacking import check_attack
+from advkit._data.copies import Copying
+from advkit._data.loaders import AttackedLoader, attacked
+from advkit._data.samples import (
     LabelsGetter,
     Sample,
     check_labels_getter,
 )
-from advkit._engine.sources import Batch, Source, source_of
+from advkit._data.sources import source_of
+from advkit._engine.checks import check_classes, check_number
 from advkit._io import manifest as manifests
-from advkit._io.claims import Claims
-from advkit._io.fingerprint import digest, fingerprint, plain
-from advkit._io.shards import Layout, Records, ShardFiles, Shards, as_numpy
-from advkit._version import __version__
+from advkit._io.shards import Records, ShardFiles, Shards
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError
-from advkit.model import placement
-from advkit.transforms import attack_batch, check_attack
 
 __all__ = ["AdversarialDataset", "AttackedLoader", "attacked", "augment", "generate", "load"]
 
@@ -42,13 +34,19 @@ class AdversarialDataset(Dataset[tuple[Tensor, int]]):
     """Adversarial images, in the dtype of the originals, and the labels of the originals.
 
     Made by `generate` and `load`. On disk it is mapped into memory, a few files at a time, and read as it is used; it
-    can be pickled, so that DataLoader workers can have it. An image that is not as it was written, or that stands in
+    can be pickled, so that DataLoader workers can use it. An image that is not as it was written, or that is in
     another's place, is an error when it is read.
 
     Args:
         shards: the records, in the order of the data set: arrays, or the files of a folder.
         dtype: the dtype of the images.
         path: where the shards are on disk, or None.
+
+    Examples:
+        >>> copy = advkit.data.generate(advkit.FGSM(model), loader.dataset)
+        >>> image, label = copy[0]
+        >>> image.shape, copy.images.shape
+        (torch.Size([3, 16, 16]), torch.Size([12, 3, 16, 16]))
     """
 
     def __init__(self, shards: Sequence[Records] | Shards, dtype: torch.dtype, path: Path | None = None) -> None:
@@ -114,15 +112,15 @@ def generate(
 
     With a ``path`` the copy is written as it is made, in shards that are either whole or absent. Stopped at any
     moment and called again with the same arguments, it goes on with the shards that are missing, and the files
-    come out byte for byte as without the stop. That asks the same of the data set: that it gives the same image
-    each time, so random augmentation belongs behind the copy. Several processes that call it with the same arguments,
-    such as those of torchrun, share the shards that are missing among them: each takes the next that nobody works
-    on, and all return the same data set when it is whole. (Not on Windows, nor on a drive without file locks: there
+    come out byte for byte as without the stop. For that the data set has to give the same image each time, so
+    random augmentation belongs behind the copy. Several processes that call it with the same arguments,
+    such as those of torchrun, share out the missing shards: each takes the next that no other works on, and all
+    return the same data set when it is complete. (Not on Windows, nor on a drive without file locks: there
     each makes all of it.)
 
-    Random numbers depend on ``seed`` and on the place of a batch in the data set, nothing else: the attack draws
-    from a generator of its own, a model that draws from the default RNG (of the CPU or a CUDA device) finds it
-    in a state that depends on the same, and afterwards the default RNG is as it was.
+    Random numbers depend on ``seed`` and on the place of a batch in the data set, and on nothing else: the attack
+    draws from a generator of its own, a model that draws from the default RNG (of the CPU or its own device) finds
+    it seeded by the same two, and afterwards the default RNG is as it was.
 
     Args:
         attack: the attack and, inside it, its model. It must have no generator.
@@ -145,9 +143,15 @@ def generate(
     Raises:
         InputError: the loader shuffles or has no batch size of its own, the data set is empty, has no length or
             no labels, a number is out of range, the attack has a generator, or the path holds something else: a
-            copy made with other arguments (which are named), or files of others.
-        DtypeError: ``attack`` is no `Attack`, or the data set gives PIL images.
-        OSError: the disk is full, or something else is wrong with it. What was written stays, and is gone on from.
+            copy made with other arguments (which are named), or somebody else's files.
+        DtypeError: ``attack`` is not an `Attack`, or the data set gives PIL images.
+        OSError: the disk is full, or something else is wrong with it. What was written stays, and the next call goes on
+            from there.
+
+    Examples:
+        >>> copy = advkit.data.generate(advkit.PGD(model, steps=3), loader.dataset, "cifar10-pgd")
+        >>> len(copy)
+        12
     """
     check_attack(attack)
     if attack.generator is not None:
@@ -160,25 +164,11 @@ def generate(
     check_number("batch_size", source.batch_size, at_least=1, integer=True)
     check_number("shard_size", shard_size, at_least=1, integer=True)
     check_number("seed", seed, at_least=0, integer=True)
-    first = source.first()
-    layout = Layout(source.count, shard_size, tuple(first.images.shape[1:]), first.images.dtype)
+    copying = Copying(attack, source, shard_size, seed, progress)
     if path is None:
-        shards = list(_shards(attack, source, layout, range(layout.files), layout.count, seed, progress))
-        return AdversarialDataset([records for _, records in shards], layout.dtype)
-    folder, manifest = Path(path), _manifest(attack, source, layout, first, seed)
-    files = ShardFiles(folder, layout, manifests.identity(manifest))
-
-    def claimed() -> list[int]:
-        manifests.claim(folder, manifest)
-        return files.missing()
-
-    missing = on_first(claimed, attack.model)
-    with Claims(folder, missing, share=not in_step(attack.model)) as claims:
-        for numbers, most in chain([(claims.free(), missing)], ((one, one) for one in claims.left())):
-            count = sum(len(layout.span(number)) for number in most)
-            for number, records in _shards(attack, source, layout, numbers, count, seed, progress):
-                on_first(partial(files.write, number, records), attack.model)
-                claims.done(number)
+        return AdversarialDataset(copying.in_memory(), copying.layout.dtype)
+    folder = Path(path)
+    copying.write(folder)
     return load(folder)
 
 
@@ -186,9 +176,14 @@ def load(path: str | os.PathLike[str]) -> AdversarialDataset:
     """The adversarial data set that `generate` wrote, mapped into memory. No pickle is read.
 
     Raises:
-        InputError: there is none at ``path``, it is not finished, or a file is damaged: it has another size, says
-            that it holds something else, or is a copy of another. A single bit is found out when the image that it
-            belongs to is read.
+        InputError: there is none at ``path``, it is not finished, or a file is damaged: it has another size, claims
+            to hold something else, or is a copy of another. A single wrong bit is found when its image is read.
+
+    Examples:
+        >>> advkit.data.generate(advkit.FGSM(model), loader.dataset, "cifar10-fgsm").path.name
+        'cifar10-fgsm'
+        >>> len(advkit.data.load("cifar10-fgsm"))
+        12
     """
     folder = Path(path).absolute()
     manifest = manifests.read(folder)
@@ -218,7 +213,7 @@ def augment(
 
     Args:
         clean: a data set of (image, label), the images tensors. Its items may be dicts and hold more, which is left
-            out: image and label are found by the rules of `advkit.AttackTransform`.
+            out; image and label are found by the rules of `advkit.AttackTransform`.
         adversarial: another, whose images have the same shape and dtype, such as what `generate` returns.
         labels: where the label is in an item of ``clean``, as for `advkit.AttackTransform`.
 
@@ -227,7 +222,12 @@ def augment(
 
     Raises:
         InputError: a data set has no length or is empty, or the images of the two differ in shape or dtype.
-        DtypeError: a data set gives no (tensor, label).
+        DtypeError: the items of a data set are not (tensor, label).
+
+    Examples:
+        >>> copy = advkit.data.generate(advkit.FGSM(model), loader.dataset)
+        >>> len(advkit.data.augment(loader.dataset, copy))
+        24
     """
     check_labels_getter(labels)
     its = None if isinstance(adversarial, AdversarialDataset) else labels
@@ -276,71 +276,3 @@ class _Pairs(Dataset[tuple[Tensor, int]]):
             raise InputError("found no label")
         check_classes("labels", label, sample.images)
         return image, int(label)
-
-
-def _shards(
-    attack: Attack,
-    source: Source,
-    layout: Layout,
-    numbers: Iterable[int],
-    count: int,
-    seed: int,
-    progress: bool | None,
-) -> Iterator[tuple[int, Records]]:
-    """The shards of these numbers, which have so many images at the most, one after the other."""
-    spans = (
-        range(start, min(start + source.batch_size, shard.stop))  # no batch crosses from a shard to the next
-        for shard in map(layout.span, numbers)
-        for start in range(shard.start, shard.stop, source.batch_size)
-    )
-    with ticking(count, str(attack), unit="image", progress=progress) as tick:
-        for span, batch in source.batches(spans):
-            number = span.start // layout.shard_size
-            shard = layout.span(number)
-            if span.start == shard.start:
-                records = layout.empty(number)
-            if batch.images.shape != (len(span), *layout.shape) or batch.images.dtype != layout.dtype:
-                raise InputError(
-                    f"images {span.start} to {span.stop - 1} of the data set are {batch.images.dtype} of shape "
-                    f"{tuple(batch.images.shape)}, and its first is {layout.dtype} of shape {layout.shape}; give it a "
-                    "transform that makes them alike"
-                )
-            rows = slice(span.start - shard.start, span.stop - shard.start)
-            records["image"][rows] = as_numpy(_attacked(attack, batch, seed, span.start))
-            records["label"][rows] = batch.labels.cpu().numpy()
-            tick(len(span))
-            if span.stop == shard.stop:
-                yield number, records
-
-
-def _attacked(attack: Attack, batch: Batch, seed: int, start: int) -> Tensor:
-    """A batch, attacked with random numbers that depend on the seed and the batch's place only."""
-    own, default = map(int, np.random.SeedSequence([seed, start]).generate_state(2, np.uint64))
-    device = placement(attack.model)[0]
-    gpus = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(gpus):
-        # A model may draw too, and it knows nothing of the attack's generator.
-        torch.set_rng_state(torch.Generator("cpu").manual_seed(default).get_state())
-        for gpu in gpus:
-            torch.cuda.set_rng_state(torch.Generator(gpu).manual_seed(default).get_state(), gpu)
-        return attack_batch(attack._with(generator=torch.Generator("cpu").manual_seed(own)), batch.images, batch.labels)
-
-
-def _manifest(attack: Attack, source: Source, layout: Layout, first: Batch, seed: int) -> dict[str, Any]:
-    """All that the copy depends on, in JSON."""
-    names = [known.name for known in fields(attack) if known.name not in ("model", "generator")]
-    manifest = {
-        "advkit": __version__,
-        "format": manifests.FORMAT,
-        "attack": type(attack).__qualname__,
-        **{f"attack.{name}": plain(getattr(attack, name)) for name in names},
-        **fingerprint(attack.model),
-        "images": layout.count,
-        "image shape": layout.shape,
-        "image dtype": str(layout.dtype).removeprefix("torch."),
-        "first images": digest(first.images, first.labels),
-        "batch_size": source.batch_size,
-        "shard_size": layout.shard_size,
-        "seed": seed,
-    }
-    return dict(json.loads(json.dumps(manifest)))

@@ -3,23 +3,20 @@
 import multiprocessing
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import get_worker_info
 
-from advkit._engine.checks import check_classes, check_images, check_number
-from advkit._engine.grid import Levels, fooling, inward
+from advkit._data.attacking import attack_sample, check_attack
+from advkit._data.samples import Choice, LabelsGetter, Sample, check_labels_getter
+from advkit._engine.checks import check_number
 from advkit._engine.lengths import OfRange
-from advkit._engine.samples import Choice, LabelsGetter, Sample, check_labels_getter
 from advkit._engine.wording import short
 from advkit.attack import Attack
 from advkit.attacks import FGSM
-from advkit.errors import AdvkitError, DtypeError, InputError
+from advkit.errors import AdvkitError
 from advkit.model import Model, placement
 
 __all__ = ["AttackTransform", "FGSMTransform"]
-
-# How much further than an attack went a byte goes along the same way, where rounding took it back to its own class.
 
 
 class AttackTransform(nn.Module):
@@ -35,32 +32,41 @@ class AttackTransform(nn.Module):
 
     The label is the integer, or tensor or array of integers of shape (N,) or (N, 1), that stands under a key
     "label", "labels" or "target"; or else the one that follows the image in a tuple or list. Where there is none
-    (soft labels are none), it is the model's own answer to the image, for one forward more. Where several integers
-    could be the label, those that are all different and beyond the model's classes number images; if it is not clear
-    then, say which it is with ``labels``.
+    (soft labels do not count), it is the model's own prediction, for one more forward pass. Where several integers
+    could be the label, those that are all different and not all classes of the model number the images; if that does
+    not settle it, say which it is with ``labels``.
 
     uint8 pixels are attacked as the bounds' 256 levels (eps=8/255 is 8 of them with bounds (0, 1)). The change of an
     attack with a budget is rounded towards zero, so that it stays within. That of any other attack is rounded to the
     nearest level, and where the model is not fooled then, away from zero, and further along the same way; an image
     that fools the model on no level that was tried is returned as it was.
 
-    The model is none of this module's submodules: it has no parameters, and `train`, `to` and `state_dict` leave
-    the model alone. While it is attacked the model is in eval mode, and afterwards it is as it was.
+    The model is not a submodule of this one, which has no parameters: `train`, `to` and `state_dict` leave the model
+    alone. While it is attacked the model is in eval mode, and afterwards it is as it was.
 
     Args:
         attack: the attack and, inside it, its model.
         p: the probability that an image is attacked, drawn for each image from torch's default RNG. With ``p=1``
             nothing is drawn.
         labels: where the label is: the key or field that it stands under, its place in the tuple, list or arguments,
-            or a function of the whole sample that returns it, or None for the model's own answer. If None, the rules
-            above.
+            or a function of the whole sample that returns it, or None for the model's own prediction. If None, the
+            rules above.
 
     Raises:
         InputError: ``p`` is outside [0, 1], the attack has a budget for each image of some batch, or there is no
-            image in the sample, no label where ``labels`` says, or several that could be it; see `Attack` for the
+            image in the sample, no label where ``labels`` points, or several that could be it; see `Attack` for the
             rest.
-        DtypeError: ``attack`` is no `Attack`, ``labels`` says no place, or the sample holds a PIL image.
+        DtypeError: ``attack`` is not an `Attack`, ``labels`` is neither a place nor a function, or the sample holds a
+            PIL image.
         AdvkitError: it runs in a forked DataLoader worker that cannot use the model.
+
+    Examples:
+        >>> from torchvision.transforms import v2
+        >>> attack = advkit.AttackTransform(advkit.PGD(model, steps=3), p=0.5)
+        >>> transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), attack])
+        >>> image, label = transform(torch.zeros(3, 16, 16, dtype=torch.uint8), 4)
+        >>> image.shape, label
+        (torch.Size([3, 16, 16]), 4)
     """
 
     def __init__(self, attack: Attack, p: float = 1.0, *, labels: LabelsGetter = None) -> None:
@@ -106,6 +112,12 @@ class FGSMTransform(AttackTransform):
         p: the probability that an image is attacked.
         bounds: the lowest and the highest value of a pixel.
         labels: where the label is, as for `AttackTransform`.
+
+    Examples:
+        >>> transform = advkit.FGSMTransform(model, eps=8 / 255)
+        >>> adversarial, label = transform(images[0], int(labels[0]))
+        >>> bool((adversarial - images[0]).abs().max() <= 8 / 255 + 1e-6)
+        True
     """
 
     attack: FGSM
@@ -124,57 +136,6 @@ class FGSMTransform(AttackTransform):
     def extra_repr(self) -> str:
         """What `print` shows between the brackets."""
         return f"eps={short(self.attack.eps)}, p={self.p}{self._where()}"
-
-
-def check_attack(attack: object) -> None:
-    """Refuse what is no attack, or one that is made for the images of one batch."""
-    if not isinstance(attack, Attack):
-        raise DtypeError(f"attack must be an advkit attack, such as advkit.PGD(model); got {type(attack).__name__}")
-    for name in attack._per_row():
-        raise InputError(
-            f"{type(attack).__name__} has one {name} for each image of a batch, and a pipeline has many batches; "
-            f"give {name} as one number"
-        )
-
-
-def attack_sample(sample: Sample, attack: Attack, p: float) -> Any:
-    """What a sample was found in, with its images attacked, each with probability ``p``."""
-    labels = sample.labels
-    return sample.with_images(lambda images: _attack_some(attack, images, labels, p))
-
-
-def _attack_some(attack: Attack, images: Tensor, labels: Tensor | None, p: float) -> Tensor:
-    """A batch (N, ...) of which each image was attacked with probability ``p``."""
-    if p == 1:
-        return attack_batch(attack, images, labels)
-    # On the CPU, wherever torch.set_default_device points, as transforms draw.
-    rows = (torch.rand(len(images), device="cpu") < p).nonzero().squeeze(1).to(images.device)
-    found = images.clone()
-    if len(rows):
-        if labels is not None:
-            check_classes("labels", labels, images)
-            labels = labels[rows.to(labels.device)]
-        found[rows] = attack_batch(attack, images[rows], labels)
-    return found
-
-
-def attack_batch(attack: Attack, images: Tensor, labels: Tensor | None) -> Tensor:
-    """The attack on floating or uint8 images (N, ...), with the model's own answer where there is no label."""
-    grid = Levels(attack.bounds) if images.dtype == torch.uint8 else None
-    pixels = images if grid is None else grid.value(images.float())
-    if labels is None:
-        check_images(pixels, attack.bounds)
-        labels = attack._predict(pixels)
-    found = attack(pixels, labels)
-    if grid is None:
-        return found
-    if attack.access == "gradient" and attack.aim == "budget":
-        return grid.index(inward(grid, found, pixels)).to(torch.uint8)
-
-    def fools(candidates: Tensor, rows: Tensor) -> Tensor:
-        return attack._predict(candidates) != labels.to(images.device)[rows]
-
-    return grid.index(fooling(grid, found, pixels, fools, attack.bounds)).to(torch.uint8)
 
 
 def _check_worker(model: Model) -> None:

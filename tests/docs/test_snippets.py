@@ -6,11 +6,9 @@ import types
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import advkit
+from docs.reader import readers_own
 
 ROOT = Path(__file__).parents[2]
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]}
@@ -23,30 +21,6 @@ def blocks(name: str) -> list[str]:
     text = PAGES[name].read_text(encoding="utf-8")
     found = [match for match in BLOCK.finditer(text) if not match["skip"]]
     return ["\n" * text.count("\n", 0, match.start("code")) + match["code"] for match in found]
-
-
-def readers_own() -> dict[str, object]:
-    """What the pages take for granted: a network that wants normalised inputs, and data."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(392, 10)
-        )
-    images = torch.rand(12, 3, 16, 16, generator=generator)
-    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    model = advkit.Normalized(net, mean, std).eval()
-    labels = model(images).argmax(1)
-    return {
-        "net": net,
-        "mean": mean,
-        "std": std,
-        "model": model,
-        "images": images,
-        "labels": labels,
-        "targets": (labels + 1) % 10,
-        "loader": DataLoader(TensorDataset(images, labels), batch_size=8),
-    }
 
 
 @pytest.mark.parametrize("name", WITH_CODE)

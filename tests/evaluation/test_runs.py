@@ -14,7 +14,7 @@ from torch import nn
 
 import advkit
 from advkit import errors
-from advkit._engine.progress import ticking
+from advkit._io.progress import ticking
 from advkit.evaluation import runs
 from contracts.scenes import trained_net
 
@@ -115,7 +115,7 @@ def test_a_bar_shows_the_attacks(scene, capsys):
 def test_a_bar_lives_through_a_long_attack(scene, capsys, monkeypatch):
     """It says which attack is under way before that is done, and how far it is."""
     net, loader = scene
-    monkeypatch.setattr("advkit._engine.progress._PAUSE", 0.0)  # or it would speak ten times a second at most
+    monkeypatch.setattr("advkit._io.progress._PAUSE", 0.0)  # or it would speak ten times a second at most
     seen = []
     net = nn.Sequential(net)
     net.register_forward_pre_hook(lambda module, inputs: seen.append(capsys.readouterr().err))
@@ -130,7 +130,7 @@ def test_a_bar_lives_through_a_long_attack(scene, capsys, monkeypatch):
 
 def test_a_bar_is_drawn_ten_times_a_second_at_most(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("advkit._engine.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("advkit._io.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
     shown = []
     with ticking(2, "work", progress=True) as tick:
         for now[0], how_far in ((0.0, ""), (0.05, "1 forwards"), (0.2, "2 forwards"), (0.25, "3 forwards")):

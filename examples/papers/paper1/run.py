@@ -10,7 +10,7 @@ DIR has mnist.npz, cifar10.npz and gtsrb.npz. A run that was killed goes on wher
 
 import copy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -34,7 +34,6 @@ from advkit.defenses import (
     DefensiveDistillation,
     FeatureSmoothing,
     GradientMasking,
-    TrainingDefense,
 )
 from advkit.evaluation import PROTOCOLS, RobustnessReport, picture_rows
 
@@ -145,20 +144,17 @@ def defended(
     def network() -> nn.Module:
         return advkit.Normalized(SmallCNN(CLASSES[name]), mean, std)
 
-    def fit_with(defense: TrainingDefense | None) -> Callable[[nn.Module, Path], list[float]]:
-        settings = {"defense": defense, "validation": validation}
-        return lambda model, checkpoint: study.fit(model, train, scale.epochs, checkpoint, **settings)
-
     def train_further(model: nn.Module, checkpoint: Path) -> list[float]:
         """From the good network on, each batch under one of the four attacks."""
         defense = AdversarialTraining(list(attacks(model, name, brief=True).values()), clean_ratio=0)
         some = train.take(scale.attacked_images)
         return study.fit(model, some, scale.attacked_epochs, checkpoint, defense=defense, learning_rate=3e-4)
 
-    bare = study.trained(f"{name}-bare", network, fit_with(None))
+    fit_with = partial(study.training, train, scale.epochs, validation=validation)
+    bare = study.trained(f"{name}-bare", network, fit_with())
     distillation = DefensiveDistillation(TEMPERATURE)
     adversarial = study.trained(f"{name}-adversarial", lambda: copy.deepcopy(bare), train_further)
-    distilled = study.trained(f"{name}-distilled", network, fit_with(distillation))
+    distilled = study.trained(f"{name}-distilled", network, fit_with(defense=distillation))
     return bare, {
         "adversarial examples": adversarial,
         "feature smoothing": FeatureSmoothing(),

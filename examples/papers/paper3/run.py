@@ -145,9 +145,7 @@ def differences(these: Curve, those: Curve) -> Curve:
 def networks(study: Study[Scale], architecture: str, train: Images) -> dict[str, nn.Module]:
     """The baseline, and the networks trained on its FGSM images, by the eps of these."""
     scale, network = study.scale, NETWORKS[architecture]
-    baseline = study.trained(
-        f"{architecture}-baseline", network, lambda model, checkpoint: study.fit(model, train, scale.epochs, checkpoint)
-    )
+    baseline = study.trained(f"{architecture}-baseline", network, study.training(train, scale.epochs))
     models: dict[str, nn.Module] = {"baseline": baseline}
     clean = train.take(scale.copied_images)
     for eps in scale.training_eps:

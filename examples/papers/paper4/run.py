@@ -9,8 +9,8 @@ DIR has cifar10.npz. A run that was killed goes on where it was when it is start
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -36,7 +36,6 @@ from advkit.defenses import (
     JPEGCompression,
     RandomCropRescale,
     TotalVarianceMinimization,
-    TrainingDefense,
 )
 
 EPS = (0.3, 0.07, 0.01, 0.001)  # of the paper's FGSM images
@@ -67,37 +66,11 @@ class Scale:
     transformations: tuple[str, ...] = tuple(TRANSFORMATIONS)
 
 
+_NARROW = Scale(width=16, hidden=1024, test_images=1000, transformations=("bit depth", "JPEG"))
 SCALES = {
-    "tiny": Scale(
-        width=4,
-        hidden=16,
-        images=32,
-        epochs=1,
-        test_images=8,
-        attacked_images=4,
-        further_images=2,
-        transformations=("bit depth",),
-    ),
-    "quick": Scale(
-        width=16,
-        hidden=1024,
-        images=12_000,
-        epochs=3,
-        test_images=1000,
-        attacked_images=96,
-        further_images=24,
-        transformations=("bit depth", "JPEG"),
-    ),
-    "hour": Scale(
-        width=16,
-        hidden=1024,
-        images=40_000,
-        epochs=6,
-        test_images=1000,
-        attacked_images=512,
-        further_images=128,
-        transformations=("bit depth", "JPEG"),
-    ),
+    "tiny": Scale(4, 16, 32, 1, test_images=8, attacked_images=4, further_images=2, transformations=("bit depth",)),
+    "quick": replace(_NARROW, images=12_000, epochs=3, attacked_images=96, further_images=24),
+    "hour": replace(_NARROW, images=40_000, epochs=6, attacked_images=512, further_images=128),
     "paper": Scale(),
 }
 
@@ -119,8 +92,9 @@ def networks(study: Study[Scale], train: Images) -> dict[str, nn.Module]:
     def alexnet() -> nn.Module:
         return advkit.Normalized(AlexNet(hidden=study.scale.hidden), MEAN, STD)
 
-    bare = study.trained(BARE, partial(resnet, study.scale.width), training(study, train))
-    source = study.trained("AlexNet", alexnet, training(study, train))
+    network, fit_with = partial(resnet, study.scale.width), partial(study.training, train, study.scale.epochs)
+    bare = study.trained(BARE, network, fit_with())
+    source = study.trained("AlexNet", alexnet, fit_with())
     attacks = [advkit.FGSM(bare, eps) for eps in EPS]
     defenses = {
         ADVERSARIAL: AdversarialTraining(attacks),
@@ -128,18 +102,12 @@ def networks(study: Study[Scale], train: Images) -> dict[str, nn.Module]:
     }
     models = {BARE: bare}
     for name, defense in defenses.items():
-        models[name] = study.trained(name, partial(resnet, study.scale.width), training(study, train, defense))
+        models[name] = study.trained(name, network, fit_with(defense=defense))
     return models
 
 
 def resnet(width: int) -> nn.Module:
     return advkit.Normalized(ResNet50(width=width), MEAN, STD)
-
-
-def training(
-    study: Study[Scale], train: Images, defense: TrainingDefense | None = None
-) -> Callable[[nn.Module, Path], list[float]]:
-    return lambda model, checkpoint: study.fit(model, train, study.scale.epochs, checkpoint, defense=defense)
 
 
 def table(study: Study[Scale], models: dict[str, nn.Module], test: Images) -> None:
@@ -180,7 +148,8 @@ def further(study: Study[Scale], models: dict[str, nn.Module], train: Images, te
     """The paper's future work: EAD, JSMA and DeepFool, input transformations and distillation."""
     bare = models[BARE]
     distillation = DefensiveDistillation()
-    distilled = study.trained("distilled", partial(resnet, study.scale.width), training(study, train, distillation))
+    train_it = study.training(train, study.scale.epochs, defense=distillation)
+    distilled = study.trained("distilled", partial(resnet, study.scale.width), train_it)
     defenses: dict[str, Defense | nn.Module] = {name: model for name, model in models.items() if model is not bare}
     defenses["distillation"] = distillation.wrap(distilled)
     defenses |= {name: TRANSFORMATIONS[name]() for name in study.scale.transformations}

@@ -1,4 +1,4 @@
-"""Shards that several processes make together, without a word to each other: by locks in the folder."""
+"""Shards that several processes make together, by locks in the folder and no other communication."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ __all__ = ["Claims"]
 
 
 class Claims:
-    """The shards that this process makes, one after the other: the next that is missing and nobody else works on.
+    """The shards that this process makes, one after the other: each time the next missing one that no other works on.
 
     Args:
         folder: where they are.
@@ -35,7 +35,7 @@ class Claims:
                 lock.release()
 
     def free(self) -> Iterator[int]:
-        """Those that nobody else is working on, each as its turn comes."""
+        """Those that no other process is working on, each when its turn comes."""
         for number in self._missing:
             if not self._share:
                 yield number
@@ -47,7 +47,7 @@ class Claims:
     def left(self) -> Iterator[list[int]]:
         """Those that others were working on and did not finish, one by one, after `free` and all that it gave.
 
-        It waits, so that this process must hold nothing by then that another could wait for.
+        It waits, so by then this process must not hold anything that another could be waiting for.
         """
         for number in self._busy:
             self._take(number, wait=True)
@@ -68,7 +68,7 @@ class Claims:
         return False
 
     def _is_mine(self, number: int) -> bool:
-        """Whether a shard that was taken is still to be made; what somebody left of it is cleared away."""
+        """Whether a shard that was taken is still to be made; what is left of an attempt at it is cleared away."""
         if (self._folder / shard_name(number)).exists():
             self.done(number)
             return False

@@ -1,4 +1,4 @@
-"""What an adversarial copy of a data set was made of, in a file beside it."""
+"""What an adversarial copy of a data set was made from, in a file beside it."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from advkit._engine.files import write_whole
+from advkit._io.files import write_atomic
 from advkit._io.locks import held
 from advkit._io.shards import Layout, as_numpy
 from advkit.errors import InputError
@@ -20,7 +20,7 @@ _NEEDED = {"images", "shard_size", "image shape", "image dtype"}
 
 
 def claim(folder: Path, manifest: dict[str, Any]) -> None:
-    """Make the folder this copy's own, or refuse it."""
+    """Claim the folder for this copy, or refuse it."""
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder / f"{MANIFEST}.lock") as lock:
         for stale in folder.glob(f"{MANIFEST}*.tmp") if lock.exclusive else ():
@@ -34,14 +34,14 @@ def claim(folder: Path, manifest: dict[str, Any]) -> None:
                 f"{folder} is not empty (it holds {others[0]}) and has no {MANIFEST}; choose a new path for the copy"
             )
         text = json.dumps(manifest, indent=2) + "\n"
-        write_whole(folder / MANIFEST, lambda file: file.write(text.encode()), own=True)
+        write_atomic(folder / MANIFEST, lambda file: file.write(text.encode()), own=True)
 
 
 def read(folder: Path) -> dict[str, Any]:
     """What a folder's manifest says.
 
     Raises:
-        InputError: there is none, or it says nothing that makes sense.
+        InputError: there is none, or it makes no sense.
     """
     file = folder / MANIFEST
     if not file.exists():
@@ -85,7 +85,7 @@ def layout_of(manifest: dict[str, Any]) -> Layout:
 
 
 def identity(manifest: dict[str, Any]) -> str:
-    """What tells this copy from others."""
+    """A digest that tells this copy from others."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

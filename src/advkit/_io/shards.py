@@ -1,4 +1,4 @@
-"""Images and labels in files of records, each of which says where it belongs and whether it is as it was written."""
+"""Images and labels in files of records, each with its place and a checksum."""
 
 import zlib
 from collections import OrderedDict
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advkit._engine.files import write_whole
+from advkit._io.files import write_atomic
 from advkit.errors import InputError
 
 __all__ = ["Layout", "Records", "ShardFiles", "Shards", "as_numpy", "shard_name"]
@@ -102,19 +102,19 @@ class ShardFiles(Shards):
         return [number for number in range(self._layout.files) if shard_name(number) not in names]
 
     def write(self, number: int, records: Records) -> None:
-        """A shard, as a whole."""
+        """Write a shard, all of it or nothing."""
         for row in range(len(records)):
             records["check"][row] = _check(records[row], self._seed)
 
         def save(stream: BinaryIO) -> None:
-            # Not by `numpy.save`, which loses what the system says of a full disk.
+            # Not by `numpy.save`, which loses the system's error about a full disk.
             np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(records))
             stream.write(records.view(np.uint8).data)
 
-        write_whole(self._file(number), save, own=True)
+        write_atomic(self._file(number), save, own=True)
 
     def verify(self) -> None:
-        """Look at each file's size, at what it says that it holds and at where it belongs, one after the other."""
+        """Check each file's size, what it claims to hold, and its place."""
         for number in range(self._layout.files):
             first = self._map(number)[0]["place"]
             if first != self._layout.span(number).start:

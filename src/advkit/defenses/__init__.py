@@ -1,20 +1,24 @@
-"""Defenses that wrap or train a model, and what an attacker who knows them differentiates."""
+"""Defenses that wrap or train a model, and what an attacker who knows them differentiates.
 
-from advkit.defenses.adversarial_training import AdversarialTraining
+`base` says what a defense is. ``wrapping`` has those that stand in front of a model, and ``training`` those that train
+it, each in a file of its own; `stack` puts them together.
+"""
+
 from advkit.defenses.base import Defense, InputTransformation
-from advkit.defenses.distillation import DefensiveDistillation
-from advkit.defenses.ensemble_training import EnsembleAdversarialTraining
-from advkit.defenses.feature_smoothing import FeatureSmoothing, MedianSmoothing
-from advkit.defenses.gradient_masking import GradientMasking
-from advkit.defenses.input_transforms import (
-    BitDepthReduction,
-    ImageQuilting,
-    JPEGCompression,
-    RandomCropRescale,
-    TotalVarianceMinimization,
-)
 from advkit.defenses.stack import Stack
-from advkit.defenses.training import Epoch, TrainingDefense
+from advkit.defenses.training.adversarial_training import AdversarialTraining
+from advkit.defenses.training.base import TrainingDefense
+from advkit.defenses.training.distillation import DefensiveDistillation
+from advkit.defenses.training.ensemble_training import EnsembleAdversarialTraining
+from advkit.defenses.training.epoch import Epoch
+from advkit.defenses.wrapping.bit_depth import BitDepthReduction
+from advkit.defenses.wrapping.crop_rescale import RandomCropRescale
+from advkit.defenses.wrapping.feature_smoothing import FeatureSmoothing
+from advkit.defenses.wrapping.gradient_masking import GradientMasking
+from advkit.defenses.wrapping.jpeg import JPEGCompression
+from advkit.defenses.wrapping.median_smoothing import MedianSmoothing
+from advkit.defenses.wrapping.quilting import ImageQuilting
+from advkit.defenses.wrapping.total_variance import TotalVarianceMinimization
 
 __all__ = [
     "AdversarialTraining",

@@ -23,16 +23,24 @@ __all__ = ["Defense", "Expectation", "InputTransformation"]
 class Defense:
     """Base of all defenses. A subclass writes `wrap`, or `fit`, or both.
 
-    An attack on a wrapped model comes from an attacker who knows the defense (an adaptive one, Tramer et al. 2020):
-    it differentiates `surrogate`, without being asked to. A defense of your own gets that by saying whether it is
-    ``differentiable`` and ``stochastic``. One that is not differentiable writes a `surrogate` too; attacks on it are
-    an error otherwise, since a gradient of zero would pass for robustness.
+    An attack on a wrapped model is that of an attacker who knows the defense (an adaptive one, Tramer et al. 2020): it
+    differentiates `surrogate`, without being asked to. For a defense of your own, say whether it is
+    ``differentiable`` and ``stochastic``. One that is not differentiable also needs a `surrogate`; otherwise attacks on
+    it are an error, since a gradient of zero would pass for robustness.
 
     Attributes:
         differentiable: whether the gradient through the wrapped model is one that an attack can climb. Rounding has
             a gradient, zero, and is not differentiable in this sense.
-        stochastic: whether the wrapped model draws random numbers, so that it may answer otherwise when asked again.
+        stochastic: whether the wrapped model draws random numbers, so that its predictions may differ between
+            calls.
         eot_samples: how many draws of a stochastic defense the surrogate takes the mean over.
+
+    Examples:
+        >>> class Blur(advkit.Defense):
+        ...     def wrap(self, model):
+        ...         return torch.nn.Sequential(torch.nn.AvgPool2d(3, stride=1, padding=1), model)
+        >>> defended = Blur().wrap(model)
+        >>> adversarials = advkit.FGSM(defended)(images, labels)
     """
 
     differentiable: bool = True
@@ -66,7 +74,7 @@ class Defense:
     def surrogate(self, model: Model) -> Model:
         """What an attacker who knows the defense differentiates: pixels to logits.
 
-        It answers as the wrapped model does; that of a stochastic defense gives the mean of the logits over
+        It predicts what the wrapped model does; for a stochastic defense it gives the mean of the logits over
         ``eot_samples`` draws (EOT: Athalye, Engstrom, Ilyas & Kwok, "Synthesizing robust adversarial examples", ICML
         2018).
 
@@ -74,7 +82,7 @@ class Defense:
             model: the model that `wrap` was given.
 
         Raises:
-            ModelError: the defense is not differentiable, and says nothing of what to differentiate instead.
+            ModelError: the defense is not differentiable, and does not say what to differentiate instead.
         """
         one_draw = self._one_draw(model)
         return Expectation(one_draw, self.eot_samples) if self.stochastic else one_draw
@@ -91,7 +99,7 @@ class Defense:
 
 
 def _marking(wrap: Callable[[Any, Model], nn.Module]) -> Callable[[Any, Model], nn.Module]:
-    """A `wrap` whose modules attacks know for defended."""
+    """A `wrap` whose modules attacks recognise as defended."""
 
     @wraps(wrap)
     def marked(self: Defense, model: Model) -> nn.Module:
@@ -106,10 +114,19 @@ def _marking(wrap: Callable[[Any, Model], nn.Module]) -> Callable[[Any, Model], 
 class InputTransformation(Defense, nn.Module, ABC):
     """Base of the defenses that change the images before the model sees them: a subclass writes `forward`.
 
-    It is a module from images to images, which may stand in a pipeline by itself. The surrogate of one that is not
-    differentiable is BPDA with the identity: forward through the transformation, and backward as if it were not
+    It is a module from images to images, which can also be used in a pipeline by itself. The surrogate of one that is
+    not differentiable is BPDA with the identity: forward through the transformation, and backward as if it were not
     there (Athalye, Carlini & Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, section 4.1).
-    A stochastic one draws for each image of a batch on its own.
+    A stochastic one draws for each image of a batch separately.
+
+    Examples:
+        >>> class Posterize(advkit.defenses.InputTransformation):
+        ...     differentiable = False  # the gradient of rounding is zero
+        ...
+        ...     def forward(self, images):
+        ...         return (images * 7).round() / 7
+        >>> defended = Posterize().wrap(model)
+        >>> adversarials = advkit.FGSM(defended)(images, labels)  # straight through the rounding
     """
 
     @abstractmethod
@@ -118,13 +135,13 @@ class InputTransformation(Defense, nn.Module, ABC):
 
     def wrap(self, model: Model) -> nn.Module:
         """The model that sees transformed images; see `Defense.wrap`."""
-        return _Behind(self, model)
+        return Behind(self, model)
 
     def _one_draw(self, model: Model) -> Model:
-        return _Behind(self, model) if self.differentiable else _StraightThrough(self, model)
+        return Behind(self, model) if self.differentiable else _StraightThrough(self, model)
 
 
-class _Behind(nn.Module):
+class Behind(nn.Module):
     """A model that sees transformed images."""
 
     def __init__(self, transformation: InputTransformation, model: Model) -> None:
@@ -135,11 +152,11 @@ class _Behind(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         seen = self.transformation(images)
         if images.requires_grad and not seen.requires_grad:
-            seen = seen + 0 * images  # to a naive attacker, a transformation outside torch is flat
+            seen = seen + 0 * images  # for a naive attacker, a transformation outside torch has a gradient of zero
         return self.model(seen)
 
 
-class _StraightThrough(_Behind):
+class _StraightThrough(Behind):
     """The same, where the transformation has the gradient of the identity."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -157,8 +174,13 @@ class Expectation(nn.Module):
     """The mean of a random model's logits over several draws, which is what EOT differentiates.
 
     Args:
-        model: pixels (N, ...) to logits (N, K), otherwise at each call.
+        model: pixels (N, ...) to logits (N, K), which differ from call to call.
         samples: how many calls, at least 1.
+
+    Examples:
+        >>> crops = advkit.defenses.RandomCropRescale()
+        >>> advkit.defenses.base.Expectation(crops.wrap(model), samples=30)(images).shape
+        torch.Size([12, 10])
     """
 
     def __init__(self, model: Model, samples: int) -> None:

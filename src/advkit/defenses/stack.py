@@ -1,6 +1,5 @@
 """Defenses, one after the other."""
 
-import os
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
@@ -19,11 +18,11 @@ __all__ = ["Stack"]
 class Stack(Defense):
     """Several defenses as one, in order: the second defends what the first made, and so on.
 
-    An attacker who knows it differentiates the surrogates of all that wrap, one inside the other. If any of them is
-    random, the mean is taken once, over draws of all together.
+    An attacker who knows it differentiates the surrogates of all members that wrap, one inside the other. If any of
+    them is random, the mean is taken once, over joint draws.
 
     Args:
-        defenses: at least one. Of stacks among them, the members are taken.
+        defenses: at least one. Stacks among them are unpacked.
 
     Attributes:
         defenses: the members, in order.
@@ -33,7 +32,14 @@ class Stack(Defense):
 
     Raises:
         InputError: there is no defense.
-        DtypeError: one of them is none.
+        DtypeError: one of them is not a defense.
+
+    Examples:
+        >>> stack = advkit.defenses.Stack([advkit.defenses.FeatureSmoothing(), advkit.defenses.BitDepthReduction()])
+        >>> stack.differentiable
+        False
+        >>> stack.wrap(model)(images).shape
+        torch.Size([12, 10])
     """
 
     def __init__(self, defenses: Sequence[Defense]) -> None:
@@ -56,26 +62,19 @@ class Stack(Defense):
         """The model behind all of the defenses, the last one outermost; see `Defense.wrap`.
 
         Raises:
-            InputError: one of them trains and does not wrap.
+            InputError: one of them trains, and does not wrap.
         """
         first, *others = self.defenses
         return reduce(lambda inner, member: member.wrap(inner), others, first.wrap(model))
 
     def fit(
-        self,
-        model: nn.Module,
-        loader: Iterable[Any],
-        optimizer: Optimizer,
-        epochs: int = 5,
-        *,
-        checkpoint: str | os.PathLike[str] | None = None,
-        **how: Any,
+        self, model: nn.Module, loader: Iterable[Any], optimizer: Optimizer, epochs: int = 5, **how: Any
     ) -> nn.Module:
         """Train with the defenses that train, and wrap with those that wrap, in order.
 
-        Takes what the `TrainingDefense.fit` of its members takes. Where several train, each has so many epochs, the
-        optimizer and the schedulers go on as the one before left them, and the checkpoint of each has its place in
-        the stack in its name: ``run.0.pt``.
+        Takes what the `TrainingDefense.fit` of its members takes. If several of them train, each does for so many
+        epochs, the optimizer and the schedulers go on as the one before left them, and the checkpoint of each has its
+        place in the stack in its name: ``run.0.pt``.
 
         Returns:
             The defended model.
@@ -86,7 +85,7 @@ class Stack(Defense):
         training = [place for place, member in enumerate(self.defenses) if _trains(member)]
         if not training:
             raise InputError("none of the defenses in this Stack trains: call wrap(model)")
-        defended = model
+        defended, checkpoint = model, how.pop("checkpoint", None)
         for place, member in enumerate(self.defenses):
             if place not in training:
                 defended = member.wrap(defended)
@@ -111,7 +110,7 @@ def _wraps(defense: Defense) -> bool:
 
 
 def _surrogate(model: Model, defense: Defense) -> Model:
-    """What stands in for one draw of a defense; a user's own `surrogate` comes before what is drawn for him."""
+    """The surrogate of a defense for one draw; a `surrogate` that the user wrote takes precedence."""
     if type(defense).surrogate is not Defense.surrogate:
         return defense.surrogate(model)
     return defense._one_draw(model)

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from advkit._data.samples import Sample, check_loader
 from advkit._engine.checks import check_classes, check_images
-from advkit._engine.samples import Sample, check_loader
 from advkit.errors import DtypeError, InputError
 
 __all__ = ["pairs"]

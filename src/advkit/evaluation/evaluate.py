@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from advkit._engine.checks import check_choice, check_model, check_number
-from advkit._engine.passes import Asked
-from advkit._engine.progress import ticking
 from advkit._io.identity import attack_identity, digest, is_sharded, model_identity, plain, weights
+from advkit._io.progress import ticking
 from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError, ModelError
 from advkit.evaluation.batches import pairs
 from advkit.evaluation.comparison import comparison
+from advkit.evaluation.passes import Asked
 from advkit.evaluation.pool import Pool
 from advkit.evaluation.report import BARE, RobustnessReport
 from advkit.evaluation.runs import Ranks, RunFolder, together

@@ -10,8 +10,8 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from advkit._engine.files import write_whole
-from advkit._engine.seeds import repeatable
+from advkit._io.files import write_atomic as write_whole
+from advkit._io.rng import repeatable
 from advkit.evaluation.comparison import Outcome, outcomes
 from advkit.evaluation.flags import Flag, budget
 from advkit.evaluation.probes import probed

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from torch import distributed
 
-from advkit._engine.files import write_whole
+from advkit._io.files import write_atomic as write_whole
 from advkit._io.identity import digest
 from advkit.errors import InputError
 from advkit.evaluation.trial import Record

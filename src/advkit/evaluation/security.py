@@ -11,8 +11,8 @@ from torch import Tensor
 from advkit import norms
 from advkit._engine.checks import check_number
 from advkit._engine.classifier import answer, prediction
-from advkit._engine.progress import track
 from advkit._engine.wording import short
+from advkit._io.progress import track
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError
 from advkit.evaluation.batches import pairs

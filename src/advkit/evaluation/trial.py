@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from advkit import norms
 from advkit._engine.classifier import answer
-from advkit._engine.passes import Passes, counting
-from advkit._engine.progress import Bar
-from advkit._engine.seeds import repeatable
+from advkit._io.progress import Bar
+from advkit._io.rng import repeatable
 from advkit.attack import Attack
 from advkit.errors import InputError, MissingExtraError
+from advkit.evaluation.passes import Passes, counting
 from advkit.evaluation.witness import Witness, agree, asked
 from advkit.model import defended, is_stochastic, placement
 

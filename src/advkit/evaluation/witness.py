@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from advkit._engine.classifier import Classifier, answer, own
-from advkit._engine.seeds import repeatable
+from advkit._io.rng import repeatable
 from advkit.model import Model, attacking, is_stochastic
 
 __all__ = ["Witness", "agree", "asked", "spread"]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import advkit
-from advkit._engine import files
+from advkit._io import files
 from advkit.defenses import InputTransformation
 
 

@@ -1,0 +1,109 @@
+"""What the defenses that train have in common: `fit`, and what the user may ask of it."""
+
+import os
+from abc import ABC
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from advkit._data.samples import LabelsGetter
+from advkit.defenses.base import Defense
+from advkit.defenses.training.epoch import Epoch
+from advkit.defenses.training.loop import Training
+from advkit.defenses.training.recipe import Recipe
+
+__all__ = ["TrainingDefense"]
+
+
+class TrainingDefense(Defense, Recipe, ABC):
+    """Base of the defenses that train a model. A subclass writes `loss`, and the loop around it is this one's.
+
+    It may also say what stands `around` the network while a loss is computed and differentiated, and how often each
+    batch is trained on (``replays``).
+
+    Attributes:
+        history: an `Epoch` for each epoch of the last `fit`, also of one that an error ended.
+
+    Examples:
+        >>> from torch.nn.functional import cross_entropy
+        >>> class SmoothedLabels(advkit.defenses.TrainingDefense):
+        ...     def loss(self, network, batch):
+        ...         return cross_entropy(network(batch.images), batch.labels, label_smoothing=0.1)
+        >>> defense = SmoothedLabels()
+        >>> trained = defense.fit(model, loader, torch.optim.Adam(model.parameters()), epochs=2)
+        >>> len(defense.history)
+        2
+    """
+
+    history: list[Epoch]
+
+    def __init__(self) -> None:
+        self.history = []
+
+    def fit(
+        self,
+        model: nn.Module,
+        loader: Iterable[Any],
+        optimizer: Optimizer,
+        epochs: int = 5,
+        *,
+        scheduler: LRScheduler | ReduceLROnPlateau | None = None,
+        batch_scheduler: LRScheduler | None = None,
+        validation: Iterable[Any] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        autocast: torch.dtype | None = None,
+        progress: bool | None = None,
+        labels: LabelsGetter = None,
+    ) -> nn.Module:
+        """Train a model, in place, on its own device.
+
+        It is trained in training mode, and afterwards each of its modules is in the mode it was in. A model that
+        comes in eval mode as a whole is trained as a whole; if some layers with parameters are in training mode,
+        those in eval mode, such as a frozen BatchNorm, stay in it.
+
+        Args:
+            model: pixels (N, ...) to logits (N, K).
+            loader: batches of images and labels, such as a `DataLoader`, on any device: floating (N, ...), and
+                integers (N,). They are found by the rules of `advkit.AttackTransform`. It is iterated over once an
+                epoch.
+            optimizer: made from the model's parameters.
+            epochs: how many in all, with those of the checkpoint.
+            scheduler: stepped after each epoch; one that waits for a plateau gets the validation loss, or if there is
+                none the training loss.
+            batch_scheduler: stepped after each batch, such as a `OneCycleLR`.
+            validation: batches like the loader's. The model keeps the weights of the epoch with the smallest loss on
+                them, computed as in training but in eval mode. It does not change what is drawn in training.
+            checkpoint: a file that is written after each epoch, completely or not at all. If it exists, training
+                goes on from there and ends with the very weights of a training without a stop, if the loader gives
+                the same batches for the same random numbers. (Those of persistent workers cannot be restored.)
+                The checkpoint of another model is refused, as far as its classes, layers, shapes, constant buffers
+                and attributes tell; what a ``forward`` does beyond them, and the initial weights, do not count.
+            autocast: the dtype that the model runs in where that is safe, bfloat16 or float16, in training and under
+                attack; None for the model's own.
+            progress: True for a bar an epoch, False for none, None for one where stderr is a terminal and tqdm is
+                installed.
+            labels: where the label is in a batch, as for `advkit.AttackTransform`.
+
+        Returns:
+            The defended model: the model itself, or where the defense also wraps, the wrapped one.
+
+        Raises:
+            InputError: the optimizer belongs to another model, the loader is empty or gives anything but images and
+                labels, or the checkpoint belongs to another training.
+            ModelError: the loss, the validation loss or a weight is not finite. The checkpoint is still that of the
+                epoch before.
+        """
+        training = Training(
+            model, optimizer, scheduler, batch_scheduler, validation, checkpoint, autocast, progress, labels
+        )
+        self.history = training.history
+        return self._train(training, loader, epochs)
+
+    def _train(self, training: Training, loader: Iterable[Any], epochs: int) -> nn.Module:
+        """The training itself, by this recipe; one that trains by several writes its own. Returns what `fit` does."""
+        training.run(loader, self, epochs)
+        return training.model

@@ -1,0 +1,67 @@
+"""The model in training, as losses and attacks call it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from advkit.errors import InputError, ModelError
+from advkit.model import placement
+
+__all__ = ["Network", "training_mode"]
+
+
+class Network(nn.Module):
+    """The model in training, as losses and attacks call it: in its own dtype or autocast's, and checked.
+
+    Args:
+        model: images (N, ...) to logits (N, K).
+        autocast: the dtype that matrix products and convolutions are computed in; None for the model's own.
+
+    Attributes:
+        largest_label: of the batch at hand. There must be a logit for it: a GPU would stop without saying why.
+    """
+
+    def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.model = model
+        device, self.dtype = placement(model)
+        self.device = device or torch.device("cpu")
+        self.autocast = autocast
+        self.largest_label = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K), float32 or better, of images (N, ...)."""
+        with nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast):
+            logits = self.model(images if self.dtype is None else images.to(self.dtype))
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+            seen = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise ModelError(
+                f"the model returned {seen} for images of shape {tuple(images.shape)}; training needs logits of shape "
+                f"({len(images)}, K)"
+            )
+        if logits.shape[1] <= self.largest_label:
+            raise InputError(
+                f"labels must lie in [0, {logits.shape[1]}), since the model returned {logits.shape[1]} logits an "
+                f"image; the largest is {self.largest_label}"
+            )
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """The model in training mode, and afterwards each module as it was.
+
+    Where some layer is in training mode already, one in eval mode is meant to be, such as a frozen BatchNorm. A model
+    that is in eval mode as a whole has no such layer. Modules without parameters of their own do not count, since
+    one that was just wrapped around a model in eval mode is in training mode itself.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        if not any(training for module, training in before if any(True for _ in module.parameters(recurse=False))):
+            model.train()
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

@@ -1,0 +1,1 @@
+"""Defenses that wrap a model: one mechanism, one file."""
