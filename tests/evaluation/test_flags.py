@@ -12,10 +12,11 @@ from advkit import norms
 from advkit.attack import Attack
 from advkit.defenses import InputTransformation
 from advkit.evaluation import flags
-from advkit.evaluation.comparison import Outcome, compared
+from advkit.evaluation.comparison import compared
 from advkit.evaluation.flags import beats, rising
+from advkit.evaluation.outcomes import Outcome
 from advkit.evaluation.probes import probed
-from advkit.evaluation.searches import Survivors
+from advkit.evaluation.tries import Survivors
 from evaluation.masked import EPS, Masked, scene, trained
 
 
@@ -239,7 +240,7 @@ def test_more_steps_help_an_attack_that_stopped_short():
 class Blind(Attack):
     """A black-box attack that is better than it should be."""
 
-    kind = "black-box"
+    access = "decisions"
     eps: float = EPS
 
     def _perturb(self, images, goal):

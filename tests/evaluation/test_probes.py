@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 import advkit
+from advkit._engine.progress import Bar
 from advkit.defenses import InputTransformation
+from advkit.evaluation.batch_evaluator import BatchEvaluator
+from advkit.evaluation.plan import Contender, planned_attacks
 from advkit.evaluation.pool import Pool
-from advkit.evaluation.trial import Contender, Trial, assaults
 from evaluation.masked import EPS, Masked, scene, trained
 
 PLAIN, ROBUST = trained(False)[0], trained(True)[0]
@@ -280,9 +282,9 @@ def test_processes_that_share_pick_the_same_images():
     images, labels = scene(300, seed=2)
     batches = list(zip(images.split(30), labels.split(30), strict=True))
     contenders = [Contender("none", PLAIN, 1)]
-    plan = assaults({str(one): one for one in BUDGET}, contenders, (), keep_generators=False)
-    trial = Trial(contenders, plan, seed=0, stop_when_fooled=False, tick=lambda count: None)
-    records = {index: trial(index, "", *batch) for index, batch in enumerate(batches)}
+    plan = planned_attacks({str(one): one for one in BUDGET}, contenders, (), keep_generators=False)
+    evaluator = BatchEvaluator(contenders, plan, seed=0, stop_when_fooled=False, tick=Bar())
+    records = {index: evaluator(index, "", *batch) for index, batch in enumerate(batches)}
     one, first, second = (Pool(contenders, plan, 0) for _ in range(3))
     for index, batch in enumerate(batches):
         one.offer(index, *batch, records[index])

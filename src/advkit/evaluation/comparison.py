@@ -1,12 +1,10 @@
 """The flags that show when the attacks on one model are held against each other, image by image. They cost no pass."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from advkit import norms
 from advkit.attack import Attack
 from advkit.attacks import FGSM
 from advkit.evaluation.flags import (
@@ -24,12 +22,13 @@ from advkit.evaluation.flags import (
     share,
     who,
 )
-from advkit.evaluation.trial import LOST, NORMS, Assault, Contender, Record, vote
-from advkit.evaluation.trial import Outcome as Answers
+from advkit.evaluation.outcomes import Outcome, judged, outcomes
+from advkit.evaluation.plan import Contender, PlannedAttack
+from advkit.evaluation.records import Record
 from advkit.model import defended, is_stochastic
 from advkit.norms import Linf
 
-__all__ = ["Outcome", "compared", "comparison", "outcomes"]
+__all__ = ["compared", "comparison"]
 
 _FEW = 0.02  # the share of images on which an honest model may look masked
 _GAIN = 0.05  # the share of the survivors that an honest attack may fool when it tries again
@@ -37,53 +36,12 @@ _UNDONE = 0.05  # the share of a minimal attack's finds that rounding may undo
 _STUCK = 0.1  # the share of images on which an honest minimal attack may end without a find
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one attack did to a model, image by image.
-
-    Attributes:
-        name: what the report calls the attack.
-        protocol: "adaptive", "naive" or "oblivious"; None for a model without a defense.
-        attack: the attack.
-        right: bool (N,), whether the model is right on each image under attack.
-        distances: by the name of a norm, floating (N,): how far each image was moved, in units of pixels.
-    """
-
-    name: str
-    protocol: str | None
-    attack: Attack
-    right: Tensor
-    distances: Mapping[str, Tensor]
-
-    def within(self, norm: norms.Norm, eps: float) -> Tensor:
-        """Where what the attack returned lies in a ball around the original: bool (N,)."""
-        return self.distances[norm.name] <= eps * (1 + 1e-4)
-
-    def allowed(self, other: "Outcome") -> Tensor:
-        """Whether this attack might have returned what the other did: bool (N,).
-
-        A budget attack might have if that lies within its budget, and within the reach of its steps. A minimal one has
-        no budget, and might have returned anything; but one that counts pixels stops after a number of them, and a
-        black-box one when its queries end.
-        """
-        if ball := budget(self.attack):
-            return other.within(ball[0], min(ball[1], reach(self.attack)))
-        return torch.full_like(other.right, self.is_free)
-
-    @property
-    def is_free(self) -> bool:
-        """Whether the attack may change an image as it likes."""
-        return (self.attack.aim == "minimal" and self.attack.access == "gradient") and named_norm(
-            self.attack
-        ) is not norms.L0
-
-
 def comparison(
-    records: Mapping[int, Record], contenders: Sequence[Contender], plan: Sequence[Assault], *, whole: bool = True
+    records: Mapping[int, Record], contenders: Sequence[Contender], plan: Sequence[PlannedAttack], *, whole: bool = True
 ) -> tuple[Flag, ...]:
     """The flags of all contenders; see `compared`.
 
-    An image that an error cost under one attack on a contender is left out of what is said of the contender.
+    An image that was lost to an error under one attack on a contender is left out of what is said of the contender.
 
     Args:
         records: of each batch, by its index in the loader.
@@ -95,32 +53,13 @@ def comparison(
     labels = torch.tensor([label for record in records.values() for label in record.labels], device="cpu")
     found: list[Flag] = []
     for index, contender in enumerate(contenders):
-        clean, kept = _right([record.clean[index] for record in records.values()], labels)
-        tried, judged = outcomes(list(records.values()), contender, plan)
-        kept = kept & judged
+        clean, kept = judged([record.clean[index] for record in records.values()], labels)
+        tried, known = outcomes(list(records.values()), contender, plan)
+        kept = kept & known
         if bool(kept.any()):
-            rows = [_rows(outcome, kept) for outcome in tried]
+            rows = [outcome.rows(kept) for outcome in tried]
             found += compared(contender.name, clean[kept], rows, labels[kept], whole=whole)
     return tuple(found)
-
-
-def outcomes(records: Sequence[Record], contender: Contender, plan: Sequence[Assault]) -> tuple[list[Outcome], Tensor]:
-    """What each attack on a contender did to the N images of some records, and which images no error cost: bool (N,).
-
-    An attack that is the same under two protocols counts once, as the adaptive one, which comes last.
-    """
-    labels = torch.tensor([label for record in records for label in record.labels])
-    cells = [(assault.attack, cell) for assault in plan for cell in assault.cells]
-    places = {attack: place for place, (attack, cell) in enumerate(cells) if cell.contender is contender}
-    found, kept = [], torch.ones_like(labels, dtype=torch.bool)
-    for attack, place in places.items():
-        cell = cells[place][1]
-        after = [record.cells[place] for record in records]
-        right, judged = _right(after, labels)
-        by_norm = dict(zip(NORMS, torch.cat([_moved(one) for one in after], 1), strict=True))
-        found.append(Outcome(cell.attack, cell.protocol, attack, right, by_norm))
-        kept = kept & judged
-    return found, kept
 
 
 def compared(
@@ -372,22 +311,3 @@ def _beaten_all(stronger: Sequence[Outcome], weaker: Outcome) -> int:
 
 def _called(one: Outcome) -> str:
     return one.name if one.protocol in (None, "adaptive") else f"{one.name} ({one.protocol})"
-
-
-def _right(answers: Sequence[Answers], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether most draws are right, and whether no error cost the image: bool (N,) each."""
-    said = torch.cat([one.predictions for one in answers], 1)
-    return vote(said) == labels, (said != LOST).all(0)
-
-
-def _rows(outcome: Outcome, kept: Tensor) -> Outcome:
-    """The same for some of the images, bool (N,)."""
-    distances = {norm: far[kept] for norm, far in outcome.distances.items()}
-    return replace(outcome, right=outcome.right[kept], distances=distances)
-
-
-def _moved(answers: Answers) -> Tensor:
-    """How far each image of a batch was moved, in each of `NORMS`: (4, n), 0 where it was not attacked."""
-    far = torch.zeros(len(NORMS), answers.predictions.shape[1], device="cpu")
-    far[:, answers.rows] = torch.tensor(answers.distances, device="cpu")
-    return far

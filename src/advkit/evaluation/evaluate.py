@@ -18,13 +18,15 @@ from advkit._io.identity import attack_identity, digest, is_sharded, model_ident
 from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError, ModelError
+from advkit.evaluation.batch_evaluator import BatchEvaluator
 from advkit.evaluation.batches import pairs
 from advkit.evaluation.comparison import comparison
+from advkit.evaluation.plan import Contender, PlannedAttack, planned_attacks
 from advkit.evaluation.pool import Pool
+from advkit.evaluation.records import Record
 from advkit.evaluation.report import BARE, RobustnessReport
 from advkit.evaluation.runs import Ranks, RunFolder, together
 from advkit.evaluation.summary import hopeless, summary
-from advkit.evaluation.trial import Assault, Contender, Record, Trial, assaults
 from advkit.model import Model, attacking, placement
 
 __all__ = ["PROTOCOLS", "evaluate"]
@@ -111,7 +113,7 @@ def evaluate(
     bare = _hookable(model)
     models = {name: bare if name == BARE else _defended(bare, name, one) for name, one in given.items()}
     contenders = [Contender(name, one, draws) for name, one in models.items()]
-    plan = assaults(named, contenders, protocols, keep_generators=seed is None)
+    plan = planned_attacks(named, contenders, protocols, keep_generators=seed is None)
     _check_surrogates(plan)
     setup: dict[str, Any] = {
         "advkit": __version__,
@@ -132,11 +134,11 @@ def evaluate(
         ticking(steps, "evaluate", unit="attack", progress=False if ranks.rank else progress) as tick,
     ):
         _check_whole(models.values(), ranks)
-        trial = Trial(contenders, plan, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick)
+        evaluator = BatchEvaluator(contenders, plan, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick)
         pool = Pool(contenders, plan, seed) if flags else None
-        records = _records(batches, trial, folder, ranks, pool)
+        records = _records(batches, evaluator, folder, ranks, pool)
         if records and (error := hopeless(records.values())):
-            raise trial.first_error() or ModelError(f"something failed on every image: {error}")
+            raise evaluator.first_error() or ModelError(f"something failed on every image: {error}")
         probed = pool.flags(records, ranks, folder.path) if pool and records else []
     if not records:
         raise InputError("the loader has no images; a generator that was gone through before has none left")
@@ -156,13 +158,17 @@ def evaluate(
 
 
 def _records(
-    batches: Iterable[tuple[int, Tensor, Tensor]], trial: Trial, folder: RunFolder, ranks: Ranks, pool: Pool | None
+    batches: Iterable[tuple[int, Tensor, Tensor]],
+    evaluator: BatchEvaluator,
+    folder: RunFolder,
+    ranks: Ranks,
+    pool: Pool | None,
 ) -> dict[int, Record]:
     """The records of all batches: found in the folder, made here, or made by other processes.
 
     Args:
         batches: index, images and labels of each; those without images are passed over.
-        trial: makes records.
+        evaluator: makes records.
         folder: keeps them.
         ranks: the processes that share the work.
         pool: picks the images that flags are looked for on, of each batch; None for no flags.
@@ -175,7 +181,7 @@ def _records(
     for index, images, labels in batches:
         mine = index not in stored and index % ranks.count == ranks.rank
         if not mine or not len(images):
-            trial.tick(len(trial.plan))
+            evaluator.tick(len(evaluator.plan))
         if not len(images):
             continue
         is_first = not digests
@@ -185,13 +191,13 @@ def _records(
         if index in stored:
             _check_same(index, digests[index], records[index], folder)
             if records[index].answers:
-                _check_answers(index, images, records[index], trial, folder)
+                _check_answers(index, images, records[index], evaluator, folder)
                 records[index].answers = []
             known = True
         if mine:
-            records[index] = trial(index, digests[index], images, labels)
-            if folder.path is not None and not trial.first_error():  # a mistake may be mended until the run goes on
-                records[index].answers = trial.asked(index, images)
+            records[index] = evaluator(index, digests[index], images, labels)
+            if folder.path is not None and not evaluator.first_error():  # a mistake may be mended until the run goes on
+                records[index].answers = evaluator.asked(index, images)
                 unsaved.append(index)
         while known and unsaved:
             folder.save(unsaved[0], records[unsaved.pop(0)])
@@ -214,9 +220,9 @@ def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> Non
         )
 
 
-def _check_answers(index: int, images: Tensor, record: Record, trial: Trial, folder: RunFolder) -> None:
+def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchEvaluator, folder: RunFolder) -> None:
     """Refuse models that do not answer a batch's images as those of the record did."""
-    stranger = trial.stranger(index, record, images)
+    stranger = evaluator.stranger(index, record, images)
     if stranger is not None:
         what = "the model" if stranger == BARE else f"the model behind {stranger}"
         raise InputError(
@@ -232,11 +238,11 @@ _DIFFERENT = (
 )
 
 
-def _check_surrogates(plan: Iterable[Assault]) -> None:
+def _check_surrogates(plan: Iterable[PlannedAttack]) -> None:
     """Refuse a defense that an adaptive attack could not differentiate, before any work is done."""
-    for assault in plan:
-        if assault.attack.access == "gradient":
-            with attacking(assault.attack.model, adaptive=assault.attack.adaptive):
+    for planned in plan:
+        if planned.attack.access == "gradient":
+            with attacking(planned.attack.model, adaptive=planned.attack.adaptive):
                 pass
 
 
@@ -319,7 +325,8 @@ def _named(what: str, things: object, name_of: Callable[[Any], str]) -> dict[str
 
 def _arguments(attack: Attack) -> dict[str, Any]:
     """An attack's hyperparameters as JSON can say them."""
-    return {known.name: plain(getattr(attack, known.name)) for known in fields(attack) if known.repr}
+    shown = [known.name for known in fields(attack) if known.repr and known.name != "adaptive"]  # which is set here
+    return {name: plain(getattr(attack, name)) for name in shown}
 
 
 def _settings(one: object) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from advkit._engine.classifier import Classifier, own
 from advkit.evaluation.flags import ATHALYE, Flag, many
-from advkit.evaluation.searches import Survivors
+from advkit.evaluation.tries import Survivors
 from advkit.goals import Untargeted
 from advkit.losses import log_odds
 from advkit.model import Model, attacking, defended, is_stochastic
@@ -59,7 +59,7 @@ class _Directions:
         self, classifier: Classifier, x: Tensor, goal: Untargeted, eps: float, bounds: tuple[float, float]
     ) -> None:
         self.classifier, self.goal, self.bounds = classifier, goal, bounds
-        self.generator = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator("cpu").manual_seed(0)
         self.length = (bounds[1] - bounds[0]) * min(max(eps / (bounds[1] - bounds[0]) / 2, _SHORT), _LONG)
         self.x = x.requires_grad_()
         logits = classifier.logits(self.x)
@@ -136,7 +136,7 @@ class _Directions:
         came, fore = [], []
         with torch.no_grad():
             for _ in range(count):
-                signs = torch.randint(2, self.x.shape, generator=self.generator).to(self.x).mul_(2).sub_(1)
+                signs = torch.randint(2, self.x.shape, generator=self.generator, device="cpu").to(self.x) * 2 - 1
                 signs = signs if where is None else signs * where
                 up, down = ((self.x + way * length * signs).clamp(*self.bounds) for way in (1, -1))
                 ends = [log_odds(self.classifier.logits(end), self.goal.classes) for end in (up, down)]

@@ -16,7 +16,7 @@ from torch import distributed
 from advkit._engine.files import write_whole
 from advkit._io.identity import digest
 from advkit.errors import InputError
-from advkit.evaluation.trial import Record
+from advkit.evaluation.records import Record
 from advkit.evaluation.witness import spread
 
 __all__ = ["Ranks", "RunFolder", "together"]
