@@ -207,7 +207,10 @@ def test_a_probe_that_raises_is_a_flag_and_no_more():
     model = Masked(net, no)
     found = probed("D", model, {"PGD": advkit.PGD(model)}, images, labels)
     assert names(found) == ["not probed"]
-    assert "gradients of the model behind D, since a probe raised RuntimeError: not this one" in found[0].sentence
+    assert (
+        "the gradients of the model behind D could not be examined, since a probe raised RuntimeError: not this one"
+        in found[0].sentence
+    )
 
 
 def test_other_bounds():
@@ -301,7 +304,7 @@ def test_above_clean_accuracy():
     clean, right = torch.arange(100) < 80, torch.arange(100) < 90
     found = compared("D", clean, [made(advkit.FGSM(net), right, "oblivious")])
     assert names(found) == ["above clean accuracy"]
-    assert "90.0 % of the images under FGSM (oblivious), and on 80.0 % when nobody" in found[0].sentence
+    assert "90.0 % of the images under FGSM (oblivious), and on 80.0 % without" in found[0].sentence
 
 
 def test_unbounded():

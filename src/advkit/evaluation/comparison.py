@@ -1,6 +1,7 @@
 """The flags that show when the attacks on one model are held against each other, image by image. They cost no pass."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -78,20 +79,26 @@ def compared(
     called = who(defense)
     found = _of_arsenal(called, outcomes)
     for one in outcomes:
-        found += _of_length(called, one)
-    undone = [flag for one in outcomes for flag in _of_lasting(called, one)] if whole else []
+        found += _about(one, _of_length(called, one))
+    undone = [flag for one in outcomes for flag in _about(one, _of_lasting(called, one))] if whole else []
     if undone or not whole:
-        return (*found, *undone[:1])  # of answers that do not last, no comparison says anything about gradients
+        found += undone[:1]  # of answers that do not last, no comparison says anything about gradients
+        return tuple(replace(flag, defense=defense) for flag in found)
     for one in outcomes:
-        found += _of_help(called, one, clean)
-        found += _of_freedom(called, one, labels)
+        found += _about(one, _of_help(called, one, clean))
+        found += _about(one, _of_freedom(called, one, labels))
         peers = [other for other in outcomes if other.protocol == one.protocol and other is not one]
         found += _of_steps(called, one, peers)
         found += _of_budgets(called, one, peers)
         found += _of_sight(called, one, peers)
         found += _of_closeness(called, one, peers)
         found += _of_knowledge(called, one, outcomes)
-    return tuple(found)
+    return tuple(replace(flag, defense=defense) for flag in found)
+
+
+def _about(one: Outcome, found: Iterable[Flag]) -> list[Flag]:
+    """The flags, which put in doubt what this attack left."""
+    return [replace(flag, attack=one.name, protocol=one.protocol) for flag in found]
 
 
 def _of_arsenal(called: str, outcomes: Sequence[Outcome]) -> list[Flag]:
@@ -105,7 +112,7 @@ def _of_arsenal(called: str, outcomes: Sequence[Outcome]) -> list[Flag]:
         return []
     if not seeing:
         sentence = (
-            f"{called} is right on {left} of {n} images under attacks that see nothing but answers; none that follows "
+            f"{called} is right on {left} of {n} images under attacks that see only outputs; none that follows "
             "gradients was tried, and those fool most models on more images."
         )
         return [Flag("no gradient attack", sentence, CARLINI)]
@@ -136,8 +143,9 @@ def _of_help(called: str, one: Outcome, clean: Tensor) -> list[Flag]:
     if not beats(one.right, clean):
         return []
     sentence = (
-        f"{called} is right on {share(one.right)} of the images under {_called(one)}, and on {share(clean)} when "
-        "nobody attacks; an attack that helps is none: it is aimed at another model, or its gradient misleads."
+        f"{called} is right on {share(one.right)} of the images under {_called(one)}, and on {share(clean)} "
+        "without an attack; an attack that helps the model is no attack: it is aimed at another model, or its gradient "
+        "is misleading."
     )
     return [Flag("above clean accuracy", sentence, CARLINI)]
 
@@ -158,14 +166,15 @@ def _of_freedom(called: str, one: Outcome, labels: Tensor | None) -> list[Flag]:
     if anything and many_steps and many(count, n, _FEW):
         sentence = (
             f"{called} is right on {int(one.right.sum())} of {n} images under {_called(one)}, which may make every "
-            "image the same grey; its gradients mislead, so use a surrogate for what masks them, or black-box attacks."
+            "image the same grey; its gradients are misleading, so use a surrogate for what masks them, or black-box "
+            "attacks."
         )
         return [Flag("unbounded attack", sentence, ATHALYE)]
     if one.is_free and many(count, n, _STUCK):
         sentence = (
             f"{called} is right on {int(one.right.sum())} of {n} images under {_called(one)}, which may change them as "
-            "far as it likes; it stops too early, or gradients mislead it, so give it more steps, and a surrogate for "
-            "what masks them."
+            "much as it likes; it stops too early, or its gradients are misleading, so give it more steps, and a "
+            "surrogate for what masks them."
         )
         return [Flag("unbounded attack", sentence, ATHALYE)]
     return []
@@ -183,8 +192,8 @@ def _of_lasting(called: str, one: Outcome) -> list[Flag]:
         return []
     sentence = (
         f"{_called(one)} returned {n} changed images as fooling {called}, which is right on {count} of them when asked "
-        "again; its answers depend on something else than the image (the rest of the batch, what was asked before, "
-        "chance), or the attack returns images that it failed on."
+        "again; its outputs depend on more than the image (the rest of the batch, earlier images, chance), or the "
+        "attack returns images that it failed on."
     )
     return [Flag("success does not last", sentence, CARLINI)]
 
@@ -202,10 +211,10 @@ def _of_steps(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
         if steps == 1 and (won := _beaten(other, one)):
             sentence = (
                 f"{called} falls to {_called(one)}, of one step, on {won} images that {_called(other)} fails on, "
-                "within its budget; an attack that takes many steps should find them, so its gradients mislead it, or "
-                "its step size is wrong."
+                "within its budget; an attack that takes many steps should find them, so its gradients are misleading, "
+                "or its step size is wrong."
             )
-            found.append(Flag("one step beats many", sentence, ATHALYE))
+            found += _about(other, [Flag("one step beats many", sentence, ATHALYE)])
         same = type(one.attack) is type(other.attack) and budget(one.attack) == budget(other.attack) is not None
         if steps > 1 and same:
             # What another attack fools as well says nothing of what more steps would.
@@ -214,10 +223,10 @@ def _of_steps(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
             n, fooled = int(left.sum()), int((left & ~other.right).sum())
             if beats(left & ~other.right, ~one.right & other.right) and many(fooled, n, _GAIN):
                 sentence = (
-                    f"{_called(one)} and what else there is failed on {n} images of {called}, and {_called(other)} "
-                    f"fools {fooled} of them; take more steps still, until the accuracy stays where it is."
+                    f"{_called(one)} and the other attacks failed on {n} images of {called}, and {_called(other)} "
+                    f"fools {fooled} of them; take still more steps, until the accuracy no longer falls."
                 )
-                found.append(Flag("more steps help", sentence, CARLINI))
+                found += _about(one, [Flag("more steps help", sentence, CARLINI)])
     return found
 
 
@@ -233,7 +242,7 @@ def _of_budgets(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Fla
         no_shorter = (number(other.attack, "steps") or 0) >= (number(one.attack, "steps") or 0)
         if alike and no_shorter and larger is not None and larger > eps and _beaten(other, one):
             name = type(one.attack).__name__
-            found.append(rises(name, called, eps, larger, one.right, other.right))
+            found += _about(other, [rises(name, called, eps, larger, one.right, other.right)])
     return found
 
 
@@ -243,9 +252,9 @@ def _of_sight(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
     if one.attack.access == "gradient" or one.protocol == "oblivious" or not (won := _beaten_all(seeing, one)):
         return []
     sentence = (
-        f"{called} falls to {_called(one)}, which sees nothing but answers, on {won} images that every attack that "
-        "sees gradients fails on, though they were allowed what it found; its gradients mislead, so give attacks a "
-        "surrogate for what masks them."
+        f"{called} falls to {_called(one)}, which sees only outputs, on {won} images that every attack that sees "
+        "gradients fails on, although their budgets allowed what it found; its gradients are misleading, so give "
+        "attacks a surrogate for what masks them."
     )
     return [Flag("black-box beats white-box", sentence, ATHALYE)]
 
@@ -262,8 +271,8 @@ def _of_closeness(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[F
         if beats(fooled, ~failed):
             sentence = (
                 f"{called} falls to {_called(one)} within {norm} {eps:.3g} on {int((fooled & failed).sum())} images "
-                "that every attack with this budget fails on; they stop short, or their loss or its gradients mislead "
-                "them, so take more steps, several starts and attacks on the margin."
+                "that every attack with this budget fails on; they stop short, or their loss or its gradients are "
+                "misleading, so take more steps, several restarts and attacks on the margin."
             )
             found.append(Flag("minimal beats budget", sentence, CARLINI))
     return found
@@ -283,14 +292,15 @@ def _of_knowledge(called: str, one: Outcome, outcomes: Sequence[Outcome]) -> lis
         knows_more = ranks[other.protocol or "adaptive"] > ranks[one.protocol or "adaptive"]
         if other.name != one.name or not knows_more or not (won := _beaten(other, one)):
             continue
-        seen = "without knowing of the defense" if one.protocol == "oblivious" else "through the gradient as it is"
+        seen = "without knowledge of the defense" if one.protocol == "oblivious" else "through the gradient as it is"
         sentence = (
             f"{called} falls to {_called(one)}, made {seen}, on {won} images that the {other.protocol} attacker fails "
             "on, within the same budget; knowing more should not hurt, so look for what masks the gradient, or for a "
             "better surrogate."
         )
         name = "transfer beats white-box" if one.protocol == "oblivious" else "naive beats adaptive"
-        found.append(Flag(name, sentence, ATHALYE if one.protocol == "oblivious" else TRAMER))
+        flag = Flag(name, sentence, ATHALYE if one.protocol == "oblivious" else TRAMER)
+        found += _about(other, [flag])
     return found
 
 

@@ -8,6 +8,7 @@ nothing has been found, whether another search fools what the attacks did not (`
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -70,8 +71,8 @@ def probed(
         return ()
     if len(images) < _LEAST:
         count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
-        sentence = f"{called} is right on {count}, and its gradients are only looked at on {_LEAST} or more."
-        return (Flag("not probed", sentence, CARLINI),)
+        sentence = f"{called} is right on {count}, and its gradients are only examined on {_LEAST} or more."
+        return (Flag("not probed", sentence, CARLINI, defense),)
     adaptive = all(attack.adaptive for attack in attacks.values() if attack.access == "gradient")
     bounds = next((attack.bounds for attack in attacks.values()), (0.0, 1.0))
     look = partial(_of_model, called, model, bounds=bounds, adaptive=adaptive)
@@ -93,7 +94,7 @@ def probed(
             rest = (passes - spent.forwards - spent.backwards) / (len(left) - place)
             tell = partial(helped, called, model, group, (images, labels), bounds, adaptive=adaptive, passes=rest)
             found += _probe(searches, tell)
-    return tuple(_once(found))
+    return tuple(replace(flag, defense=defense) for flag in _once(found))
 
 
 def _is_unexplained(found: Iterable[Flag]) -> bool:
@@ -114,7 +115,7 @@ def _probe(what: str, look: Callable[[], list[Flag]]) -> list[Flag]:
         with torch.inference_mode(False):  # whose tensors could not be differentiated
             return look()
     except Exception as error:
-        sentence = f"nobody has looked at the {what}, since a probe raised {type(error).__name__}: {error}"
+        sentence = f"the {what} could not be examined, since a probe raised {type(error).__name__}: {error}"
         return [Flag("not probed", sentence, CARLINI)]
 
 
@@ -190,8 +191,8 @@ def _anywhere(
 
 
 _NOISE = (
-    "the gradients of {who} point elsewhere when asked for again, while its answers stay; differentiate the model "
-    "without what draws random numbers in its backward pass"
+    "the gradients of {who} differ from one call to the next, while its outputs do not; differentiate the model "
+    "without whatever draws random numbers in its backward pass"
 )
 _MOSTLY_NOISE = (
     "the gradient of {who} is mostly noise, though it is a mean over draws of its random defense; raise eot_samples"
@@ -210,54 +211,54 @@ _SENTENCES = {
     ),
     "constant answers": (
         FEW,
-        "{who} gives the logits that it gives to black, grey, white and noise; no attack can fool it, and it tells no "
-        "class from another",
+        "{who} returns the same logits as for black, grey, white and noise; no attack can fool it, and it cannot tell "
+        "the classes apart",
         CARLINI,
     ),
     "zero gradients": (
         FEW,
-        "the logits of {who} have a gradient of zero, so that an attack that follows it stands still; give attacks "
-        "a differentiable stand-in for what rounds or cuts off (BPDA, `surrogate` of a defense), or use black-box "
-        "attacks",
+        "the logits of {who} have a gradient of zero, so that an attack that follows it never moves; give "
+        "attacks a differentiable stand-in for the operation that rounds or clips (BPDA, `surrogate` of a defense), or "
+        "use black-box attacks",
         ATHALYE,
     ),
     "saturated softmax": (
         FEW,
-        "the cross-entropy of {who} has no gradient left that floats can hold, in most of the pixels or in all, while "
-        "the logits, which are huge or computed in few bits, still have one; use attacks on the margin (CW, DeepFool), "
+        "the gradient of the cross-entropy of {who} underflows to zero in most or all of the pixels, while the logits, "
+        "which are huge or computed in few bits, still have one; use attacks on the margin (CW, DeepFool), "
         "divide the logits by a temperature, or attack the model in float32",
         DISTILLED,
     ),
     "gradient noise": (FEW, "{noise}", ATHALYE),
     "random outputs": (
         FEW,
-        "{who} answers otherwise when asked again, so that an attack chases one draw, and luck judges it; attack "
-        "the mean over draws (EOT, a defense that is `stochastic`), and judge over several answers",
+        "{who} returns different outputs for the same images, so that an attack chases one draw and is judged by luck; "
+        "attack the mean over draws (EOT, a defense that is `stochastic`), and judge by several outputs",
         ATHALYE,
     ),
     "answers under autograd": (
         FEW,
-        "{who} answers otherwise while gradients are recorded than when they are not, so that attacks look at one "
-        "function and another judges them; make it the same function",
+        "{who} returns different outputs while gradients are recorded, so that attacks see one function and are judged "
+        "by another; make them the same function",
         ATHALYE,
     ),
     "batch-dependent answers": (
         FEW,
-        "{who} answers otherwise when the image is in another batch, so that what fools it in one may not in the next; "
-        "look for batch statistics in eval mode (BatchNorm with track_running_stats=False)",
+        "{who} returns different outputs when the image is in another batch, so that what fools it in one may not in "
+        "the next; look for batch statistics in eval mode (BatchNorm with track_running_stats=False)",
         CARLINI,
     ),
     "probabilities": (
         FEW,
-        "{who} returns numbers that sum to 1 where logits are due, and a softmax of a softmax is nearly flat; "
+        "{who} returns numbers that sum to 1 instead of logits, and a softmax of a softmax is nearly flat; "
         "return the logits, or the logarithms of the probabilities",
         CARLINI,
     ),
     "unbounded attack": (
         FEW,
-        f"{{who}} is right after {_STEPS} steps of an attack that may change every pixel to anything, though other "
-        "images get another answer; its gradients mislead, so use a surrogate for what masks them, or black-box "
-        "attacks",
+        f"{{who}} is still right after {_STEPS} steps of an attack that may change every pixel to anything, although "
+        "it assigns other images to other classes; its gradients are misleading, so use a surrogate for what masks "
+        "them, or black-box attacks",
         ATHALYE,
     ),
 }

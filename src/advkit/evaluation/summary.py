@@ -12,7 +12,7 @@ from torch import Tensor
 from advkit.evaluation.metrics import macro, wilson
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Outcome, Record
-from advkit.evaluation.report import AttackScore, DefenseScore, Failure, WorstCase
+from advkit.evaluation.scores import AttackScore, DefenseScore, Failure, WorstCase
 
 __all__ = ["hopeless", "summary"]
 
@@ -107,7 +107,7 @@ def _worst_case(defense: str, protocol: str | None, labels: Tensor, several: Seq
 
 
 def _failures(records: Mapping[int, Record], contenders: Sequence[Contender], cells: Sequence[Cell]) -> list[Failure]:
-    """The images that errors cost, by batch, by what was tried, and by error."""
+    """The images lost to errors, by batch, by what was tried, and by error."""
     found = []
     for index, record in records.items():
         clean = [(None, one.name, None) for one in contenders]
