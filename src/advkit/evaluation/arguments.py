@@ -22,17 +22,16 @@ from advkit.model import Model, attacking, placement
 
 __all__ = [
     "PROTOCOLS",
-    "arguments",
     "check_surrogates",
     "check_whole",
     "defended_by",
+    "described",
     "hardware",
     "hookable",
     "identities",
     "in_order",
     "named_attacks",
     "named_defenses",
-    "settings",
 ]
 
 PROTOCOLS = ("oblivious", "naive", "adaptive")
@@ -140,6 +139,14 @@ def settings(one: object) -> dict[str, Any]:
     if isinstance(one, nn.Module) and (name := weights(one)):
         found["weights"] = name
     return found
+
+
+def described(given: Mapping[str, Any], attacks: Mapping[str, Attack]) -> dict[str, Any]:
+    """The class and arguments of each model and attack, for a report."""
+    return {
+        "models": {name: [type(one).__name__, settings(one)] for name, one in given.items()},
+        "attacks": {name: [type(attack).__name__, arguments(attack)] for name, attack in attacks.items()},
+    }
 
 
 def identities(

@@ -16,17 +16,16 @@ from advkit.attack import Attack
 from advkit.errors import InputError, ModelError
 from advkit.evaluation.arguments import (
     PROTOCOLS,
-    arguments,
     check_surrogates,
     check_whole,
     defended_by,
+    described,
     hardware,
     hookable,
     identities,
     in_order,
     named_attacks,
     named_defenses,
-    settings,
 )
 from advkit.evaluation.batch_evaluator import BatchEvaluator
 from advkit.evaluation.batches import pairs
@@ -122,11 +121,10 @@ def evaluate(
     contenders = [Contender(name, one, draws) for name, one in models.items()]
     plan = planned_attacks(named, contenders, protocols, keep_generators=seed is None)
     check_surrogates(plan)
-    setup: dict[str, Any] = {
+    setup = {
         "advkit": __version__,
         "torch": str(torch.__version__),
-        "models": {name: [type(one).__name__, settings(one)] for name, one in given.items()},
-        "attacks": {name: [type(attack).__name__, arguments(attack)] for name, attack in named.items()},
+        **described(given, named),
         "protocols": protocols,
         "stop_when_fooled": stop_when_fooled,
         "draws": draws,
