@@ -202,8 +202,9 @@ def _entries(modules: Iterable[nn.Module]) -> Iterator[tuple[dict[str, Any], str
             yield vars(module), "forward", module.module
         elif module._buffers and _may_write_buffers(type(module).__module__):
             for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    yield module._buffers, name, buffer.clone()
+                # A wrapper whose copy is a plain tensor would no longer be what the module made of it.
+                if buffer is not None and type(copied := buffer.clone()) is type(buffer):
+                    yield module._buffers, name, copied
 
 
 @lru_cache(maxsize=4096)

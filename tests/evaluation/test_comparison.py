@@ -29,7 +29,7 @@ class Rounding(InputTransformation):
 class Blind(Attack):
     """Sees nothing, and takes ``by`` off every pixel; raises on an image that is all ``bad``."""
 
-    kind = "black-box"
+    access = "decisions"
     by: float = 8 / 255
     bad: float = -1.0
 

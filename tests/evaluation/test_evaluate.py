@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import advkit
 from advkit import errors, norms
 from advkit.attack import Attack
-from advkit.evaluation import trial
+from advkit.evaluation import batch_evaluator
 
 
 class Threshold(nn.Module):
@@ -163,13 +163,14 @@ def test_arguments_are_plain(model, loader):
         "random_start": True,
         "norm": "L2",
         "early_stop": False,
+        "loss": "ce",
     }
     assert shift.arguments["scales"] == [1.0, "inf"]
 
 
 def test_time_is_that_of_the_attack(model, loader, monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr(trial.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(batch_evaluator.time, "perf_counter", lambda: float(next(clock)))
     report = advkit.evaluate(model, loader, [Shift(model)], flags=False)
     # Two batches, each from one reading of the clock to the next: two seconds for four images.
     assert report.attacks[0].seconds_per_image == 0.5

@@ -12,10 +12,11 @@ from advkit import norms
 from advkit.attack import Attack
 from advkit.defenses import InputTransformation
 from advkit.evaluation import flags
-from advkit.evaluation.comparison import Outcome, compared
+from advkit.evaluation.comparison import compared
 from advkit.evaluation.flags import beats, rising
+from advkit.evaluation.outcomes import Outcome
 from advkit.evaluation.probes import probed
-from advkit.evaluation.searches import Survivors
+from advkit.evaluation.tries import Survivors
 from evaluation.masked import EPS, Masked, scene, trained
 
 
@@ -206,7 +207,10 @@ def test_a_probe_that_raises_is_a_flag_and_no_more():
     model = Masked(net, no)
     found = probed("D", model, {"PGD": advkit.PGD(model)}, images, labels)
     assert names(found) == ["not probed"]
-    assert "gradients of the model behind D, since a probe raised RuntimeError: not this one" in found[0].sentence
+    assert (
+        "the gradients of the model behind D could not be examined, since a probe raised RuntimeError: not this one"
+        in found[0].sentence
+    )
 
 
 def test_other_bounds():
@@ -239,7 +243,7 @@ def test_more_steps_help_an_attack_that_stopped_short():
 class Blind(Attack):
     """A black-box attack that is better than it should be."""
 
-    kind = "black-box"
+    access = "decisions"
     eps: float = EPS
 
     def _perturb(self, images, goal):
@@ -300,7 +304,7 @@ def test_above_clean_accuracy():
     clean, right = torch.arange(100) < 80, torch.arange(100) < 90
     found = compared("D", clean, [made(advkit.FGSM(net), right, "oblivious")])
     assert names(found) == ["above clean accuracy"]
-    assert "90.0 % of the images under FGSM (oblivious), and on 80.0 % when nobody" in found[0].sentence
+    assert "90.0 % of the images under FGSM (oblivious), and on 80.0 % without" in found[0].sentence
 
 
 def test_unbounded():

@@ -1,15 +1,22 @@
 """`evaluate` flags what looks robust and is not, with its cause, and tells honest models no untruth."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
 import advkit
+from advkit._io.progress import Bar
 from advkit.defenses import InputTransformation
+from advkit.evaluation.batch_evaluator import BatchEvaluator
+from advkit.evaluation.passes import Passes, counting
+from advkit.evaluation.plan import Contender, planned_attacks
 from advkit.evaluation.pool import Pool
-from advkit.evaluation.trial import Contender, Trial, assaults
+from advkit.evaluation.searches import helped
+from advkit.evaluation.tries import Survivors
+from advkit.norms import Linf
 from evaluation.masked import EPS, Masked, scene, trained
 
 PLAIN, ROBUST = trained(False)[0], trained(True)[0]
@@ -142,6 +149,7 @@ MASKS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the gradient of the model's logits:advkit.errors.AdvkitWarning")
 @pytest.mark.parametrize("name", MASKS)
 def test_what_masks_gradients_is_flagged_with_its_cause(name):
     forward, cause = MASKS[name]
@@ -280,9 +288,9 @@ def test_processes_that_share_pick_the_same_images():
     images, labels = scene(300, seed=2)
     batches = list(zip(images.split(30), labels.split(30), strict=True))
     contenders = [Contender("none", PLAIN, 1)]
-    plan = assaults({str(one): one for one in BUDGET}, contenders, (), keep_generators=False)
-    trial = Trial(contenders, plan, seed=0, stop_when_fooled=False, tick=lambda count: None)
-    records = {index: trial(index, "", *batch) for index, batch in enumerate(batches)}
+    plan = planned_attacks({str(one): one for one in BUDGET}, contenders, (), keep_generators=False)
+    evaluator = BatchEvaluator(contenders, plan, seed=0, stop_when_fooled=False, tick=Bar())
+    records = {index: evaluator(index, "", *batch) for index, batch in enumerate(batches)}
     one, first, second = (Pool(contenders, plan, 0) for _ in range(3))
     for index, batch in enumerate(batches):
         one.offer(index, *batch, records[index])
@@ -306,3 +314,51 @@ class Rounding(InputTransformation):
 def test_the_surrogate_of_a_defense_is_not_blamed_for_being_one():
     report = evaluated(ROBUST, BUDGET, defenses=[Rounding()], protocols=("adaptive",))
     assert names(report) == []
+
+
+@pytest.mark.parametrize("model", [PLAIN, ROBUST], ids=["plain", "PGD-trained"])
+@pytest.mark.parametrize(("count", "most"), [(64, 2.25), (256, 1.25), (512, 0.75)])
+def test_flags_cost_no_more_than_the_attacks(model, count, most):
+    passes = []
+    for flags in (False, True):
+        counted = Passes()
+        with counting(model, counted):
+            report = evaluated(model, BUDGET, count, 64, flags=flags)
+        passes.append(counted.forwards + counted.backwards)
+    assert "more steps help" not in names(report)
+    assert 0 < passes[1] - passes[0] <= most * passes[0]
+
+
+def test_what_is_afforded_first_is_what_is_cheap():
+    """A search needs passes for four images, and the dearest ones are left out before that."""
+    asked = []
+
+    class Counted(nn.Module):
+        def forward(self, images):
+            asked.append(len(images))
+            return ROBUST(images)
+
+    model = Counted()
+    images, labels = scene(200, seed=3)
+    left = ROBUST(advkit.PGD(ROBUST, eps=EPS, alpha=EPS / 4)(images, labels)).argmax(1) == labels
+    attack = advkit.PGD(model, eps=EPS, alpha=EPS / 4, steps=20)
+    survivors = Survivors(Linf, EPS, "PGD", attack, images[left][:48], labels[left][:48])
+    costs = []
+    for passes in (0, 4 * 40, 4 * 80, 12 * 560, math.inf):
+        asked.clear()
+        helped("the model", model, survivors, (images, labels), (0.0, 1.0), adaptive=True, passes=passes)
+        costs.append(sum(asked))
+    nothing, one, two, all_of_few, all_of_them = costs
+    assert nothing == 0
+    assert 0 < one < two < all_of_few == all_of_them
+    assert all_of_few < 48 * 200 / 1.5  # and not every search on every image: Square alone would ask 48 * 200 times
+
+
+@pytest.mark.filterwarnings("ignore:the gradient of the model's logits:advkit.errors.AdvkitWarning")
+def test_searches_go_on_with_infinite_gradients():
+    attacks = [advkit.PGD(PLAIN, norm="l2", eps=0.5, alpha=0.1), advkit.CW(PLAIN)]
+    report = evaluated(Masked(PLAIN, infinite), attacks)
+    assert report.failures == ()
+    assert "infinite gradients" in names(report)
+    assert "not probed" not in names(report)
+    assert report["CW"].accuracy == 0

@@ -172,6 +172,25 @@ def test_csv_has_a_line_for_each_score_and_all_its_numbers(report, defended, tmp
     assert len(list(csv.DictReader(report.to_csv().splitlines()))) == 6
 
 
+def test_accuracies_in_doubt_are_marked(defended):
+    of_naive = Flag("steps too short", "It stops.", "Nobody", defense="smoothing", attack="FGSM", protocol="naive")
+    of_model = Flag("zero gradients", "It is flat.", "Nobody", defense="smoothing")
+    marked = replace(defended, flags=(of_naive,))
+    table = str(marked).splitlines()
+    assert table[5] == "           FGSM         50.0 %   30.0 %*   10.0 %"
+    assert table[3].endswith(" 3.2 %")
+    assert "Accuracies with a * are in doubt: see the flags below." in " ".join(table)
+    flags = [line["flags"] for line in csv.DictReader(marked.to_csv().splitlines())]
+    assert flags == ["", "", "", "", "steps too short", "", "", "steps too short", ""]
+    both = replace(defended, flags=(of_naive, of_model))
+    assert str(both).splitlines()[5] == "           FGSM         50.0 %   30.0 %*   10.0 %*"  # the model was not seen
+    flags = [line["flags"] for line in csv.DictReader(both.to_csv().splitlines())]
+    assert flags[3:6] == ["", "steps too short; zero gradients", "zero gradients"]
+    assert r"30.0 %\* (27.2 to 32.9)" in both.to_markdown()
+    assert RobustnessReport.from_json(both.to_json()).flags == both.flags
+    assert "*" not in str(defended)  # a flag that names no model marks nothing
+
+
 def test_json_says_everything_and_has_null_for_nan(report):
     content = json.loads(report.to_json(), parse_constant=pytest.fail)
     assert content["schema"] == 2

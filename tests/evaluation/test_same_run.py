@@ -373,7 +373,7 @@ def test_a_damaged_batch_is_named_and_done_anew(damage, folder, tmp_path):
 def test_a_foreign_file_is_named(name, folder):
     path, run, first = folder
     (path / "batches" / name).write_text("{}")
-    with pytest.raises(errors.InputError, match="is no file of this run") as refusal:
+    with pytest.raises(errors.InputError, match="is not a file of this run") as refusal:
         run()
     assert name in str(refusal.value)
     (path / "batches" / name).unlink()
@@ -385,7 +385,7 @@ def test_a_damaged_description_is_named(text, folder):
     path, run, first = folder
     whole = (path / "run.json").read_text()
     (path / "run.json").write_text(text)
-    with pytest.raises(errors.InputError, match=r"run.json is damaged \(.*; put a copy of it back"):
+    with pytest.raises(errors.InputError, match=r"run.json is damaged \(.*; restore a copy of it"):
         run()
     (path / "run.json").write_text(whole)
     assert run() == first
@@ -395,7 +395,10 @@ def test_batches_that_nothing_describes_are_refused(folder):
     path, run, first = folder
     whole = (path / "run.json").read_text()
     (path / "run.json").unlink()
-    with pytest.raises(errors.InputError, match=r"holds batches, such as 00000000.json, and .*run.json is missing"):
+    with pytest.raises(
+        errors.InputError,
+        match=r"holds batches, such as 00000000.json, and .*run.json, which says which run they belong to, is missing",
+    ):
         run()
     assert not (path / "run.json").exists()
     (path / "run.json").write_text(whole)
@@ -414,6 +417,6 @@ def test_a_file_where_a_folder_is_due(where, loader, tmp_path):
     (tmp_path / where).parent.mkdir(exist_ok=True)
     (tmp_path / where).write_text("mine")
     net, _, _ = trained_net()
-    with pytest.raises(errors.InputError, match=r"run.* is no folder, so no run can be kept there"):
+    with pytest.raises(errors.InputError, match=r"run.* is not a folder, so no run can be kept there"):
         advkit.evaluate(net, loader, gradient(net), run_folder=tmp_path / "run")
     assert (tmp_path / where).read_text() == "mine"

@@ -1,12 +1,11 @@
 """The flags that show when the attacks on one model are held against each other, image by image. They cost no pass."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from advkit import norms
 from advkit.attack import Attack
 from advkit.attacks import FGSM
 from advkit.evaluation.flags import (
@@ -24,12 +23,13 @@ from advkit.evaluation.flags import (
     share,
     who,
 )
-from advkit.evaluation.trial import LOST, NORMS, Assault, Contender, Record, vote
-from advkit.evaluation.trial import Outcome as Answers
+from advkit.evaluation.outcomes import Outcome, judged, outcomes
+from advkit.evaluation.plan import Contender, PlannedAttack
+from advkit.evaluation.records import Record
 from advkit.model import defended, is_stochastic
 from advkit.norms import Linf
 
-__all__ = ["Outcome", "compared", "comparison", "outcomes"]
+__all__ = ["compared", "comparison"]
 
 _FEW = 0.02  # the share of images on which an honest model may look masked
 _GAIN = 0.05  # the share of the survivors that an honest attack may fool when it tries again
@@ -37,53 +37,12 @@ _UNDONE = 0.05  # the share of a minimal attack's finds that rounding may undo
 _STUCK = 0.1  # the share of images on which an honest minimal attack may end without a find
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one attack did to a model, image by image.
-
-    Attributes:
-        name: what the report calls the attack.
-        protocol: "adaptive", "naive" or "oblivious"; None for a model without a defense.
-        attack: the attack.
-        right: bool (N,), whether the model is right on each image under attack.
-        distances: by the name of a norm, floating (N,): how far each image was moved, in units of pixels.
-    """
-
-    name: str
-    protocol: str | None
-    attack: Attack
-    right: Tensor
-    distances: Mapping[str, Tensor]
-
-    def within(self, norm: norms.Norm, eps: float) -> Tensor:
-        """Where what the attack returned lies in a ball around the original: bool (N,)."""
-        return self.distances[norm.name] <= eps * (1 + 1e-4)
-
-    def allowed(self, other: "Outcome") -> Tensor:
-        """Whether this attack might have returned what the other did: bool (N,).
-
-        A budget attack might have if that lies within its budget, and within the reach of its steps. A minimal one has
-        no budget, and might have returned anything; but one that counts pixels stops after a number of them, and a
-        black-box one when its queries end.
-        """
-        if ball := budget(self.attack):
-            return other.within(ball[0], min(ball[1], reach(self.attack)))
-        return torch.full_like(other.right, self.is_free)
-
-    @property
-    def is_free(self) -> bool:
-        """Whether the attack may change an image as it likes."""
-        return (self.attack.aim == "minimal" and self.attack.access == "gradient") and named_norm(
-            self.attack
-        ) is not norms.L0
-
-
 def comparison(
-    records: Mapping[int, Record], contenders: Sequence[Contender], plan: Sequence[Assault], *, whole: bool = True
+    records: Mapping[int, Record], contenders: Sequence[Contender], plan: Sequence[PlannedAttack], *, whole: bool = True
 ) -> tuple[Flag, ...]:
     """The flags of all contenders; see `compared`.
 
-    An image that an error cost under one attack on a contender is left out of what is said of the contender.
+    An image that was lost to an error under one attack on a contender is left out of what is said of the contender.
 
     Args:
         records: of each batch, by its index in the loader.
@@ -95,32 +54,13 @@ def comparison(
     labels = torch.tensor([label for record in records.values() for label in record.labels], device="cpu")
     found: list[Flag] = []
     for index, contender in enumerate(contenders):
-        clean, kept = _right([record.clean[index] for record in records.values()], labels)
-        tried, judged = outcomes(list(records.values()), contender, plan)
-        kept = kept & judged
+        clean, kept = judged([record.clean[index] for record in records.values()], labels)
+        tried, known = outcomes(list(records.values()), contender, plan)
+        kept = kept & known
         if bool(kept.any()):
-            rows = [_rows(outcome, kept) for outcome in tried]
+            rows = [outcome.rows(kept) for outcome in tried]
             found += compared(contender.name, clean[kept], rows, labels[kept], whole=whole)
     return tuple(found)
-
-
-def outcomes(records: Sequence[Record], contender: Contender, plan: Sequence[Assault]) -> tuple[list[Outcome], Tensor]:
-    """What each attack on a contender did to the N images of some records, and which images no error cost: bool (N,).
-
-    An attack that is the same under two protocols counts once, as the adaptive one, which comes last.
-    """
-    labels = torch.tensor([label for record in records for label in record.labels])
-    cells = [(assault.attack, cell) for assault in plan for cell in assault.cells]
-    places = {attack: place for place, (attack, cell) in enumerate(cells) if cell.contender is contender}
-    found, kept = [], torch.ones_like(labels, dtype=torch.bool)
-    for attack, place in places.items():
-        cell = cells[place][1]
-        after = [record.cells[place] for record in records]
-        right, judged = _right(after, labels)
-        by_norm = dict(zip(NORMS, torch.cat([_moved(one) for one in after], 1), strict=True))
-        found.append(Outcome(cell.attack, cell.protocol, attack, right, by_norm))
-        kept = kept & judged
-    return found, kept
 
 
 def compared(
@@ -139,20 +79,26 @@ def compared(
     called = who(defense)
     found = _of_arsenal(called, outcomes)
     for one in outcomes:
-        found += _of_length(called, one)
-    undone = [flag for one in outcomes for flag in _of_lasting(called, one)] if whole else []
+        found += _about(one, _of_length(called, one))
+    undone = [flag for one in outcomes for flag in _about(one, _of_lasting(called, one))] if whole else []
     if undone or not whole:
-        return (*found, *undone[:1])  # of answers that do not last, no comparison says anything about gradients
+        found += undone[:1]  # of answers that do not last, no comparison says anything about gradients
+        return tuple(replace(flag, defense=defense) for flag in found)
     for one in outcomes:
-        found += _of_help(called, one, clean)
-        found += _of_freedom(called, one, labels)
+        found += _about(one, _of_help(called, one, clean))
+        found += _about(one, _of_freedom(called, one, labels))
         peers = [other for other in outcomes if other.protocol == one.protocol and other is not one]
         found += _of_steps(called, one, peers)
         found += _of_budgets(called, one, peers)
         found += _of_sight(called, one, peers)
         found += _of_closeness(called, one, peers)
         found += _of_knowledge(called, one, outcomes)
-    return tuple(found)
+    return tuple(replace(flag, defense=defense) for flag in found)
+
+
+def _about(one: Outcome, found: Iterable[Flag]) -> list[Flag]:
+    """The flags, which put in doubt what this attack left."""
+    return [replace(flag, attack=one.name, protocol=one.protocol) for flag in found]
 
 
 def _of_arsenal(called: str, outcomes: Sequence[Outcome]) -> list[Flag]:
@@ -166,7 +112,7 @@ def _of_arsenal(called: str, outcomes: Sequence[Outcome]) -> list[Flag]:
         return []
     if not seeing:
         sentence = (
-            f"{called} is right on {left} of {n} images under attacks that see nothing but answers; none that follows "
+            f"{called} is right on {left} of {n} images under attacks that see only outputs; none that follows "
             "gradients was tried, and those fool most models on more images."
         )
         return [Flag("no gradient attack", sentence, CARLINI)]
@@ -197,8 +143,9 @@ def _of_help(called: str, one: Outcome, clean: Tensor) -> list[Flag]:
     if not beats(one.right, clean):
         return []
     sentence = (
-        f"{called} is right on {share(one.right)} of the images under {_called(one)}, and on {share(clean)} when "
-        "nobody attacks; an attack that helps is none: it is aimed at another model, or its gradient misleads."
+        f"{called} is right on {share(one.right)} of the images under {_called(one)}, and on {share(clean)} "
+        "without an attack; an attack that helps the model is no attack: it is aimed at another model, or its gradient "
+        "is misleading."
     )
     return [Flag("above clean accuracy", sentence, CARLINI)]
 
@@ -219,14 +166,15 @@ def _of_freedom(called: str, one: Outcome, labels: Tensor | None) -> list[Flag]:
     if anything and many_steps and many(count, n, _FEW):
         sentence = (
             f"{called} is right on {int(one.right.sum())} of {n} images under {_called(one)}, which may make every "
-            "image the same grey; its gradients mislead, so use a surrogate for what masks them, or black-box attacks."
+            "image the same grey; its gradients are misleading, so use a surrogate for what masks them, or black-box "
+            "attacks."
         )
         return [Flag("unbounded attack", sentence, ATHALYE)]
     if one.is_free and many(count, n, _STUCK):
         sentence = (
             f"{called} is right on {int(one.right.sum())} of {n} images under {_called(one)}, which may change them as "
-            "far as it likes; it stops too early, or gradients mislead it, so give it more steps, and a surrogate for "
-            "what masks them."
+            "much as it likes; it stops too early, or its gradients are misleading, so give it more steps, and a "
+            "surrogate for what masks them."
         )
         return [Flag("unbounded attack", sentence, ATHALYE)]
     return []
@@ -244,8 +192,8 @@ def _of_lasting(called: str, one: Outcome) -> list[Flag]:
         return []
     sentence = (
         f"{_called(one)} returned {n} changed images as fooling {called}, which is right on {count} of them when asked "
-        "again; its answers depend on something else than the image (the rest of the batch, what was asked before, "
-        "chance), or the attack returns images that it failed on."
+        "again; its outputs depend on more than the image (the rest of the batch, earlier images, chance), or the "
+        "attack returns images that it failed on."
     )
     return [Flag("success does not last", sentence, CARLINI)]
 
@@ -263,10 +211,10 @@ def _of_steps(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
         if steps == 1 and (won := _beaten(other, one)):
             sentence = (
                 f"{called} falls to {_called(one)}, of one step, on {won} images that {_called(other)} fails on, "
-                "within its budget; an attack that takes many steps should find them, so its gradients mislead it, or "
-                "its step size is wrong."
+                "within its budget; an attack that takes many steps should find them, so its gradients are misleading, "
+                "or its step size is wrong."
             )
-            found.append(Flag("one step beats many", sentence, ATHALYE))
+            found += _about(other, [Flag("one step beats many", sentence, ATHALYE)])
         same = type(one.attack) is type(other.attack) and budget(one.attack) == budget(other.attack) is not None
         if steps > 1 and same:
             # What another attack fools as well says nothing of what more steps would.
@@ -275,10 +223,10 @@ def _of_steps(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
             n, fooled = int(left.sum()), int((left & ~other.right).sum())
             if beats(left & ~other.right, ~one.right & other.right) and many(fooled, n, _GAIN):
                 sentence = (
-                    f"{_called(one)} and what else there is failed on {n} images of {called}, and {_called(other)} "
-                    f"fools {fooled} of them; take more steps still, until the accuracy stays where it is."
+                    f"{_called(one)} and the other attacks failed on {n} images of {called}, and {_called(other)} "
+                    f"fools {fooled} of them; take still more steps, until the accuracy no longer falls."
                 )
-                found.append(Flag("more steps help", sentence, CARLINI))
+                found += _about(one, [Flag("more steps help", sentence, CARLINI)])
     return found
 
 
@@ -294,7 +242,7 @@ def _of_budgets(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Fla
         no_shorter = (number(other.attack, "steps") or 0) >= (number(one.attack, "steps") or 0)
         if alike and no_shorter and larger is not None and larger > eps and _beaten(other, one):
             name = type(one.attack).__name__
-            found.append(rises(name, called, eps, larger, one.right, other.right))
+            found += _about(other, [rises(name, called, eps, larger, one.right, other.right)])
     return found
 
 
@@ -304,9 +252,9 @@ def _of_sight(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
     if one.attack.access == "gradient" or one.protocol == "oblivious" or not (won := _beaten_all(seeing, one)):
         return []
     sentence = (
-        f"{called} falls to {_called(one)}, which sees nothing but answers, on {won} images that every attack that "
-        "sees gradients fails on, though they were allowed what it found; its gradients mislead, so give attacks a "
-        "surrogate for what masks them."
+        f"{called} falls to {_called(one)}, which sees only outputs, on {won} images that every attack that sees "
+        "gradients fails on, although their budgets allowed what it found; its gradients are misleading, so give "
+        "attacks a surrogate for what masks them."
     )
     return [Flag("black-box beats white-box", sentence, ATHALYE)]
 
@@ -323,8 +271,8 @@ def _of_closeness(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[F
         if beats(fooled, ~failed):
             sentence = (
                 f"{called} falls to {_called(one)} within {norm} {eps:.3g} on {int((fooled & failed).sum())} images "
-                "that every attack with this budget fails on; they stop short, or their loss or its gradients mislead "
-                "them, so take more steps, several starts and attacks on the margin."
+                "that every attack with this budget fails on; they stop short, or their loss or its gradients are "
+                "misleading, so take more steps, several restarts and attacks on the margin."
             )
             found.append(Flag("minimal beats budget", sentence, CARLINI))
     return found
@@ -344,14 +292,15 @@ def _of_knowledge(called: str, one: Outcome, outcomes: Sequence[Outcome]) -> lis
         knows_more = ranks[other.protocol or "adaptive"] > ranks[one.protocol or "adaptive"]
         if other.name != one.name or not knows_more or not (won := _beaten(other, one)):
             continue
-        seen = "without knowing of the defense" if one.protocol == "oblivious" else "through the gradient as it is"
+        seen = "without knowledge of the defense" if one.protocol == "oblivious" else "through the gradient as it is"
         sentence = (
             f"{called} falls to {_called(one)}, made {seen}, on {won} images that the {other.protocol} attacker fails "
             "on, within the same budget; knowing more should not hurt, so look for what masks the gradient, or for a "
             "better surrogate."
         )
         name = "transfer beats white-box" if one.protocol == "oblivious" else "naive beats adaptive"
-        found.append(Flag(name, sentence, ATHALYE if one.protocol == "oblivious" else TRAMER))
+        flag = Flag(name, sentence, ATHALYE if one.protocol == "oblivious" else TRAMER)
+        found += _about(other, [flag])
     return found
 
 
@@ -372,22 +321,3 @@ def _beaten_all(stronger: Sequence[Outcome], weaker: Outcome) -> int:
 
 def _called(one: Outcome) -> str:
     return one.name if one.protocol in (None, "adaptive") else f"{one.name} ({one.protocol})"
-
-
-def _right(answers: Sequence[Answers], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether most draws are right, and whether no error cost the image: bool (N,) each."""
-    said = torch.cat([one.predictions for one in answers], 1)
-    return vote(said) == labels, (said != LOST).all(0)
-
-
-def _rows(outcome: Outcome, kept: Tensor) -> Outcome:
-    """The same for some of the images, bool (N,)."""
-    distances = {norm: far[kept] for norm, far in outcome.distances.items()}
-    return replace(outcome, right=outcome.right[kept], distances=distances)
-
-
-def _moved(answers: Answers) -> Tensor:
-    """How far each image of a batch was moved, in each of `NORMS`: (4, n), 0 where it was not attacked."""
-    far = torch.zeros(len(NORMS), answers.predictions.shape[1], device="cpu")
-    far[:, answers.rows] = torch.tensor(answers.distances, device="cpu")
-    return far

@@ -66,11 +66,24 @@ class Flag:
         name: what it is called, such as "zero gradients".
         sentence: what was seen, with numbers, and what to do.
         paper: who warns of it.
+        defense: how the report calls the defense of the model that it is about, "none" for the bare model; None where
+            it is about no model of a report.
+        attack: the attack whose numbers it puts in doubt; None for all attacks on the model.
+        protocol: the protocol of that; None for all but the oblivious one.
     """
 
     name: str
     sentence: str
     paper: str
+    defense: str | None = None
+    attack: str | None = None
+    protocol: str | None = None
+
+    def doubts(self, defense: str, attack: str | None, protocol: str | None) -> bool:
+        """Whether it puts a score in doubt, or the worst case over attacks, for which ``attack`` is None."""
+        if self.defense != defense or (protocol != self.protocol if self.protocol else protocol == "oblivious"):
+            return False
+        return attack is None or self.attack in (None, attack)
 
     def __str__(self) -> str:
         """All of it as one line."""
@@ -97,8 +110,8 @@ def rises(name: str, model: str, low: float, high: float, right_low: Tensor, rig
     """The flag for an attack that leaves more images right, bool (N,), with the larger of two budgets."""
     sentence = (
         f"{model} is right on {share(right_low)} of the images under {name} with eps={short(low)}, and on "
-        f"{share(right_high)} with eps={short(high)}, which allows all that the smaller one does; take more steps, "
-        "and if the accuracy still rises, look for what makes the gradients mislead."
+        f"{share(right_high)} with eps={short(high)}, which allows everything that the smaller one does; take more "
+        "steps, and if the accuracy still rises, look for what makes the gradients misleading."
     )
     return Flag("accuracy rises with eps", sentence, ATHALYE)
 
@@ -113,9 +126,12 @@ def beats(winner: Tensor, loser: Tensor) -> bool:
     return tail(won, won + lost, 0.5) < CHANCE
 
 
-def many(count: int, of: int, share: float) -> bool:
-    """Whether ``count`` of so many images are more than a share of them would give by chance."""
-    return count > 0 and tail(count, of, share) < CHANCE
+def many(count: int, of: int, share: float, *, tests: int = 1) -> bool:
+    """Whether ``count`` of so many images are more than a share of them would give by chance.
+
+    Of several tests on the same images, each has to be as much less probable, so that all together are what one is.
+    """
+    return count > 0 and tail(count, of, share) < CHANCE / tests
 
 
 def tail(count: int, of: int, probability: float) -> float:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from advkit._engine.classifier import Classifier, own
 from advkit.evaluation.flags import ATHALYE, Flag, many
-from advkit.evaluation.searches import Survivors
+from advkit.evaluation.tries import Survivors
 from advkit.goals import Untargeted
 from advkit.losses import log_odds
 from advkit.model import Model, attacking, defended, is_stochastic
@@ -59,7 +59,7 @@ class _Directions:
         self, classifier: Classifier, x: Tensor, goal: Untargeted, eps: float, bounds: tuple[float, float]
     ) -> None:
         self.classifier, self.goal, self.bounds = classifier, goal, bounds
-        self.generator = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator("cpu").manual_seed(0)
         self.length = (bounds[1] - bounds[0]) * min(max(eps / (bounds[1] - bounds[0]) / 2, _SHORT), _LONG)
         self.x = x.requires_grad_()
         logits = classifier.logits(self.x)
@@ -88,32 +88,32 @@ class _Directions:
         seen = f"on {count} of {n} images that no attack fooled, "
         if kind == "still":
             sentence = (
-                f"{called} gives the same logits to the last bit when every pixel moves by {self.length:.3g}, though "
-                "its gradient is not zero; it remembers what it was asked, or looks its answers up, so judge it by a "
-                "fresh copy, and differentiate and ask what stands behind"
+                f"{called} returns the same logits to the last bit when every pixel moves by {self.length:.3g}, though "
+                "its gradient is not zero; it remembers earlier images, or looks its outputs up, so evaluate a fresh "
+                "copy, and attack the model behind it"
             )
             return [Flag("answers that stand still", seen + sentence + ".", ATHALYE)]
         if kind == "jumpy":
             sentence = (
-                f"the answers of {called} change as much when the pixels move by {self.length * _TINY:.2g} as by "
-                f"{self.length:.2g}, so that its gradient foretells nothing; it draws random numbers that depend on "
-                "the image, or breaks off everywhere, so attack what stands behind, or the mean over such draws"
+                f"the outputs of {called} change as much when the pixels move by {self.length * _TINY:.2g} as by "
+                f"{self.length:.2g}, so its gradient predicts nothing; it draws random numbers that depend on the "
+                "image, or is discontinuous everywhere, so attack the model behind it, or the mean over such draws"
             )
             return [Flag("answers that jump", seen + sentence + ".", ATHALYE)]
         foretells = (
-            f"the gradient of {called} foretells little of how its answers change along random directions: their "
-            "correlation, which is near 1 for a network that is differentiated as it is, is "
+            f"the gradient of {called} says little about how its outputs change along random directions: the "
+            "correlation, which is near 1 for an ordinary network, is "
             f"{float(told[low].median()):.2f}"
         )
         if kind == "cut":
             sentence = (
-                f"{foretells}; it is zero in {100 * float(unseen[cut].median()):.0f} % of the pixels, though these "
-                "change the answers; give attacks a differentiable stand-in for what rounds or cuts off there"
+                f"{foretells}; it is zero in {100 * float(unseen[cut].median()):.0f} % of the pixels, although these "
+                "change the outputs; give attacks a differentiable stand-in for the operation that rounds or clips"
             )
             return [Flag("partly zero gradients", seen + sentence + ".", ATHALYE)]
         sentence = (
-            f"{foretells}; part of the model is hidden from it (rounded, detached, or another's gradient), so give "
-            "attacks a differentiable stand-in for that, or use black-box attacks"
+            f"{foretells}; part of the model is hidden from it (rounded, detached, or replaced by another gradient), "
+            "so give attacks a differentiable stand-in for that part, or use black-box attacks"
         )
         return [Flag("misleading gradients", seen + sentence + ".", ATHALYE)]
 
@@ -136,7 +136,7 @@ class _Directions:
         came, fore = [], []
         with torch.no_grad():
             for _ in range(count):
-                signs = torch.randint(2, self.x.shape, generator=self.generator).to(self.x).mul_(2).sub_(1)
+                signs = torch.randint(2, self.x.shape, generator=self.generator, device="cpu").to(self.x) * 2 - 1
                 signs = signs if where is None else signs * where
                 up, down = ((self.x + way * length * signs).clamp(*self.bounds) for way in (1, -1))
                 ends = [log_odds(self.classifier.logits(end), self.goal.classes) for end in (up, down)]

@@ -10,14 +10,15 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from advkit._io.files import write_atomic as write_whole
+from advkit._io.files import write_atomic
 from advkit._io.rng import repeatable
-from advkit.evaluation.comparison import Outcome, outcomes
 from advkit.evaluation.flags import Flag, budget
+from advkit.evaluation.outcomes import Outcome, outcomes
+from advkit.evaluation.plan import Contender, PlannedAttack
 from advkit.evaluation.probes import probed
+from advkit.evaluation.records import Record, vote
 from advkit.evaluation.runs import Ranks
-from advkit.evaluation.searches import Survivors
-from advkit.evaluation.trial import Assault, Contender, Record, vote
+from advkit.evaluation.tries import Survivors
 from advkit.model import placement
 from advkit.norms import Norm
 
@@ -50,7 +51,7 @@ class Pool:
         seed: of the sample.
     """
 
-    def __init__(self, contenders: Sequence[Contender], plan: Sequence[Assault], seed: int | None) -> None:
+    def __init__(self, contenders: Sequence[Contender], plan: Sequence[PlannedAttack], seed: int | None) -> None:
         self.contenders, self.plan, self.seed = contenders, plan, seed
         self._kind: tuple[object, ...] | None = None
         self._images: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
@@ -108,7 +109,7 @@ class Pool:
         flags = [flag for place in sorted(found) for flag in found[place]]
         if file is not None and not ranks.rank:
             text = json.dumps({"batches": batches, "flags": [asdict(flag) for flag in flags]})
-            write_whole(file, lambda stream: stream.write(text.encode()), writer=f".{uuid4().hex}")
+            write_atomic(file, lambda stream: stream.write(text.encode()), writer=f".{uuid4().hex}")
         return flags
 
     def share(self, ranks: Ranks) -> None:
@@ -122,7 +123,7 @@ class Pool:
     def _of(self, one: Contender, records: Sequence[Record]) -> tuple[Flag, ...]:
         tried = _direct(outcomes(records, one, self.plan)[0])
         attacks = {each.name: each.attack for each in tried} or {
-            cell.attack: assault.attack.on(one.model) for assault in self.plan for cell in assault.cells
+            cell.attack: planned.attack.on(one.model) for planned in self.plan for cell in planned.cells
         }
         if not attacks:
             return ()
@@ -135,13 +136,13 @@ class Pool:
         images, labels = self._stacked((one.name, ""))
         device = placement(one.model)[0] or images.device
         with repeatable(self.seed, "flags", one.name, device=device):
-            return probed(one.name, one.model, attacks, images, labels, left)
+            return probed(one.name, one.model, attacks, images, labels, left, passes=_spent(records, one, self.plan))
 
     def _stacked(self, key: tuple[str, str]) -> tuple[Tensor, Tensor]:
         """Images (n, ...) and labels (n,) that were picked."""
         pairs = [self._images[one.batch, one.row] for one in self._picked.get(key, ())]
         if not pairs:
-            return torch.empty(0), torch.empty(0, dtype=torch.int64)
+            return torch.empty(0, device="cpu"), torch.empty(0, dtype=torch.int64, device="cpu")
         images, labels = zip(*pairs, strict=True)
         return torch.stack(images), torch.stack(labels)
 
@@ -176,6 +177,18 @@ def _kept(file: Path | None, batches: list[str]) -> list[Flag] | None:
         return [Flag(**flag) for flag in content["flags"]] if content["batches"] == batches else None
     except (ValueError, TypeError, KeyError):
         return None  # damaged; looking again mends it
+
+
+def _spent(records: Sequence[Record], one: Contender, plan: Sequence[PlannedAttack]) -> int:
+    """How many passes through a contender its attacks took, and the forwards that judged it with and without them."""
+    total, place = 0, 0
+    for planned in plan:
+        mine = [at for at, cell in enumerate(planned.cells, place) if cell.contender is one]
+        place += len(planned.cells)
+        if mine and planned.cells[0].contender is one:  # and not images that were made against another
+            outcomes = [record.cells[mine[0]] for record in records]
+            total += sum(outcome.forwards + outcome.backwards + outcome.predicted for outcome in outcomes)
+    return total
 
 
 def _direct(tried: Sequence[Outcome]) -> list[Outcome]:

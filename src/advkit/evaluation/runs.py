@@ -13,10 +13,10 @@ from uuid import uuid4
 
 from torch import distributed
 
-from advkit._io.files import write_atomic as write_whole
+from advkit._io.files import write_atomic
 from advkit._io.identity import digest
 from advkit.errors import InputError
-from advkit.evaluation.trial import Record
+from advkit.evaluation.records import Record
 from advkit.evaluation.witness import spread
 
 __all__ = ["Ranks", "RunFolder", "together"]
@@ -46,7 +46,9 @@ class RunFolder:
         try:
             (self.path / "batches").mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f"{error.filename} is no folder, so no run can be kept there; name another one") from error
+            raise InputError(
+                f"{error.filename} is not a folder, so no run can be kept there; choose another one"
+            ) from error
         # In this order: another process may be about to write both.
         begun = self._files()
         about = self.path / "run.json"
@@ -55,8 +57,8 @@ class RunFolder:
             self._compare(_setup(about), here)
         elif begun:
             raise InputError(
-                f"{self.path / 'batches'} holds batches, such as {begun[0].name}, and {about} is missing, which says "
-                "what they are the results of. Put it back, or give this run a folder of its own"
+                f"{self.path / 'batches'} holds batches, such as {begun[0].name}, and {about}, which says "
+                "which run they belong to, is missing. Restore it, or give this run a folder of its own"
             )
         else:
             _write(about, json.dumps(here, indent=2))
@@ -100,7 +102,7 @@ class RunFolder:
 
 
 _FORMAT = 2  # of run.json and of the files of batches
-_MEND = "move it elsewhere and call again: that batch is then done anew, and the other files are kept"
+_MEND = "move it elsewhere and call again: that batch is then evaluated again, and the other files are kept"
 
 
 def _setup(about: Path) -> dict[str, Any]:
@@ -108,11 +110,11 @@ def _setup(about: Path) -> dict[str, Any]:
     try:
         there = json.loads(about.read_text(encoding="utf-8"))
         if not isinstance(there, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except ValueError as error:
         raise InputError(
-            f"{about} is damaged ({error}), so nobody can tell what the batches beside it are the results of; put a "
-            "copy of it back, or give this run a folder of its own"
+            f"{about} is damaged ({error}), so there is no telling which run the batches beside it belong to; restore "
+            "a copy of it, or give this run a folder of its own"
         ) from error
     return there
 
@@ -120,7 +122,9 @@ def _setup(about: Path) -> dict[str, Any]:
 def _index(file: Path) -> int:
     """The index of the batch in a file."""
     if not re.fullmatch(r"[0-9]{8,}", file.stem):
-        raise InputError(f"{file} is no file of this run, whose batches are called 00000000.json and so on; move it")
+        raise InputError(
+            f"{file} is not a file of this run, whose batches are called 00000000.json and so on; move it elsewhere"
+        )
     return int(file.stem)
 
 
@@ -129,7 +133,7 @@ def _record(file: Path) -> Record:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not {"batch", "checksum", "record"} <= content.keys():
-            raise ValueError("it lacks what a file of a batch has")
+            raise ValueError("it lacks parts of a batch's file")
         if digest(json.dumps(content["record"])) != content["checksum"]:
             raise ValueError("it is not what was written")
         if content["batch"] != _index(file):
@@ -159,7 +163,7 @@ def _short(value: Any) -> str:
 
 def _write(path: Path, text: str) -> None:
     """A file of the folder, which several processes may write at a time."""
-    write_whole(path, lambda stream: stream.write(text.encode()), writer=f".{uuid4().hex}")
+    write_atomic(path, lambda stream: stream.write(text.encode()), writer=f".{uuid4().hex}")
 
 
 @dataclass(frozen=True)

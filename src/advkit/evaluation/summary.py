@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from advkit.evaluation.metrics import macro, wilson
-from advkit.evaluation.report import AttackScore, DefenseScore, Failure, WorstCase
-from advkit.evaluation.trial import LOST, NORMS, Assault, Cell, Contender, Outcome, Record
+from advkit.evaluation.plan import Cell, Contender, PlannedAttack
+from advkit.evaluation.records import LOST, NORMS, Outcome, Record
+from advkit.evaluation.scores import AttackScore, DefenseScore, Failure, WorstCase
 
 __all__ = ["hopeless", "summary"]
 
 
 def summary(
-    records: Mapping[int, Record], contenders: Sequence[Contender], plan: Sequence[Assault], setup: Mapping[str, Any]
+    records: Mapping[int, Record],
+    contenders: Sequence[Contender],
+    plan: Sequence[PlannedAttack],
+    setup: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The numbers of a report, by its attributes.
 
@@ -28,7 +32,7 @@ def summary(
         setup: what the contenders and attacks are: class and arguments of each, by its name.
     """
     labels = torch.tensor([label for record in records.values() for label in record.labels], device="cpu")
-    cells = [cell for assault in plan for cell in assault.cells]
+    cells = [cell for planned in plan for cell in planned.cells]
     of_contenders = list(zip(*(record.clean for record in records.values()), strict=True))
     of_cells = list(zip(*(record.cells for record in records.values()), strict=True))
     scores = [_attack_score(cell, labels, of_cell, setup) for cell, of_cell in zip(cells, of_cells, strict=True)]
@@ -103,7 +107,7 @@ def _worst_case(defense: str, protocol: str | None, labels: Tensor, several: Seq
 
 
 def _failures(records: Mapping[int, Record], contenders: Sequence[Contender], cells: Sequence[Cell]) -> list[Failure]:
-    """The images that errors cost, by batch, by what was tried, and by error."""
+    """The images lost to errors, by batch, by what was tried, and by error."""
     found = []
     for index, record in records.items():
         clean = [(None, one.name, None) for one in contenders]

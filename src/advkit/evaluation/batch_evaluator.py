@@ -1,11 +1,9 @@
 """What is done with one batch: every attack on every contender, and a few numbers an image to show for it."""
 
-import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +12,15 @@ from advkit import norms
 from advkit._engine.classifier import answer
 from advkit._io.progress import Bar
 from advkit._io.rng import repeatable
-from advkit.attack import Attack
 from advkit.errors import InputError, MissingExtraError
 from advkit.evaluation.passes import Passes, counting
+from advkit.evaluation.plan import Cell, Contender, PlannedAttack
+from advkit.evaluation.records import LOST, NORMS, Outcome, Record, vote
 from advkit.evaluation.witness import Witness, agree, asked
-from advkit.model import defended, is_stochastic, placement
+from advkit.model import placement
 
-__all__ = ["LOST", "NORMS", "Assault", "Cell", "Contender", "Outcome", "Record", "Trial", "assaults", "vote"]
+__all__ = ["BatchEvaluator"]
 
-LOST = -1  # the prediction of an image that an error cost
-NORMS = ("l0", "l1", "l2", "linf")
 _HOPELESS = 8  # single images that fail, and none that does not, before the rest of a batch is not looked into
 _ENOUGH = 3  # batches on which everything fails before it is taken for an error of the caller's
 
@@ -33,171 +30,23 @@ _FATAL: tuple[type[Exception], ...] = (
     MissingExtraError,
     *([torch.AcceleratorError] if hasattr(torch, "AcceleratorError") else []),
 )
-Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, eq=False)
-class Contender:
-    """A model to be attacked: the bare one, or one behind a defense.
-
-    Args:
-        name: how the report calls it.
-        model: pixels (N, ...) to logits (N, K).
-        draws: how many times a random model is asked about an image.
-    """
-
-    name: str
-    model: nn.Module
-    draws: int
-
-    @property
-    def asked(self) -> int:
-        """How many times this model is asked about an image."""
-        return self.draws if is_stochastic(self.model) else 1
-
-    @property
-    def is_wrapped(self) -> bool:
-        """Whether there is a defense in it that an attacker may or may not know of."""
-        return bool(defended(self.model))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A place in the report. The protocol is None for the bare model, where the three are one."""
-
-    attack: str
-    contender: Contender
-    protocol: str | None
-
-    @property
-    def names(self) -> tuple[str | None, ...]:
-        """What its random numbers are called by."""
-        return self.attack, self.contender.name, self.protocol
-
-
-@dataclass(frozen=True)
-class Assault:
-    """An attack on a model, and where the images go that it makes."""
-
-    attack: Attack
-    cells: tuple[Cell, ...]
-
-
-def assaults(
-    attacks: Mapping[str, Attack], contenders: Sequence[Contender], protocols: Sequence[str], *, keep_generators: bool
-) -> list[Assault]:
-    """What has to be done, without doing anything twice.
-
-    Images made against the bare model serve the defended ones as well, under the oblivious protocol. Who knows the
-    defense and who does not are one where it hides nothing: for a black-box attack, and for a model without a wrapper.
-    """
-    bare, *defended = contenders
-    direct = [protocol for protocol in protocols if protocol != "oblivious"]
-    planned = []
-    for name, attack in attacks.items():
-        attack = attack if keep_generators else attack._with(generator=None)
-        shown = [Cell(name, one, "oblivious") for one in defended if "oblivious" in protocols]
-        planned.append(Assault(attack.on(bare.model), (Cell(name, bare, None), *shown)))
-        for one in defended:
-            cells = [Cell(name, one, protocol) for protocol in direct]
-            together = attack.access != "gradient" or not one.is_wrapped
-            for group in [cells] if together and cells else [[cell] for cell in cells]:
-                adaptive = group[0].protocol == "adaptive"
-                planned.append(Assault(attack.on(one.model, adaptive=adaptive), tuple(group)))
-    return planned
-
-
-@dataclass
-class Outcome:
-    """What a contender said of a batch of n images, with or without an attack.
-
-    Attributes:
-        predictions: int64 (draws, n), a class, or `LOST`; on the CPU.
-        seconds: how long it took to predict.
-        predicted: how many predictions that were, over all draws.
-        errors: rows that an error cost, and the error.
-        rows: the images that were attacked and judged.
-        right: how many of these it got right before, by the vote of its draws.
-        fooled: for each of these, whether it then got it wrong.
-        distances: for each of these how far it was moved, a list for each of `NORMS`.
-        attack_seconds: how long the attack took.
-        crafted: how many images it made, which may be more than these rows.
-        forwards: images that went forward through the network for that.
-        backwards: images that went backward.
-    """
-
-    predictions: Tensor
-    seconds: float = 0.0
-    predicted: int = 0
-    errors: list[tuple[list[int], str]] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    right: int = 0
-    fooled: list[bool] = field(default_factory=list)
-    distances: list[list[float]] = field(default_factory=lambda: [[] for _ in NORMS])
-    attack_seconds: float = 0.0
-    crafted: int = 0
-    forwards: int = 0
-    backwards: int = 0
-
-    def lose(self, errors: Sequence[tuple[Tensor, Exception]]) -> None:
-        """Note the rows (m,) that errors cost."""
-        for rows, error in errors:
-            if len(rows):
-                self.predictions[:, rows] = LOST
-                self.errors.append((rows.tolist(), f"{type(error).__name__}: {error}"))
-
-
-@dataclass
-class Record:
-    """All that is kept of a batch.
-
-    Attributes:
-        digest: of its images and labels.
-        device: where the bare model was.
-        labels: the class of each image.
-        clean: an outcome for each contender.
-        cells: an outcome for each cell of the plan, in order.
-        answers: of each contender, to know it again by; none where the record is not kept.
-    """
-
-    digest: str
-    device: str
-    labels: list[int]
-    clean: list[Outcome]
-    cells: list[Outcome]
-    answers: list[Witness] = field(default_factory=list)
-
-    def to_json(self) -> str:
-        """The record as text."""
-        return json.dumps(asdict(self), default=Tensor.tolist)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Record":
-        """The record that `to_json` wrote."""
-        content: dict[str, Any] = json.loads(text)
-        for name in ("clean", "cells"):
-            for outcome in content[name]:
-                outcome["predictions"] = torch.tensor(outcome["predictions"], device="cpu")
-            content[name] = [Outcome(**outcome) for outcome in content[name]]
-        content["answers"] = [Witness(**said) for said in content["answers"]]
-        return cls(**content)
-
-
-class Trial:
-    """The plan, carried out on one batch after another.
+class BatchEvaluator:
+    """Carries the plan out on one batch after another.
 
     Args:
         contenders: the bare model first.
-        plan: what `assaults` gave.
+        plan: what `planned_attacks` gave.
         seed: see `advkit.evaluate`.
         stop_when_fooled: whether an attack is only tried on what those before it left.
-        tick: the bar: told what is being done, and called with 1 after each assault.
+        tick: the bar: told what is being done, and called with 1 after each planned attack.
     """
 
     def __init__(
         self,
         contenders: Sequence[Contender],
-        plan: Sequence[Assault],
+        plan: Sequence[PlannedAttack],
         *,
         seed: int | None,
         stop_when_fooled: bool,
@@ -225,10 +74,10 @@ class Trial:
         clean = {contender: self._clean(contender, batch) for contender in self.contenders}
         standing: dict[tuple[Contender, str | None], Outcome] = {}
         cells: list[Outcome] = []
-        for assault in self.plan:
-            places = [(cell.contender, cell.protocol) for cell in assault.cells]
+        for planned in self.plan:
+            places = [(cell.contender, cell.protocol) for cell in planned.cells]
             before = [standing.get(place, clean[place[0]]).predictions for place in places]
-            outcomes = self._assault(assault, batch, before)
+            outcomes = self._attack(planned, batch, before)
             if self.stop_when_fooled:
                 standing.update(zip(places, outcomes, strict=True))
             cells += outcomes
@@ -242,7 +91,7 @@ class Trial:
 
     def asked(self, index: int, images: Tensor) -> list[Witness]:
         """What each contender answers to a few of the images of a batch, to know it again by."""
-        differentiated = any(assault.attack.access == "gradient" for assault in self.plan)
+        differentiated = any(planned.attack.access == "gradient" for planned in self.plan)
         return [
             asked(
                 *(one.model, images, index, "asked", one.name),
@@ -270,22 +119,22 @@ class Trial:
         self._judge(outcome, contender, batch, batch.images, rows, ("clean", contender.name))
         return outcome
 
-    def _assault(self, assault: Assault, batch: "_Batch", before: Sequence[Tensor]) -> list[Outcome]:
+    def _attack(self, planned: PlannedAttack, batch: "_Batch", before: Sequence[Tensor]) -> list[Outcome]:
         """Attack whatever some cell still wants attacked, and show it to each.
 
         Args:
-            assault: the attack, and its cells.
+            planned: the attack, and its cells.
             batch: the images.
             before: for each cell int64 (draws, n), what its contender says before the attack.
         """
-        model = assault.cells[0].contender.model
+        model = planned.cells[0].contender.model
         adversarials = batch.images.detach().clone()
         tried = made = torch.zeros(0, dtype=torch.int64, device="cpu")
         errors: list[tuple[Tensor, Exception]] = []
         outcomes: list[Outcome] = []
         passes, seconds = Passes(), 0.0
-        name = f"{assault.cells[0].attack} on {assault.cells[0].contender.name}"
-        name = assault.cells[0].attack if len(self.contenders) == 1 else name
+        name = f"{planned.cells[0].attack} on {planned.cells[0].contender.name}"
+        name = planned.cells[0].attack if len(self.contenders) == 1 else name
         self.tick.doing(name)
 
         def shown() -> None:
@@ -295,12 +144,12 @@ class Trial:
             nonlocal seconds
             start = _now(batch.device(model))
             with counting(model, passes, shown):
-                found = assault.attack(*batch.rows(rows))
+                found = planned.attack(*batch.rows(rows))
             seconds += _now(batch.device(model)) - start
             return found
 
-        for place, (cell, said) in enumerate(zip(assault.cells, before, strict=True)):
-            if place and cell.contender is assault.cells[place - 1].contender and torch.equal(said, before[place - 1]):
+        for place, (cell, said) in enumerate(zip(planned.cells, before, strict=True)):
+            if place and cell.contender is planned.cells[place - 1].contender and torch.equal(said, before[place - 1]):
                 outcomes.append(outcomes[-1])  # the same under another protocol
                 continue
             # What is missing is made by itself, so that the bare model's images, and their random numbers, do not
@@ -341,7 +190,7 @@ class Trial:
     def _judge(
         self, outcome: Outcome, contender: Contender, batch: "_Batch", images: Tensor, rows: Tensor, names: "_Names"
     ) -> Tensor:
-        """Ask a contender about rows of images, note what it says, and return the rows that no error cost."""
+        """Ask a contender about rows of images, note what it says, and return the rows that were not lost to errors."""
 
         def ask(some: Tensor) -> Tensor:
             start = _now(batch.device(contender.model))
@@ -428,11 +277,6 @@ def _salvaged(
                 first, second = some.tensor_split(2)
                 waiting += [second, first]
     return parts, errors
-
-
-def vote(predictions: Tensor) -> Tensor:
-    """What most of the draws (draws, n) say: int64 (n,)."""
-    return predictions.mode(0).values
 
 
 def _distances(adversarials: Tensor, images: Tensor, rows: Tensor) -> list[list[float]]:

@@ -1,0 +1,292 @@
+"""A report as text, as Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from advkit.errors import InputError
+from advkit.evaluation.flags import Flag
+from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, Share, WorstCase
+
+if TYPE_CHECKING:
+    from advkit.evaluation.report import RobustnessReport
+
+__all__ = ["as_csv", "as_json", "from_json", "markdown", "text"]
+
+_SCHEMA = 2
+_WIDTH = 80
+_TOGETHER = "all together"
+_DOUBTED = "*"  # after an accuracy that a flag puts in doubt
+Content = TypeVar("Content")
+
+
+def text(report: RobustnessReport) -> str:
+    """A table that fits 80 columns, and beneath it what else there is to say."""
+    table = _table(report)
+    return "\n".join([*_aligned(table, names=1 if _is_bare(report) else 2), *_remarks(report, _WIDTH)])
+
+
+def markdown(report: RobustnessReport) -> str:
+    """The same in Markdown, with intervals."""
+    header, *rows = _table(report, intervals=True)
+    names = 1 if _is_bare(report) else 2
+    rule = ("---",) * names + ("---:",) * (len(header) - names)
+    escaped = [[re.sub(r"([|*])", r"\\\1", cell) for cell in row] for row in rows]
+    table = ["| " + " | ".join(row) + " |" for row in (header, rule, *escaped)]
+    return "\n".join([*table, *_remarks(report, None), ""])
+
+
+def as_csv(report: RobustnessReport) -> str:
+    """A line for each score; see `RobustnessReport.to_csv`."""
+    columns = ["defense", "attack", "protocol", "class", "draws"]
+    columns += [known.name for known in fields(AttackScore) if known.name not in {*columns, "name", "confusion"}]
+    written = io.StringIO()
+    lines = csv.DictWriter(written, [*columns, "flags"], restval="", extrasaction="ignore", lineterminator="\n")
+    lines.writeheader()
+    for clean in report.defenses:
+        lines.writerow(_cells(clean) | {"defense": clean.name, "attack": "", "class": clean.defense})
+        for score in report.scores:
+            if score.defense == clean.name:
+                names = {"attack": score.name, "class": score.attack, "flags": _doubts(report, score)}
+                lines.writerow(_cells(score) | names)
+        for worst in report.worst:
+            if worst.defense == clean.name:
+                lines.writerow(_cells(worst) | {"attack": _TOGETHER, "flags": _doubts(report, worst)})
+    return written.getvalue()
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """Everything in a report, with null for NaN."""
+    written = json.dumps(_without_nan({"schema": _SCHEMA, **content}), indent=2, allow_nan=False)
+    # The triples of a confusion a line each.
+    return re.sub(r"\[\s+(\d+),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3]", written) + "\n"
+
+
+def from_json(written: str) -> dict[str, Any]:
+    """What `as_json` was given.
+
+    Raises:
+        InputError: this is no JSON, or of another version of the schema.
+        KeyError: something is missing.
+        TypeError: a part has other fields.
+    """
+    try:
+        content: dict[str, Any] = json.loads(written)
+    except json.JSONDecodeError as error:
+        raise InputError(f"this is not a report that advkit wrote, since it is not JSON: {error}") from error
+    schema = content.pop("schema", None)
+    if schema != _SCHEMA:
+        raise InputError(f"this report has schema {schema!r}, and this version of advkit reads schema {_SCHEMA}")
+    parts: dict[str, type] = {
+        "defenses": DefenseScore,
+        "scores": AttackScore,
+        "worst": WorstCase,
+        "flags": Flag,
+        "failures": Failure,
+    }
+    for name, kind in parts.items():
+        content[name] = tuple(_read(kind, part) for part in content[name])
+    return content
+
+
+def _doubts(report: RobustnessReport, share: Share) -> str:
+    """The names of the flags that put a number in doubt."""
+    if not isinstance(share, (AttackScore, WorstCase)):
+        return ""  # nobody attacks
+    attack = share.name if isinstance(share, AttackScore) else None
+    flags = [flag.name for flag in report.flags if flag.doubts(share.defense, attack, share.protocol)]
+    return "; ".join(dict.fromkeys(flags))
+
+
+def _mark(report: RobustnessReport, share: Share) -> str:
+    """What stands after an accuracy: a space where others are in doubt, so that the digits stay in line."""
+    shares = [*report.scores, *report.worst]
+    return _DOUBTED if _doubts(report, share) else " " * any(_doubts(report, other) for other in shares)
+
+
+def _is_bare(report: RobustnessReport) -> bool:
+    return len(report.defenses) == 1
+
+
+def _table(report: RobustnessReport, *, intervals: bool = False) -> list[tuple[str, ...]]:
+    """The header and the rows."""
+    if _is_bare(report):
+        rows = [
+            (BARE, *_accuracy(report, report.defenses[0]), *["-"] * 4),
+            *((score.name, *_accuracy(report, score), *_costs(score)) for score in report.attacks),
+            *((_TOGETHER, *_accuracy(report, worst), *["-"] * 4) for worst in _together(report)),
+        ]
+        return [("attack", "accuracy", "95 % interval", "success", "L2", "Linf", "ms/image"), *rows]
+
+    def row(defense: str, attack: str, shares: Mapping[str | None, Share]) -> tuple[str, ...]:
+        """The bare model's only number stands where the adaptive attacker's does: it is the one that counts."""
+        found = [shares.get(protocol) for protocol in protocols]
+        found[-1] = found[-1] or shares.get(None)
+        return defense, attack, *("" if share is None else _cell(report, share, intervals) for share in found)
+
+    protocols = report.protocols or ("accuracy",)
+    rows = [("defense", "attack", *protocols)]
+    for clean in report.defenses:
+        rows.append(row(clean.name, "no attack", {None: clean}))
+        for name in [score.name for score in report.attacks]:
+            scores = {s.protocol: s for s in report.scores if (s.name, s.defense) == (name, clean.name)}
+            rows += [row("", name, scores)] if scores else []
+        together = {worst.protocol: worst for worst in _together(report) if worst.defense == clean.name}
+        rows += [row("", _TOGETHER, together)] if together else []
+    return rows
+
+
+def _together(report: RobustnessReport) -> tuple[WorstCase, ...]:
+    """The worst case over attacks, where it says something new."""
+    return report.worst if len(report.attacks) > 1 else ()
+
+
+def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
+    """What stands beneath the table: lines, after an empty one for each paragraph."""
+    paragraphs = [
+        _caption(report),
+        *_unbounded(report),
+        *_failures(report),
+        *(f"Flag, {flag}" for flag in report.flags),
+    ]
+    lines: list[str] = []
+    for paragraph in paragraphs:
+        lines += ["", *(textwrap.wrap(paragraph, width) if width else [paragraph])]
+    return lines
+
+
+def _caption(report: RobustnessReport) -> str:
+    versions = (
+        f"{report.images} images on {report.device}, advkit {report.advkit_version}, torch {report.torch_version}."
+    )
+    if not _is_bare(report):
+        shares: list[Share] = [*report.defenses, *report.scores, *report.worst]
+        ends = [max(one.high - one.accuracy, one.accuracy - one.low) for one in shares if one.images]
+        widest = _number(100 * max(ends, default=math.nan), ".1f")
+        text = f"{versions} Accuracy over all images; 95 % intervals reach {widest} points at most to either side."
+    else:
+        right = round(report.clean_accuracy * report.defenses[0].images)
+        text = (
+            f"{versions} Only the {right} that the model gets right are attacked: success and time are over those, "
+            "L2 and Linf medians over the successes, accuracy over all."
+        )
+    if report.stop_when_fooled:
+        text += (
+            " Each attack was tried only on the images that those above it left, so its accuracy is what they leave "
+            "together."
+        )
+    if any(_doubts(report, share) for share in (*report.scores, *report.worst)):
+        text += f" Accuracies with a {_DOUBTED} are in doubt: see the flags below."
+    return text
+
+
+def _unbounded(report: RobustnessReport) -> list[str]:
+    """A sentence where "all together" mixes attacks within a budget with others, which move images at will."""
+    known = {score.name: score.arguments.get("eps") for score in report.attacks if score.arguments}
+    free = [name for name, eps in known.items() if eps is None]
+    if not free or len(free) == len(known):
+        return []
+    which = f"{free[0]}, which has" if len(free) == 1 else f"{', '.join(free)}, which have"
+    return [
+        f'"{_TOGETHER.capitalize()}" counts {which} no budget, however far the images were moved. For the accuracy '
+        "within a budget, evaluate only attacks that have one."
+    ]
+
+
+def _failures(report: RobustnessReport) -> list[str]:
+    """A sentence for each error, however many images were lost to it."""
+    lost: dict[str, int] = {}
+    for failure in report.failures:
+        what = "the model, without an attack," if failure.attack is None else failure.attack
+        where = "" if failure.defense == BARE else f" against {failure.defense}"
+        by = f" ({failure.protocol})" if failure.protocol else ""
+        sentence = f"{what}{where}{by} raised {failure.error}"
+        lost[sentence] = lost.get(sentence, 0) + len(failure.rows)
+    return [f"{count} image{'s' if count > 1 else ''} lost: {sentence}" for sentence, count in lost.items()]
+
+
+def _aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:
+    """The lines of a table of 80 columns: the first ``names`` columns are text that wraps, the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    room = _WIDTH - sum(widths[names:]) - 2 * (len(widths) - 1)
+    while sum(widths[:names]) > room:
+        widths[widths.index(max(widths[:names]))] -= 1
+    lines: list[str] = []
+    for row in table:
+        text = zip(row[:names], widths, strict=False)
+        wrapped = [textwrap.wrap(cell, width, subsequent_indent="  ") for cell, width in text]
+        wrapped += [[cell] for cell in row[names:]]
+        for index in range(max(map(len, wrapped))):
+            cells = [cell[index] if index < len(cell) else "" for cell in wrapped]
+            padded = [cell.ljust(width) for cell, width in zip(cells[:names], widths, strict=False)]
+            padded += [cell.rjust(width) for cell, width in zip(cells[names:], widths[names:], strict=True)]
+            lines.append("  ".join(padded).rstrip())
+        if len(lines) and row is table[0]:
+            lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return lines
+
+
+def _accuracy(report: RobustnessReport, share: Share) -> tuple[str, str]:
+    """The accuracy and its interval as cells."""
+    within = "-" if math.isnan(share.low) else f"{100 * share.low:.1f} to {100 * share.high:.1f}"
+    return _percent(share.accuracy) + _mark(report, share), within
+
+
+def _cell(report: RobustnessReport, share: Share, interval: bool) -> str:
+    """The accuracy as a cell, and its interval in it where there is room."""
+    accuracy, within = _accuracy(report, share)
+    return f"{accuracy} ({within})" if interval else accuracy
+
+
+def _costs(score: AttackScore) -> tuple[str, ...]:
+    return (
+        _percent(score.success_rate),
+        _number(score.median_l2, ".3f"),
+        _number(score.median_linf, ".4f"),
+        _number(1000 * score.seconds_per_image, ".2f"),
+    )
+
+
+def _cells(share: Share) -> dict[str, object]:
+    """The values of a line of CSV."""
+    values = {known.name: getattr(share, known.name) for known in fields(share)}
+    values = {name: "" if value is None or value != value else value for name, value in values.items()}
+    return values | {"arguments": json.dumps(values["arguments"])} if "arguments" in values else values
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for NaN, wherever it is."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _read(kind: type[Content], content: Mapping[str, Any]) -> Content:
+    """A part of a report from its JSON: null is NaN where a number is due, and lists are tuples."""
+    types = {known.name: known.type for known in fields(kind)}  # type: ignore[arg-type]
+    read = {}
+    for name, value in content.items():
+        if value is None and types.get(name) is float:
+            value = math.nan
+        elif isinstance(value, list):
+            value = tuple(tuple(part) if isinstance(part, list) else part for part in value)
+        read[name] = value
+    return kind(**read)
+
+
+def _percent(value: float) -> str:
+    return _number(100 * value, ".1f", " %")
+
+
+def _number(value: float, style: str, unit: str = "") -> str:
+    return "-" if math.isnan(value) else format(value, style) + unit

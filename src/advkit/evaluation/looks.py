@@ -1,0 +1,95 @@
+"""What a model's answers and gradients look like, image by image."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advkit._engine.classifier import Classifier
+from advkit.evaluation.foretelling import grain
+from advkit.goals import Untargeted
+from advkit.losses import cross_entropy, log_odds
+from advkit.norms import L2
+
+__all__ = ["Look", "looked"]
+
+_AGAIN = 8  # times that a model is asked which has answered differently
+_AGREE = 0.99  # the least cosine of two gradients that are the same but for rounding
+_SIGNAL = 0.5  # the least cosine of two means over random draws that are more than noise
+_SAME = 1e-3  # how far two answers may be apart, in parts of the range of the logits
+
+
+@dataclass
+class Look:
+    """What was seen of n images: bool (n,) each, of answers first and of gradients then.
+
+    Attributes:
+        climbing: the gradient is finite and not zero.
+    """
+
+    moody: Tensor
+    recorded: Tensor
+    batched: Tensor
+    probabilities: Tensor
+    nan: Tensor
+    infinite: Tensor
+    flat: Tensor
+    noisy: Tensor
+    saturated: Tensor
+    climbing: Tensor
+
+
+def looked(classifier: Classifier, x: Tensor, goal: Untargeted, *, averaged: bool) -> Look:
+    """Ask about images (n, ...) twice with a gradient, once without, once in two halves, and differentiate thrice."""
+    x = x.requires_grad_()
+    logits, again = classifier.logits(x), classifier.logits(x)
+    gradient, repeated = (_gradient(log_odds(answer, goal.classes), x) for answer in (logits, again))
+    of_loss = _gradient(cross_entropy(logits, goal.classes), x)
+    inner = logits.detach().requires_grad_()
+    at_logits = _gradient(cross_entropy(inner, goal.classes), inner)
+    x, logits, again = x.detach(), logits.detach(), again.detach()
+    spread = (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).tiny)
+    tolerance = max(_SAME, 16 * grain(logits)) * spread
+
+    def differ(one: Tensor, other: Tensor) -> Tensor:
+        return ((one - other).abs().amax(1) > tolerance) & (not averaged)
+
+    moody = differ(logits, again)
+    with torch.no_grad():
+        silent = classifier.logits(x)
+        # A companion for a single image, so that there is a batch to depend on.
+        whole = silent if len(x) > 1 else classifier.logits(torch.cat([x, x.flip(-1)]))[:1]
+        parts = torch.cat([classifier.logits(part) for part in (x.tensor_split(2) if len(x) > 1 else (x,))])
+        recorded, batched = differ(logits, silent) & ~moody, differ(whole, parts) & ~moody
+        if bool((recorded | batched).any()):
+            for _ in range(_AGAIN):  # it may as well be chance, or a count of questions
+                moody = moody | differ(silent, classifier.logits(x))
+            recorded, batched = recorded & ~moody, batched & ~moody & ~recorded
+
+    nan = gradient.isnan().flatten(1).any(1)
+    infinite = gradient.isinf().flatten(1).any(1) & ~nan
+    flat = (gradient == 0).flatten(1).all(1)
+    climbing = ~(nan | infinite | flat)
+    noisy = climbing & ~moody & (_cosine(gradient, repeated) < (_SIGNAL if averaged else _AGREE))
+    sloping = (gradient != 0).flatten(1)
+    lost = (of_loss.flatten(1) == 0) & sloping
+    # A gradient that is zero nearly everywhere is lost before the loss, and not by it.
+    lost_by_loss = (lost.sum(1) > sloping.sum(1) / 2) & (sloping.sum(1) > sloping.shape[1] / 2)
+    saturated = climbing & ~noisy & (lost_by_loss | (at_logits.abs().amax(1) < torch.finfo(logits.dtype).tiny))
+    sums_to_one = ((logits.sum(1) - 1).abs() < 1e-3) & (logits >= 0).all(1)
+    return Look(
+        moody, recorded, batched, sums_to_one & sums_to_one.all(), nan, infinite, flat, noisy, saturated, climbing
+    )
+
+
+def _gradient(values: Tensor, images: Tensor) -> Tensor:
+    """The gradient of values (n,) with respect to the images, (n, ...); zero where none flows."""
+    if not values.requires_grad:
+        return torch.zeros_like(images)
+    (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(images) if gradient is None else gradient
+
+
+def _cosine(one: Tensor, other: Tensor) -> Tensor:
+    """The cosine of the angle between the perturbations (n, ...) of each row, however small they are: (n,)."""
+    return (L2.steepest(one) * L2.steepest(other)).flatten(1).sum(1)

@@ -1,0 +1,97 @@
+"""What is kept of a batch: a few numbers an image, and not the images."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advkit.evaluation.witness import Witness
+
+__all__ = ["LOST", "NORMS", "Outcome", "Record", "vote"]
+
+LOST = -1  # the prediction for an image that was lost to an error
+NORMS = ("l0", "l1", "l2", "linf")
+
+
+@dataclass
+class Outcome:
+    """What a contender said of a batch of n images, with or without an attack.
+
+    Attributes:
+        predictions: int64 (draws, n), a class, or `LOST`; on the CPU.
+        seconds: how long it took to predict.
+        predicted: how many predictions that were, over all draws.
+        errors: rows lost to an error, and the error.
+        rows: the images that were attacked and judged.
+        right: how many of these it got right before, by the vote of its draws.
+        fooled: for each of these, whether it then got it wrong.
+        distances: for each of these how far it was moved, a list for each of `NORMS`.
+        attack_seconds: how long the attack took.
+        crafted: how many images it made, which may be more than these rows.
+        forwards: images that went forward through the network for that.
+        backwards: images that went backward.
+    """
+
+    predictions: Tensor
+    seconds: float = 0.0
+    predicted: int = 0
+    errors: list[tuple[list[int], str]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    right: int = 0
+    fooled: list[bool] = field(default_factory=list)
+    distances: list[list[float]] = field(default_factory=lambda: [[] for _ in NORMS])
+    attack_seconds: float = 0.0
+    crafted: int = 0
+    forwards: int = 0
+    backwards: int = 0
+
+    def lose(self, errors: Sequence[tuple[Tensor, Exception]]) -> None:
+        """Note the rows (m,) that were lost to errors."""
+        for rows, error in errors:
+            if len(rows):
+                self.predictions[:, rows] = LOST
+                self.errors.append((rows.tolist(), f"{type(error).__name__}: {error}"))
+
+
+@dataclass
+class Record:
+    """All that is kept of a batch.
+
+    Attributes:
+        digest: of its images and labels.
+        device: where the bare model was.
+        labels: the class of each image.
+        clean: an outcome for each contender.
+        cells: an outcome for each cell of the plan, in order.
+        answers: of each contender, to know it again by; none where the record is not kept.
+    """
+
+    digest: str
+    device: str
+    labels: list[int]
+    clean: list[Outcome]
+    cells: list[Outcome]
+    answers: list[Witness] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """The record as text."""
+        return json.dumps(asdict(self), default=Tensor.tolist)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Record":
+        """The record that `to_json` wrote."""
+        content: dict[str, Any] = json.loads(text)
+        for name in ("clean", "cells"):
+            for outcome in content[name]:
+                outcome["predictions"] = torch.tensor(outcome["predictions"], device="cpu")
+            content[name] = [Outcome(**outcome) for outcome in content[name]]
+        content["answers"] = [Witness(**said) for said in content["answers"]]
+        return cls(**content)
+
+
+def vote(predictions: Tensor) -> Tensor:
+    """What most of the draws (draws, n) say: int64 (n,)."""
+    return predictions.mode(0).values
