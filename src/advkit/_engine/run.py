@@ -93,7 +93,7 @@ def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | 
         if job.pixels.dtype != images.dtype:  # a pixel that was not moved is the original's to the bit
             originals = images.detach().to(found.device)
             found = torch.where(found == job.pixels, originals, found.to(images.dtype))
-        queries = None if sees_gradients else torch.cat(model.ledger).to(images.device)
+        queries = None if sees_gradients or not model.ledger else torch.cat(model.ledger).to(images.device)
         return Done(found.to(images.device).clamp(*attack.bounds), queries)
 
 
@@ -139,7 +139,7 @@ def _searched(attack: Attack, job: _Job, model: Classifier) -> Tensor:
 
 def _perturbed(attack: Attack, job: _Job, model: Classifier) -> Tensor:
     found = model.verified(
-        lambda model: attack._with(model=model, **job.values)._perturb(job.pixels, job.goal).detach()
+        lambda model: attack._with(model=model, **job.values)._attack(job.pixels, job.goal).detach()
     )
     if found.shape != job.pixels.shape:
         raise AdvkitError(

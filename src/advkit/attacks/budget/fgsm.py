@@ -47,6 +47,6 @@ class FGSM(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         x = images.detach().requires_grad_()
-        model = self._classifier
+        model = self.classifier
         gradient = model.gradient(goal.climbed(losses.get(self.loss), model.logits(x)), x)
         return gradient.sign().mul_(column(self.eps, images)).add_(images)

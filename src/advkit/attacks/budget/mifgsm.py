@@ -68,7 +68,7 @@ class MIFGSM(Attack):
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         ball = LinfBall(images, self.eps, self.bounds)
         return iterate(
-            self._classifier,
+            self.classifier,
             _WithMomentum(images, goal, ball, self.alpha, momentum=torch.zeros_like(images)),
             self._step,
             steps=self.steps,

@@ -60,7 +60,7 @@ class PGD(Attack):
         ball = Ball.of(self.norm, images, self.eps, self.bounds)
         x = ball.sample(self.generator) if self.random_start else images
         return iterate(
-            self._classifier,
+            self.classifier,
             Climb(x, goal, ball, self.alpha),
             lambda rows, look: rows.stepped(ball.norm.steepest(look.gradient)),
             steps=self.steps,

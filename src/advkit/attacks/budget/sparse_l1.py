@@ -65,7 +65,7 @@ class SparseL1Descent(Attack):
         x = ball.sample(self.generator) if self.random_start else images
         alpha = self.eps / 5 if self.alpha is None else self.alpha
         return iterate(
-            self._classifier,
+            self.classifier,
             Climb(x, goal, ball, alpha),
             lambda rows, look: rows.stepped(self._direction(look)),
             steps=self.steps,
