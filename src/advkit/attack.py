@@ -126,9 +126,9 @@ class Attack(ABC):
         """The attack itself: adversarial images (N, ...) of valid images, a batch or a part of one, N at least 1.
 
         When this runs everything has been checked. ``images`` is floating, float32 or better, detached and on
-        the device of the model. ``self.classifier`` is the model, in eval mode and with gradients enabled; what
-        it returns is checked and float32 or better. Neither ``images`` nor the default RNG may be written to. The result is
-        detached and clipped to ``bounds`` by the caller.
+        the device of the model. ``self.classifier`` is the model, in eval mode and with gradients enabled; what it
+        returns is checked and float32 or better. Neither ``images`` nor the default RNG may be written to. The result
+        is detached and clipped to ``bounds`` by the caller.
         """
 
     def _attack(self, images: Tensor, goal: Goal) -> Tensor:

@@ -72,9 +72,7 @@ class BlackBox(Attack):
         limit = NO_LIMIT if self.max_queries is None else self.max_queries
         loss, found = getattr(self, "loss", "ce"), images
         with torch.no_grad():
-            oracle = Oracle(
-                model, images, goal, limit, access=self.access, aim=self.aim, loss=loss, bounds=self.bounds
-            )
+            oracle = Oracle(model, images, goal, limit, access=self.access, aim=self.aim, loss=loss, bounds=self.bounds)
             try:
                 found = self._with(model=Metered(oracle))._perturb(images, goal)
             except OutOfQueries:

@@ -3,16 +3,18 @@
 To put a new attack under the whole suite, add one `Case` to `CASES`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
+from types import FunctionType, MappingProxyType, ModuleType
+from typing import Any, TypeVar
 
 import pytest
 import torch
 
 import advkit
 from advkit import Attack
+
+Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,28 @@ class Case:
         return self.name
 
 
-def each(keep: Callable[[Case], object] = lambda case: True) -> pytest.MarkDecorator:
+def each(keep: Callable[[Case], object] = lambda case: True) -> Callable[[Test], Test]:
     """Run a test for every attack, or for those that ``keep`` picks."""
-    return pytest.mark.parametrize("case", [case for case in CASES if keep(case)], ids=str)
+
+    def over_cases(test: Test) -> Test:
+        test.__dict__["keep"] = keep  # for `contract`
+        return pytest.mark.parametrize("case", [case for case in CASES if keep(case)], ids=str)(test)
+
+    return over_cases
+
+
+def contract(modules: Iterable[ModuleType], cases: Sequence[Case]) -> Iterator[tuple[str, Callable[..., None]]]:
+    """The tests of these modules that are run for every attack, by name, for other attacks than the house's."""
+    for module in modules:
+        for name, test in vars(module).items():
+            kept = [case for case in cases if keep(case)] if (keep := getattr(test, "keep", None)) else []
+            if name.startswith("test_") and kept:
+                again = FunctionType(test.__code__, test.__globals__, name, test.__defaults__, test.__closure__)
+                again.__dict__.update(vars(test))
+                again.__annotations__ = test.__annotations__
+                marks = [mark for mark in test.pytestmark if mark.name != "parametrize" or mark.args[0] != "case"]
+                again.pytestmark = [*marks, pytest.mark.parametrize("case", kept, ids=str).mark]  # type: ignore[attr-defined]
+                yield name, again
 
 
 BAD_EPS = (

@@ -214,7 +214,7 @@ class Oracle:
 class Metered:
     """The model as an attack with a limit of queries may call it without candidates: one image for each of its own.
 
-    What it returns are logits (N, K); for an attack that sees decisions alone they are 1 at the largest and 0 elsewhere.
+    What it returns are logits (N, K); to an attack that sees decisions alone 1 for the largest and 0 for the others.
 
     Args:
         oracle: what the answers come from, and are charged to.
