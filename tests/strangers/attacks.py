@@ -159,7 +159,7 @@ class Universal:
     epochs: int = 5
 
     def fit(self, loader: Iterable[tuple[Tensor, Tensor]]) -> Shift:
-        model, change = Classifier(self.model, {}), torch.zeros(())
+        model, change = Classifier(self.model), torch.zeros(())
         with attacking(self.model):
             for images, labels in (batch for _ in range(self.epochs) for batch in loader):
                 images = images.to(*model.workplace(images))

@@ -23,6 +23,7 @@ class FGSM(Attack):
     goes down the cross-entropy of the target. One forward and one backward.
 
     Goodfellow, Shlens & Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, section 4.
+    arXiv:1412.6572.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

@@ -26,6 +26,7 @@ class PGD(Attack):
     gradient over its L2 norm for L2. ``steps`` forwards and as many backwards.
 
     Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, section 2.1.
+    arXiv:1706.06083.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

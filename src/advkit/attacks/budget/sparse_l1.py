@@ -29,6 +29,7 @@ class SparseL1Descent(Attack):
 
     Tramèr & Boneh, "Adversarial training and robustness for multiple perturbations", NeurIPS 2019, section 3 and
     algorithm 1.
+    arXiv:1904.13000.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
