@@ -42,17 +42,17 @@ def norm(attack: type[Attack]) -> str:
     """The norms that it is about."""
     declared = hyperparameters.of(attack).get("norm")
     known = declared.choices if isinstance(declared, hyperparameters.Choice) else [getattr(attack, "norm", "")]
-    return ", ".join(repr(norms.get(each)) for each in known)
+    return ", ".join(repr(norms.get(one)) for one in known)
 
 
 def numbers(attack: type[Attack]) -> str:
     """Its hyperparameters: their defaults, and what they may be."""
     known, usual = hyperparameters.of(attack), {each.name: each.default for each in fields(attack)}
-    said = [
-        f"`{name}{'' if usual[name] is MISSING else f'={short(usual[name])}'}`: {what}{', or None' if what.optional else ''}"
-        for name, what in known.items()
-        if name not in hyperparameters.of(Attack)
-    ]
+    said = []
+    for name, what in known.items():
+        if name not in hyperparameters.of(Attack):
+            default = "" if usual[name] is MISSING else f"={short(usual[name])}"
+            said.append(f"`{name}{default}`: {what}{', or None' if what.optional else ''}")
     return "<br>".join(said).replace("|", "\\|")
 
 

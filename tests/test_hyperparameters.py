@@ -102,6 +102,30 @@ def test_a_tensor_for_all_images_is_no_value_for_each() -> None:
         Strangers(MODEL, weights=torch.ones(3))(images, labels)
 
 
+@dataclass(frozen=True, eq=False)
+class Fixed(Attack):
+    pattern: Tensor = hyperparameters.tensor()
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        return images + self.pattern.to(images)
+
+
+def test_a_tensor_for_all_may_have_any_shape() -> None:
+    """Also that of one value for each image: it is not cut to the rows of a part."""
+    model = torch.nn.Linear(3, 2)
+    images, labels = draw(3, 3, high=0.5), torch.zeros(3, dtype=torch.int64)
+    pattern = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    torch.testing.assert_close(Fixed(model, pattern)(images, labels), images + pattern.float())
+    torch.testing.assert_close(Fixed(model, pattern)(images[:2], labels[:2]), images[:2] + pattern.float())
+    assert str(Fixed(model, pattern)) == "Fixed(pattern=[0.1 to 0.3])"
+    assert hyperparameters.per_image(Fixed) == ("model", "bounds", "generator", "autocast")
+    for value in hyperparameters.of(Fixed)["pattern"].bad():
+        with pytest.raises(InputError, match="pattern must be a floating tensor of finite numbers, the same for all"):
+            Fixed(model, value)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="pattern"):
+        Fixed(model)  # type: ignore[call-arg]
+
+
 def test_lengths_follow_what_they_are_shares_of() -> None:
     attack = Strangers(MODEL, bounds=(0, 255))
     assert (attack.eps, attack.alpha) == (8, 2)

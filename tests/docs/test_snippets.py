@@ -73,7 +73,7 @@ def test_the_table_of_attacks_names_each_attack_and_no_other(name: str) -> None:
 def test_an_attack_of_ones_own_is_short_and_made_of_public_parts() -> None:
     for block in blocks("docs/own-attack.md"):
         assert sum(bool(line.strip()) for line in block.splitlines()) <= 45  # with what tries it
-        assert "._" not in block
+        assert not re.search(r"advkit\._|\._(?:engine|classifier)", block)
         for match in re.finditer(r"^@dataclass.*?(?=^\S(?!lass ))", block + "\nend", re.MULTILINE | re.DOTALL):
             assert sum(bool(line.strip()) for line in match[0].splitlines()) < 40
 
