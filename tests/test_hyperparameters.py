@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,12 +102,149 @@ def test_a_tensor_for_all_images_is_no_value_for_each() -> None:
         Strangers(MODEL, weights=torch.ones(3))(images, labels)
 
 
+@dataclass(frozen=True, eq=False)
+class Fixed(Attack):
+    pattern: Tensor = hyperparameters.tensor()
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        return images + self.pattern.to(images)
+
+
+def test_a_tensor_for_all_may_have_any_shape() -> None:
+    """Also that of one value for each image: it is not cut to the rows of a part."""
+    model = torch.nn.Linear(3, 2)
+    images, labels = draw(3, 3, high=0.5), torch.zeros(3, dtype=torch.int64)
+    pattern = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    torch.testing.assert_close(Fixed(model, pattern)(images, labels), images + pattern.float())
+    torch.testing.assert_close(Fixed(model, pattern)(images[:2], labels[:2]), images[:2] + pattern.float())
+    assert str(Fixed(model, pattern)) == "Fixed(pattern=[0.1 to 0.3])"
+    assert hyperparameters.per_image(Fixed) == ("model", "bounds", "generator", "autocast")
+    for value in hyperparameters.of(Fixed)["pattern"].bad():
+        with pytest.raises(InputError, match="pattern must be a floating tensor of finite numbers, the same for all"):
+            Fixed(model, value)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="pattern"):
+        Fixed(model)  # type: ignore[call-arg]
+
+
 def test_lengths_follow_what_they_are_shares_of() -> None:
     attack = Strangers(MODEL, bounds=(0, 255))
     assert (attack.eps, attack.alpha) == (8, 2)
     assert dataclasses.replace(attack, eps=16).alpha == 4
     eps = torch.tensor([0.1, 0.2])
     torch.testing.assert_close(torch.as_tensor(Strangers(MODEL, eps).alpha), eps / 4)
+
+
+BAD_EPS = (
+    ({"eps": -0.1}, "eps must be at least 0, got -0.1"),
+    ({"eps": float("nan")}, "eps must be at least 0, got nan"),
+    ({"eps": float("inf")}, "eps must be at least 0, got inf"),
+    ({"eps": "8/255"}, "eps must be a number, got '8/255'"),
+    ({"eps": True}, "eps must be a number, got True"),
+    ({"eps": torch.tensor([0.1, -0.1])}, "eps must be at least 0 and finite for every image"),
+    ({"eps": torch.tensor([0.1, torch.nan])}, "eps must be at least 0 and finite for every image"),
+    ({"eps": torch.tensor([1, 2])}, "eps must be a number, or a floating tensor of shape (N,)"),
+    ({"eps": torch.zeros(2, 1)}, "eps must be a number, or a floating tensor of shape (N,)"),
+)
+BAD_STEPS = (
+    ({"steps": 0}, "steps must be at least 1, got 0"),
+    ({"steps": 2.0}, "steps must be an integer, got 2.0"),
+    ({"steps": True}, "steps must be an integer, got True"),
+)
+BAD_ALPHA = (
+    ({"alpha": 0.0}, "alpha must be greater than 0"),
+    ({"alpha": -0.1}, "alpha must be greater than 0"),
+    ({"alpha": torch.tensor([-0.1, 0.1])}, "alpha must be at least 0 and finite for every image"),
+)
+BAD_QUERIES = (
+    ({"max_queries": 0}, "max_queries must be at least 1, got 0"),
+    ({"max_queries": 10.5}, "max_queries must be an integer, got 10.5"),
+)
+BAD_SEARCH = (
+    *BAD_STEPS,
+    ({"kappa": -1}, "kappa must be at least 0, got -1"),
+    ({"initial_c": 0.0}, "initial_c must be greater than 0"),
+    ({"initial_c": 1e11}, "initial_c must be greater than 0 and at most 1e+10"),
+    ({"binary_search_steps": 0}, "binary_search_steps must be at least 1, got 0"),
+    ({"lr": 0.0}, "lr must be greater than 0"),
+    ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant'; got 'linear'"),
+)
+WORDS: Mapping[type[Attack], Any] = {
+    advkit.FGSM: BAD_EPS,
+    advkit.MIFGSM: (
+        *BAD_EPS,
+        *BAD_STEPS,
+        *BAD_ALPHA,
+        ({"decay": -1}, "decay must be at least 0, got -1"),
+        ({"accumulate": "signs"}, "accumulate must be one of 'gradient', 'sign'; got 'signs'"),
+    ),
+    advkit.PGD: (
+        *BAD_EPS,
+        *BAD_STEPS,
+        *BAD_ALPHA,
+        ({"norm": "l1"}, "norm must be one of Linf, L2; got L1"),
+        ({"norm": "max"}, "there is no norm 'max'"),
+    ),
+    advkit.JSMA: (
+        ({"theta": 0}, "theta must be positive, to raise features, or negative, to lower them; got 0"),
+        ({"theta": float("inf")}, "theta must be finite, got inf"),
+        ({"gamma": 0.0}, "gamma must be greater than 0 and at most 1, got 0.0"),
+        ({"gamma": 1.1}, "gamma must be greater than 0 and at most 1, got 1.1"),
+        ({"pairs": 0}, "pairs must be at least 1, got 0"),
+        ({"pairs": 1.5}, "pairs must be an integer, got 1.5"),
+    ),
+    advkit.SparseL1Descent: (
+        *BAD_EPS,
+        *BAD_STEPS,
+        *BAD_ALPHA,
+        ({"quantile": 1.1}, "quantile must be at least 0 and at most 1, got 1.1"),
+    ),
+    advkit.PixelSwap: (
+        ({"max_swaps": 0}, "max_swaps must be at least 1, got 0"),
+        ({"max_swaps": 1.5}, "max_swaps must be an integer, got 1.5"),
+        *BAD_QUERIES,
+    ),
+    advkit.OnePixel: (
+        ({"pixels": 0}, "pixels must be at least 1, got 0"),
+        ({"steps": -1}, "steps must be at least 0, got -1"),
+        ({"popsize": 2}, "popsize must be at least 3, got 2"),
+        *BAD_QUERIES,
+    ),
+    advkit.Pixle: (
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"iterations": 0}, "iterations must be at least 1, got 0"),
+        ({"patch": 3}, "patch must be a pair, the smallest and the largest side; got 3"),
+        ({"patch": (0, 2)}, "patch[0] must be at least 1, got 0"),
+        ({"patch": (3, 2)}, "patch[1] must be at least 3, got 2"),
+        *BAD_QUERIES,
+    ),
+    advkit.DeepFool: (
+        *BAD_STEPS,
+        ({"overshoot": -0.1}, "overshoot must be at least 0, got -0.1"),
+        ({"overshoot": float("nan")}, "overshoot must be at least 0, got nan"),
+        ({"candidates": 1}, "candidates must be at least 2, got 1"),
+        ({"candidates": 2.0}, "candidates must be an integer, got 2.0"),
+        ({"norm": "l1"}, "norm must be one of L2, Linf; got L1"),
+    ),
+    advkit.CW: BAD_SEARCH,
+    advkit.EAD: (
+        *BAD_SEARCH,
+        ({"beta": -1e-3}, "beta must be at least 0, got -0.001"),
+        ({"decision_rule": "l2"}, "decision_rule must be one of 'l1', 'elastic'; got 'l2'"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("attack", "settings", "words"),
+    [
+        pytest.param(attack, *bad, id=f"{attack.__name__}-{next(iter(bad[0].items()))}")
+        for attack, cases in WORDS.items()
+        for bad in cases
+    ],
+)
+def test_the_words_for_what_is_out_of_range(attack: type[Attack], settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        attack(MODEL, **settings)
 
 
 @pytest.mark.parametrize("attack", sorted({case.attack for case in CASES}, key=lambda attack: attack.__name__))

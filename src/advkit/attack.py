@@ -150,10 +150,14 @@ class Attack(ABC):
         """The attack itself: adversarial images (N, ...) of valid images, a batch or a part of one, N at least 1.
 
         When this runs everything has been checked. ``images`` is floating, float32 or better, detached and on
-        the device of the model. ``self.model`` is in eval mode with gradients enabled; what it returns is
-        checked and float32 or better. Neither ``images`` nor the default RNG may be written to. The result is
-        detached and clipped to ``bounds`` by the caller.
+        the device of the model. ``self.classifier`` is the model, in eval mode and with gradients enabled; what it
+        returns is checked and float32 or better. Neither ``images`` nor the default RNG may be written to. The result
+        is detached and clipped to ``bounds`` by the caller.
         """
+
+    def _attack(self, images: Tensor, goal: Goal) -> Tensor:
+        """`_perturb`, and what a family of attacks puts around it, as `advkit.black_box` its count of queries."""
+        return self._perturb(images, goal)
 
     @property
     def stops_at_success(self) -> bool:
@@ -248,12 +252,15 @@ class Attack(ABC):
         return f"{type(self).__name__}({', '.join(changed)})".removesuffix("()")
 
     @property
-    def _classifier(self) -> Classifier:
-        """``model`` with its logits checked and its gradients watched, which it is while `__call__` runs `_perturb`.
+    def classifier(self) -> Classifier:
+        """``model`` as an attack asks it: ``logits(x)``, and ``gradient(values, x)`` of something computed from them.
 
-        An attack that builds on another may run the other's `_perturb` on a model of its own.
+        Logits are checked and gradients watched. While `__call__` runs `_perturb` this is ``model`` itself; an attack
+        that builds on another may run the other's `_perturb` on a model of its own.
         """
         return self.model if isinstance(self.model, Classifier) else Classifier(self.model, {})
+
+    _classifier = classifier
 
 
 def _differs(value: object, usual: object) -> bool:

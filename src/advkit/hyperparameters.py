@@ -13,7 +13,7 @@ manifest says, values that the tests try, and the text for the docs and the comm
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from advkit import losses, norms
 from advkit._engine.checks import check_choice, check_number, check_per_row
 from advkit._engine.lengths import OfEps, OfRange
+from advkit.errors import InputError
 
 __all__ = [
     "Choice",
@@ -31,6 +32,7 @@ __all__ = [
     "Number",
     "OfEps",
     "OfRange",
+    "OneForAll",
     "choice",
     "declared",
     "flag",
@@ -39,6 +41,7 @@ __all__ = [
     "number",
     "of",
     "per_image",
+    "tensor",
 ]
 
 _KEY = "hyperparameter"
@@ -176,6 +179,23 @@ class Flag(Hyperparameter):
         return "True or False"
 
 
+@dataclass(frozen=True)
+class OneForAll(Hyperparameter):
+    """A tensor that is the same for all images, such as one perturbation for all of them."""
+
+    def _check(self, name: str, value: object) -> None:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or not bool(value.isfinite().all()):
+            seen = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"{name} must be a floating tensor of finite numbers, the same for all images; got {seen}")
+
+    def __str__(self) -> str:
+        return "a tensor, the same for all images"
+
+    def bad(self) -> Iterator[object]:
+        """What is no tensor, or one with other things than finite numbers in it."""
+        yield from (0.5, torch.tensor([1]), torch.tensor([math.nan]))
+
+
 def number(
     default: object,
     *,
@@ -207,6 +227,11 @@ def loss(default: str = "ce") -> Any:
 def flag(default: bool) -> Any:
     """A field that holds True or False."""
     return declared(default, Flag())
+
+
+def tensor() -> Any:
+    """A field that holds a tensor that is the same for all images, of any shape; it has to be given."""
+    return declared(MISSING, OneForAll())
 
 
 def declared(default: object, what: Hyperparameter) -> Any:

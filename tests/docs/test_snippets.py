@@ -1,6 +1,7 @@
 """What the README and the docs say still holds: their Python runs, and their tables name every attack."""
 
 import re
+import runpy
 import sys
 import types
 from pathlib import Path
@@ -41,6 +42,22 @@ def test_the_table_of_attacks_names_each_attack_and_no_other(name: str) -> None:
     table = next(part for part in re.split(r"\n\s*\n", text) if part.startswith("| Attack |"))
     listed = re.findall(r"^\| \[?`(\w+)`", table, flags=re.MULTILINE)
     assert sorted(listed) == sorted(advkit.attacks.__all__)
+
+
+def test_an_attack_of_ones_own_is_short_and_made_of_public_parts() -> None:
+    for block in blocks("docs/own-attack.md"):
+        assert sum(bool(line.strip()) for line in block.splitlines()) <= 45  # with what tries it
+        assert not re.search(r"advkit\._|\._(?:engine|classifier)", block)
+        for match in re.finditer(r"^@dataclass.*?(?=^\S(?!lass ))", block + "\nend", re.MULTILINE | re.DOTALL):
+            assert sum(bool(line.strip()) for line in match[0].splitlines()) < 40
+
+
+def test_the_generated_tables_say_what_the_attacks_do() -> None:
+    """``python docs/tables.py`` writes them again."""
+    script = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    for name, page in script["tables"]().items():
+        text = PAGES[name].read_text(encoding="utf-8")
+        assert script["written"](text, page) == text, f"{name} is not up to date: run python docs/tables.py"
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/defenses.md"])

@@ -10,7 +10,18 @@ from torch import Tensor, nn
 from advkit import norms
 from advkit._engine.ball import Ball, LinfBall
 from advkit._engine.classifier import Classifier
-from advkit._engine.iterate import Climb, FirstSuccess, HighestLoss, Keep, Last, Look, Smallest, iterate
+from advkit._engine.iterate import (
+    Climb,
+    FirstSuccess,
+    HighestLoss,
+    Keep,
+    Last,
+    Look,
+    Peak,
+    Smallest,
+    Worst,
+    iterate,
+)
 from advkit.goals import Untargeted
 from contracts.scenes import Passes, draw
 
@@ -44,6 +55,7 @@ def walk(keep: Keep | None, **more: object) -> tuple[list[float], Passes]:
         (lambda images: Last(), 0.2, 5),
         (HighestLoss, 0.9, 6),
         (FirstSuccess, 0.7, 6),
+        (Worst, 0.7, 6),
         (lambda images: Smallest(images, norms.Linf), 0.7, 6),
     ],
 )
@@ -58,6 +70,46 @@ def test_a_row_that_is_fooled_leaves() -> None:
     found, model = walk(None, early_stop=True)
     assert found == pytest.approx([0.7, 0.7])
     assert (model.forwards, model.backwards) == ([2, 2, 2], [2, 2])
+
+
+@pytest.mark.parametrize("keep", [HighestLoss, FirstSuccess, Worst, lambda images: Smallest(images, norms.Linf)])
+def test_a_row_that_leaves_is_kept_as_it_left(keep: Callable[[Tensor], Keep]) -> None:
+    """At 0.7, where it is fooled, though it saw nothing there but its answer."""
+    found, model = walk(keep(torch.full((2, 1), 0.5)), early_stop=True)
+    assert found == pytest.approx([0.7, 0.7])
+    assert (model.forwards, model.backwards) == ([2, 2, 2], [2, 2])
+
+
+def test_the_worst_place_is_the_highest_loss_where_nothing_fools() -> None:
+    found, _ = walk(Worst(torch.full((2, 1), 0.5)), inputs=lambda x: x / 2)
+    assert found == pytest.approx([0.9, 0.9])
+
+
+def test_the_model_is_shown_the_inputs_and_the_gradient_passes_back_through_them() -> None:
+    images, seen = torch.full((2, 1), 0.5), []
+    rows = Climb(images, Untargeted(torch.zeros(2).long()), LinfBall(images, 1.0, (0.0, 1.0)), 0.1)
+
+    def step(rows: Climb, look: Look) -> Tensor:
+        seen.append((look.x, look.logits, look.gradient))
+        return rows.x
+
+    iterate(Classifier(Threshold()), rows, step, steps=1, loss="margin", inputs=lambda x: 1 - 3 * x)
+    x, logits, gradient = seen[0]
+    assert x.equal(images)
+    torch.testing.assert_close(logits, Threshold()(1 - 3 * images))
+    assert gradient.eq(-6).all()
+
+
+def test_a_peak_is_what_was_seen_at_the_highest_loss_of_each_row() -> None:
+    goal = Untargeted(torch.zeros(3).long())
+    peak = Peak.of(torch.zeros(3, 2))
+    for step, loss in enumerate([[1.0, 5.0, -9.0], [2.0, 4.0, -9.0], [0.0, 6.0, -9.0]]):
+        here = torch.full((3, 2), float(step))
+        peak.see(Look(step, here, torch.zeros(3, 2), torch.tensor(loss), 10 * here, goal))
+    assert peak.loss.tolist() == [2, 6, -9]
+    assert peak.x[:, 0].tolist() == [1, 2, 0]
+    assert peak.gradient[:, 0].tolist() == [10, 20, 0]
+    assert peak.rows(torch.tensor([1])).x.tolist() == [[2, 2]]
 
 
 def test_the_last_place_counts_too() -> None:

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from advkit._engine.ascent import L2Ascent, LinfAscent, ascend
 from torch import Tensor
 
 from advkit import Untargeted, norms
+from advkit._engine.ball import Ball
 from advkit._engine.classifier import Classifier
+from advkit._engine.iterate import Climb, iterate
 from advkit._engine.rows import Rows
 from advkit.goals import Goal
 from advkit.model import Model
@@ -124,20 +125,20 @@ def test_both_policies_give_the_same_images(norm: norms.Norm) -> None:
     model = linear_net().double()
     images, labels = easy_images(model, count=512)
     images, labels = images[::32], labels[::32]
-    ascent = LinfAscent if norm is norms.Linf else L2Ascent
     shapes: dict[bool, list[int]] = {}
     found = {}
     eps = (0.03 if norm is norms.Linf else 0.4) * draw(len(images), seed=9, low=0.5).double()
     for accelerator in (False, True):
-        rows = ascent(images, images, Untargeted(labels), eps, eps / 10, (0.0, 1.0))
+        rows = Climb(images, Untargeted(labels), Ball.of(norm, images, eps, (0.0, 1.0)), eps / 10)
         if accelerator:
             rows.x = rows.x.as_subclass(Elsewhere)
         counted = Counted(model)
-        found[accelerator] = ascend(
+        found[accelerator] = iterate(
             counted,
             rows,
-            lambda _, gradient: norm.steepest(gradient),
+            lambda rows, look: rows.stepped(norm.steepest(look.gradient)),
             steps=15,
+            loss="ce",
             early_stop=True,
         )
         shapes[accelerator] = counted.sizes

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -48,7 +49,12 @@ class Classifier:
         autocast: what the model may round to where torch holds that for harmless; None for no such rounding.
     """
 
-    def __init__(self, model: Model, classes: Mapping[str, Tensor], autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        classes: Mapping[str, Tensor] = MappingProxyType({}),
+        autocast: torch.dtype | None = None,
+    ) -> None:
         self.model = model
         self.classes = classes
         self._ask = Asking(model, autocast, max(map(len, classes.values()), default=0))

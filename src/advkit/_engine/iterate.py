@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from advkit import losses
 from advkit._engine.ball import Ball
@@ -16,7 +17,19 @@ from advkit.goals import Goal
 from advkit.losses import Loss
 from advkit.norms import Norm, column
 
-__all__ = ["Climb", "FirstSuccess", "HighestLoss", "Keep", "Last", "Look", "Seeking", "Smallest", "iterate"]
+__all__ = [
+    "Climb",
+    "FirstSuccess",
+    "HighestLoss",
+    "Keep",
+    "Last",
+    "Look",
+    "Peak",
+    "Seeking",
+    "Smallest",
+    "Worst",
+    "iterate",
+]
 
 
 @dataclass
@@ -76,6 +89,37 @@ class Look:
         return self.goal.success(self.logits)
 
 
+@dataclass
+class Peak:
+    """The place of each row with the highest loss so far, and what was seen there: for rules that go back to it.
+
+    Attributes:
+        x: (n, ...), the places.
+        loss: (n,), the losses there.
+        gradient: (n, ...), the gradients there.
+    """
+
+    x: Tensor
+    loss: Tensor
+    gradient: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Self:
+        """Rows that stand at ``x`` (n, ...) and have seen nothing yet."""
+        return cls(x, torch.full(x.shape[:1], -torch.inf, dtype=x.dtype, device=x.device), torch.zeros_like(x))
+
+    def see(self, look: Look) -> None:
+        """Take note of a look."""
+        higher = look.loss > self.loss
+        self.loss = look.loss.to(self.loss.dtype).where(higher, self.loss)
+        self.x = look.x.where(column(higher, look.x), self.x)
+        self.gradient = look.gradient.where(column(higher, look.x), self.gradient)
+
+    def rows(self, index: Tensor) -> Self:
+        """The same for some of the rows: places int64, or bool (n,)."""
+        return type(self)(self.x[index], self.loss[index], self.gradient[index])
+
+
 class Keep(ABC):
     """What is returned of the places that the rows of a batch have been to.
 
@@ -88,6 +132,9 @@ class Keep(ABC):
     @abstractmethod
     def see(self, rows: Rows, look: Look) -> None:
         """Take note of a look."""
+
+    def leave(self, rows: Rows, fooled: Tensor) -> None:  # noqa: B027  # `Last` has no use for it
+        """Take note of the rows that leave where they stand since the model is ``fooled``, bool (n,)."""
 
     @abstractmethod
     def answer(self, rows: Rows) -> Tensor:
@@ -123,9 +170,16 @@ class _Best(Keep):
 
     def see(self, rows: Rows, look: Look) -> None:
         value = self.value(rows, look).to(self.least.dtype)
-        better = (value < self.least[rows.index]) & rows.open
+        self._put(rows, value, (value < self.least[rows.index]) & rows.open)
+
+    def leave(self, rows: Rows, fooled: Tensor) -> None:
+        """What a row was after is its answer, whatever came before."""
+        self._put(rows, torch.full_like(self.least[rows.index], -torch.inf), fooled & rows.open)
+
+    def _put(self, rows: Rows, value: Tensor, better: Tensor) -> None:
+        """Keep the places of the rows that are ``better``, bool (n,), with their values (n,)."""
         self.least[rows.index] = value.where(better, self.least[rows.index])
-        self.images[rows.index] = look.x.where(column(better, look.x), self.images[rows.index])
+        self.images[rows.index] = rows.x.where(column(better, rows.x), self.images[rows.index])
 
     def answer(self, rows: Rows) -> Tensor:
         return self.images
@@ -143,6 +197,13 @@ class FirstSuccess(_Best):
 
     def value(self, rows: Rows, look: Look) -> Tensor:
         return torch.full_like(look.loss, look.step).where(look.success, torch.inf)
+
+
+class Worst(_Best):
+    """The first place where the model was fooled, or else the one with the highest loss."""
+
+    def value(self, rows: Rows, look: Look) -> Tensor:
+        return (-look.loss).where(~look.success, -torch.inf)
 
 
 class Smallest(_Best):
@@ -174,6 +235,7 @@ def iterate(
     loss: str | Loss,
     keep: Keep | None = None,
     early_stop: bool = False,
+    inputs: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Take ``steps`` steps, each one forward and one backward, and return what is to be kept: (N, ...).
 
@@ -189,13 +251,18 @@ def iterate(
         loss: what is climbed, as `advkit.losses.get` takes it.
         keep: what is returned; the last place if None.
         early_stop: whether rows leave when they are fooled.
+        inputs: what the model is shown in place of rows (n, ...), differentiable, such as random resizes of them; the
+            gradient passes back through it. None for the rows themselves.
     """
-    keep, climbed = keep or Last(), losses.get(loss)
+    keep, climbed, inputs = keep or Last(), losses.get(loss), inputs or _as_they_are
     for count in range(steps):
         x = rows.x.detach().requires_grad_()
-        logits = model.logits(x)
-        if early_stop and not rows.close(rows.goal.success(logits)):
-            break
+        logits = model.logits(inputs(x))
+        if early_stop:
+            fooled = rows.goal.success(logits)
+            keep.leave(rows, fooled)
+            if not rows.close(fooled):
+                break
         values = rows.goal.climbed(climbed, logits)
         gradient = model.gradient(values, x)
         look = Look(count, rows.x, logits.detach(), values.detach(), gradient, rows.goal)
@@ -209,7 +276,11 @@ def iterate(
     else:
         if keep.looks_back:
             with torch.no_grad():
-                logits = model.logits(rows.x)
+                logits = model.logits(inputs(rows.x))
                 values = rows.goal.climbed(climbed, logits)
             keep.see(rows, Look(steps, rows.x, logits, values, rows.x.new_empty(0), rows.goal))
     return keep.answer(rows)
+
+
+def _as_they_are(x: Tensor) -> Tensor:
+    return x

@@ -140,9 +140,7 @@ def _searched(attack: Attack, job: _Job, model: Classifier) -> Tensor:
 
 
 def _perturbed(attack: Attack, job: _Job, model: Classifier) -> Tensor:
-    found = model.verified(
-        lambda model: attack._with(model=model, **job.values)._perturb(job.pixels, job.goal).detach()
-    )
+    found = model.verified(lambda model: attack._with(model=model, **job.values)._attack(job.pixels, job.goal).detach())
     if found.shape != job.pixels.shape:
         raise AdvkitError(
             f"{type(attack).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "

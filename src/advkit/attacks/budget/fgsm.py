@@ -23,6 +23,7 @@ class FGSM(Attack):
     goes down the cross-entropy of the target. One forward and one backward.
 
     Goodfellow, Shlens & Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, section 4.
+    arXiv:1412.6572.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
@@ -47,6 +48,6 @@ class FGSM(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         x = images.detach().requires_grad_()
-        model = self._classifier
+        model = self.classifier
         gradient = model.gradient(goal.climbed(losses.get(self.loss), model.logits(x)), x)
         return gradient.sign().mul_(column(self.eps, images)).add_(images)

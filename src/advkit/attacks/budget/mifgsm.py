@@ -32,7 +32,7 @@ class MIFGSM(Attack):
     whose gradient is zero does not move; nothing is divided by zero.
 
     Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, eq. (6) and (7). The gradient is
-    divided by its mean magnitude, which is its L1 norm up to a factor that no sign depends on.
+    divided by its mean magnitude, which is its L1 norm up to a factor that no sign depends on. arXiv:1710.06081.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
@@ -68,7 +68,7 @@ class MIFGSM(Attack):
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         ball = LinfBall(images, self.eps, self.bounds)
         return iterate(
-            self._classifier,
+            self.classifier,
             _WithMomentum(images, goal, ball, self.alpha, momentum=torch.zeros_like(images)),
             self._step,
             steps=self.steps,
@@ -88,6 +88,7 @@ class IFGSM(MIFGSM):
     """Iterative fast gradient sign method, also called BIM: `MIFGSM` without momentum, ``decay=0``.
 
     Kurakin, Goodfellow & Bengio, "Adversarial examples in the physical world", ICLR workshop 2017, section 2.2.
+    arXiv:1607.02533.
     """
 
     decay: float = 0.0

@@ -26,6 +26,7 @@ class PGD(Attack):
     gradient over its L2 norm for L2. ``steps`` forwards and as many backwards.
 
     Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, section 2.1.
+    arXiv:1706.06083.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
@@ -60,7 +61,7 @@ class PGD(Attack):
         ball = Ball.of(self.norm, images, self.eps, self.bounds)
         x = ball.sample(self.generator) if self.random_start else images
         return iterate(
-            self._classifier,
+            self.classifier,
             Climb(x, goal, ball, self.alpha),
             lambda rows, look: rows.stepped(ball.norm.steepest(look.gradient)),
             steps=self.steps,

@@ -29,6 +29,7 @@ class SparseL1Descent(Attack):
 
     Tramèr & Boneh, "Adversarial training and robustness for multiple perturbations", NeurIPS 2019, section 3 and
     algorithm 1.
+    arXiv:1904.13000.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
@@ -65,7 +66,7 @@ class SparseL1Descent(Attack):
         x = ball.sample(self.generator) if self.random_start else images
         alpha = self.eps / 5 if self.alpha is None else self.alpha
         return iterate(
-            self._classifier,
+            self.classifier,
             Climb(x, goal, ball, alpha),
             lambda rows, look: rows.stepped(self._direction(look)),
             steps=self.steps,

@@ -39,6 +39,7 @@ class CW(Penalty):
 
     Carlini & Wagner, "Towards evaluating the robustness of neural networks", S&P 2017, section VI: the box by
     tanh, objective f_6, and binary search on c.
+    arXiv:1608.04644.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

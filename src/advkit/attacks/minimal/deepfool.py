@@ -62,6 +62,7 @@ class DeepFool(Attack):
 
     Moosavi-Dezfooli, Fawzi & Frossard, "DeepFool: a simple and accurate method to fool deep neural networks", CVPR
     2016, algorithm 2, with sec. 3.3 for Linf. As in the authors' code the overshoot is part of every step.
+    arXiv:1511.04599.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

@@ -46,6 +46,7 @@ class EAD(Penalty):
 
     Chen, Sharma, Zhang, Yi & Hsieh, "EAD: elastic-net attacks to deep neural networks via adversarial examples",
     AAAI 2018, eq. (3) to (7) and algorithm 1, with both decision rules.
+    arXiv:1709.04114.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

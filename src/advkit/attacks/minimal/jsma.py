@@ -91,6 +91,7 @@ class JSMA(Attack):
 
     Papernot, McDaniel, Jha, Fredrikson, Celik & Swami, "The limitations of deep learning in adversarial settings",
     EuroS&P 2016, eq. (8) to (10) and algorithm 3, on logits.
+    arXiv:1511.07528.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

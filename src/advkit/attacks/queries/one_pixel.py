@@ -28,6 +28,7 @@ class OnePixel(BlackBox):
 
     Su, Vargas & Sakurai, "One pixel attack for fooling deep neural networks", IEEE Transactions on Evolutionary
     Computation 2019, eq. (3) and (4). The paper takes ``popsize=400`` and ``steps=100``.
+    arXiv:1710.08864.
 
     Args:
         model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.

@@ -42,6 +42,7 @@ class Pixle(BlackBox):
 
     Pomponi, Scardapane & Uncini, "Pixle: a fast and effective black-box attack based on rearranging pixels",
     IJCNN 2022, algorithm 1, with the random mapping.
+    arXiv:2202.02236.
 
     Args:
         model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.

@@ -1,0 +1,237 @@
+"""A model that is only asked: candidates in, scores or decisions out, each forward charged to the image it is for."""
+
+import copy
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from advkit import losses
+from advkit._engine.grid import Grid, inward
+from advkit.errors import AdvkitError
+from advkit.goals import Goal
+from advkit.losses import Loss
+from advkit.model import Model
+from advkit.norms import column
+
+__all__ = ["NO_LIMIT", "Metered", "Oracle", "OutOfQueries"]
+
+NO_LIMIT = sys.maxsize
+_NO_MORE = "no image may be asked about any more: max_queries is reached"
+
+_Reading = Callable[[Tensor, Goal], Tensor]  # logits (b, K) and their goal to what the attacker sees of each, (b, ...)
+
+
+class OutOfQueries(AdvkitError):
+    """No image of those asked about may be asked about any more. `BlackBox` ends the search then."""
+
+
+class Oracle:
+    """The model as a black box: candidates in, heights out, and each forward charged to the image it is for.
+
+    The height of a candidate is a loss, which an attack climbs, and infinite where the goal is reached; to an attack
+    that sees decisions alone every other candidate is of height 0. Of the candidates for an image that may not be asked
+    about any more, those that come last are passed over: their height is minus infinity. When nothing at all may be
+    asked the search is over, and its outcome is what has fooled the model on the way.
+
+    Args:
+        model: pixels to logits.
+        images: (N, ...), the batch.
+        goal: of the N images.
+        limit: how many forwards may be spent on an image.
+        access: what the attacker sees: "scores", or "decisions" alone.
+        aim: what it looks for: the closest image that fools ("minimal"), or any that does within a budget ("budget").
+        loss: what the heights are, as `advkit.losses.get` takes it.
+        bounds: the lowest and the highest value of a pixel; candidates are clipped to them.
+
+    Attributes:
+        limit: how many forwards may be spent on an image.
+        fooling: (N, ...), a candidate that fooled the model, or the image; kept where there is a limit or a budget.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        images: Tensor,
+        goal: Goal,
+        limit: int = NO_LIMIT,
+        *,
+        access: str = "scores",
+        aim: str = "minimal",
+        loss: str | Loss = "ce",
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self.limit = self._most = limit
+        self._keeps = aim == "budget" or limit < NO_LIMIT
+        self.fooling = images.clone() if self._keeps else images
+        self._queries = torch.zeros_like(goal.classes)
+        self._fooled = torch.zeros_like(goal.classes, dtype=torch.bool)
+        self._places: Tensor | None = None  # int64 (n,), where the images that this is for are in the batch
+        self._model = model
+        self._images = images
+        self._goal = goal
+        self._access, self._aim, self._bounds = access, aim, bounds
+        self._loss = losses.get(loss)
+        # A CPU is at its best with small batches, whose activations stay in its caches. It makes, and keeps, kernels
+        # for each size, so that what is left of many batches is cut to a multiple of eight and the rest.
+        on_cpu = images.device.type == "cpu"
+        self._rows = 64 if on_cpu else max(64, min(1024, 2**22 // images[0].numel()))
+        self._even = 8 if on_cpu else 1
+
+    def __call__(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
+        """The heights (m,) of m candidates, which are made and asked about a full batch at a time.
+
+        Args:
+            candidates: (m, ...); or what makes some of them, (b, ...), from their ``index`` (b,) and ``parameters``
+                (b, ...), so that they need not all be there at a time.
+            index: int64 (m,), the image that each of them is a candidate for, m at least 1. All of them may be
+                candidates for one image.
+            parameters: (m, ...) each, what else tells the candidates apart.
+        """
+        return self._ask(self._heights, -torch.inf, candidates, index, *parameters)
+
+    def scores(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
+        """The logits (m, K) of m candidates, given as in a call; NaN for those that are passed over.
+
+        Raises:
+            AdvkitError: the attack sees decisions alone.
+        """
+        if self._access == "decisions":
+            raise AdvkitError(
+                'an attack with access = "decisions" sees no scores; ask for decisions(...), or say access = "scores"'
+            )
+        return self.seen(candidates, index, *parameters)
+
+    def decisions(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
+        """The classes, int64 (m,), of m candidates, given as in a call; -1 for those that are passed over."""
+        return self._ask(lambda logits, goal: logits.argmax(1), -1, candidates, index, *parameters)
+
+    def seen(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
+        """As `scores`, and to an attack that sees decisions alone 1 for the largest logit and 0 for the others."""
+        return self._ask(self._visible, torch.nan, candidates, index, *parameters)
+
+    @property
+    def queries(self) -> Tensor:
+        """The forwards spent on each image so far: int64 (n,)."""
+        return self._queries if self._places is None else self._queries[self._places]
+
+    def rows(self, index: Tensor) -> Self:
+        """The same oracle for some of its images, int64 (n,): one account, and what is left of the limit."""
+        some = copy.copy(self)
+        some._places = index if self._places is None else self._places[index]
+        if self._most < NO_LIMIT and len(index):
+            some.limit = self._most - int(some.queries.max())
+        return some
+
+    def outcome(self, found: Tensor) -> Tensor:
+        """What becomes of images (N, ...) that a search found: the originals where nothing that it asked about fooled.
+
+        Within a budget one image that fools is as good as another, so there it is one that the model was asked about.
+        """
+        if self._aim == "budget":
+            return self.fooling
+        return found.where(column(self._fooled, found), self._images)
+
+    def width(self, images: int, tried: int) -> int:
+        """How many candidates to try at once for each of so many images, when some were tried in vain already.
+
+        Enough to fill a batch; but what comes after the first candidate that fools is wasted, so that no more
+        than eight, or a quarter of what was tried, are ventured.
+        """
+        return max(1, min(self._rows // images, max(8, tried // 4)))
+
+    def _ask(
+        self,
+        read: _Reading,
+        missing: float,
+        candidates: Tensor | Callable[..., Tensor],
+        index: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
+        """What is read of each candidate, (m, ...)."""
+        if isinstance(candidates, Tensor):
+            return self._ask(read, missing, lambda index, given: given, index, candidates)
+        places = index if self._places is None else self._places[index]
+        allowed = self._allowed(places)
+        if allowed is not None:
+            if not bool(allowed.any()):
+                raise OutOfQueries(_NO_MORE)
+            some = self._ask(read, missing, candidates, index[allowed], *(rows[allowed] for rows in parameters))
+            everything = some.new_full((len(index), *some.shape[1:]), missing)
+            everything[allowed] = some
+            return everything
+        self._queries.index_add_(0, places, torch.ones_like(places))
+        full, left = divmod(len(index), self._rows)
+        rest = left % self._even if full else 0
+        sizes = [self._rows] * full + [size for size in (left - rest, rest) if size]
+        batches = zip(*(torch.split(rows, sizes) for rows in (places, index, *parameters)), strict=True)
+        return torch.cat([self._read(read, candidates(*batch), place) for place, *batch in batches])
+
+    def _read(self, read: _Reading, images: Tensor, places: Tensor) -> Tensor:
+        """What is read of candidates (b, ...). Takes note of those that fool."""
+        images = images.clamp(*self._bounds)
+        grid: Grid | None = getattr(self._model, "grid", None)
+        if grid is not None and self._aim == "budget":  # else a rounding might leave the budget
+            images = inward(grid, images, self._images[places])
+        logits, goal = self._model(images), self._goal.rows(places)
+        fooled = goal.success(logits)
+        self._fooled[places[fooled]] = True
+        if self._keeps:
+            # The last of those for an image. A maximum settles it, since a scatter on a GPU leaves it to chance.
+            turns = torch.arange(len(places), device=places.device).where(fooled, -1)
+            last = torch.full_like(self._queries, -1).scatter_reduce(0, places, turns, "amax")
+            reached = (last >= 0).nonzero().squeeze(1)
+            self.fooling[reached] = images[last[reached]]
+        return read(logits, goal)
+
+    def _heights(self, logits: Tensor, goal: Goal) -> Tensor:
+        """The heights (b,) of candidates with these logits (b, K)."""
+        if self._access == "decisions":
+            return torch.zeros_like(logits[:, 0]).where(~goal.success(logits), torch.inf)
+        return goal.climbed(self._loss, logits).where(~goal.success(logits), torch.inf)
+
+    def _visible(self, logits: Tensor, goal: Goal) -> Tensor:
+        """What the attacker sees of logits (b, K), in their shape."""
+        if self._access == "scores":
+            return logits
+        return torch.zeros_like(logits).scatter(1, logits.argmax(1, keepdim=True), 1)
+
+    def _allowed(self, places: Tensor) -> Tensor | None:
+        """Which of the candidates may still be asked about, bool (m,); None where all of them may."""
+        if self._most == NO_LIMIT:
+            return None
+        wanted = torch.bincount(places, minlength=len(self._queries))
+        if bool((self._queries + wanted <= self._most).all()):
+            return None
+        order = places.argsort(stable=True)
+        starts = wanted.cumsum(0) - wanted
+        turn = torch.empty_like(places).scatter(0, order, torch.arange(len(places), device=places.device))
+        return self._queries[places] + turn - starts[places] < self._most
+
+
+class Metered:
+    """The model as an attack with a limit of queries may call it without candidates: one image for each of its own.
+
+    What it returns are logits (N, K); to an attack that sees decisions alone 1 for the largest and 0 for the others.
+
+    Args:
+        oracle: what the answers come from, and are charged to.
+    """
+
+    def __init__(self, oracle: Oracle) -> None:
+        self.oracle = oracle
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, ...), of which the i-th is charged to the i-th of the batch."""
+        queries = self.oracle.queries
+        if len(images) != len(queries):
+            raise AdvkitError(
+                f"a black-box attack asked the model about {len(images)} images in a batch of {len(queries)}, so that "
+                "nobody can tell whose queries they are; override _search, and ask its oracle, which is told the image "
+                "that each candidate is for"
+            )
+        if bool((queries >= self.oracle.limit).any()):
+            raise OutOfQueries(_NO_MORE)
+        return self.oracle.seen(images, torch.arange(len(images), device=images.device))

@@ -1,0 +1,84 @@
+"""What an author of attacks builds with, in one place: ``from advkit.parts import Attack, iterate``.
+
+"Write your own attack" in the documentation shows how they go together.
+"""
+
+from advkit._engine.ball import Ball, L1Ball, L2Ball, LinfBall
+from advkit._engine.classifier import Classifier
+from advkit._engine.iterate import (
+    Climb,
+    FirstSuccess,
+    HighestLoss,
+    Keep,
+    Last,
+    Look,
+    Peak,
+    Seeking,
+    Smallest,
+    Worst,
+    iterate,
+)
+from advkit._engine.random import normal_like, uniform_like
+from advkit._engine.rows import Rows
+from advkit.attack import Attack
+from advkit.black_box import NO_LIMIT, BlackBox, Oracle, OutOfQueries, as_pixels, overwrite, places
+from advkit.goals import Goal, Targeted, Untargeted
+from advkit.hyperparameters import (
+    Hyperparameter,
+    OfEps,
+    OfRange,
+    choice,
+    declared,
+    flag,
+    loss,
+    norm,
+    number,
+    tensor,
+)
+from advkit.model import attacking
+from advkit.norms import column
+
+__all__ = [
+    "NO_LIMIT",
+    "Attack",
+    "Ball",
+    "BlackBox",
+    "Classifier",
+    "Climb",
+    "FirstSuccess",
+    "Goal",
+    "HighestLoss",
+    "Hyperparameter",
+    "Keep",
+    "L1Ball",
+    "L2Ball",
+    "Last",
+    "LinfBall",
+    "Look",
+    "OfEps",
+    "OfRange",
+    "Oracle",
+    "OutOfQueries",
+    "Peak",
+    "Rows",
+    "Seeking",
+    "Smallest",
+    "Targeted",
+    "Untargeted",
+    "Worst",
+    "as_pixels",
+    "attacking",
+    "choice",
+    "column",
+    "declared",
+    "flag",
+    "iterate",
+    "loss",
+    "norm",
+    "normal_like",
+    "number",
+    "overwrite",
+    "places",
+    "tensor",
+    "uniform_like",
+]
