@@ -30,6 +30,10 @@ class Seeking(Rows):
 
     goal: Goal
 
+    def climbed(self, loss: Loss, logits: Tensor) -> Tensor:
+        """What the rows climb, from logits (n, K): (n,). The loss, if they have nothing of their own."""
+        return self.goal.climbed(loss, logits)
+
 
 @dataclass
 class Climb(Seeking):
@@ -121,11 +125,16 @@ class _Best(Keep):
     def value(self, rows: Rows, look: Look) -> Tensor:
         """What is to be least, (n,); infinite where the place does not count."""
 
+    def place(self, rows: Rows) -> Tensor:
+        """Which images the rows are, int64 (n,): others than their index says where they are a part of a batch."""
+        return rows.index
+
     def see(self, rows: Rows, look: Look) -> None:
+        place = self.place(rows)
         value = self.value(rows, look).to(self.least.dtype)
-        better = (value < self.least[rows.index]) & rows.open
-        self.least[rows.index] = value.where(better, self.least[rows.index])
-        self.images[rows.index] = look.x.where(column(better, look.x), self.images[rows.index])
+        better = (value < self.least[place]) & rows.open
+        self.least[place] = value.where(better, self.least[place])
+        self.images[place] = look.x.where(column(better, look.x), self.images[place])
 
     def answer(self, rows: Rows) -> Tensor:
         return self.images
@@ -179,7 +188,8 @@ def iterate(
 
     With ``early_stop`` a row leaves where it stands as soon as the model's answer is what its goal wants. That is read
     off the forward that the next step needs anyhow, and when no row is left there is no backward. After the last step
-    there is a forward more only if what is kept may be the place that it led to.
+    there is a forward more only if what is kept may be the place that it led to. A step may close rows by a rule of its
+    own, and drop them with `Rows.compact`, from what it computed as well; when it has closed them all that is the end.
 
     Args:
         model: pixels to logits.
@@ -196,7 +206,7 @@ def iterate(
         logits = model.logits(x)
         if early_stop and not rows.close(rows.goal.success(logits)):
             break
-        values = rows.goal.climbed(climbed, logits)
+        values = rows.climbed(climbed, logits)
         gradient = model.gradient(values, x)
         look = Look(count, rows.x, logits.detach(), values.detach(), gradient, rows.goal)
         del x, logits, values, gradient  # and with them the graph, before the step makes tensors of its own
@@ -206,10 +216,12 @@ def iterate(
             look.goal = rows.goal
         rows.move(step(rows, look))
         del look  # before the next graph is built
+        if rows.finished:  # a step may have closed the last of them
+            break
     else:
         if keep.looks_back:
             with torch.no_grad():
                 logits = model.logits(rows.x)
-                values = rows.goal.climbed(climbed, logits)
+                values = rows.climbed(climbed, logits)
             keep.see(rows, Look(steps, rows.x, logits, values, rows.x.new_empty(0), rows.goal))
     return keep.answer(rows)
