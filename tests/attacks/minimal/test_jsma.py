@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advkit import JSMA
-from advkit.attacks import jsma
+from advkit.attacks.minimal import jsma
 from advkit.attacks.minimal.skyline import best_pair
 from advkit.errors import InputError
 from advkit.goals import Targeted

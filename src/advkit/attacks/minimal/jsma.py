@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from advkit._engine.boundaries import dot
 from advkit._engine.rows import Rows
 from advkit._engine.scale import contenders, magnitude, power_of_two, rounding_margin
-from advkit._engine.search import dot
 from advkit.attack import Aim, Attack
 from advkit.attacks.minimal.skyline import best_pair, leaders
 from advkit.errors import InputError
-from advkit.goals import Goal, Untargeted
+from advkit.goals import Goal
 from advkit.hyperparameters import Number, OfRange, declared, number
 from advkit.norms import L0, Norm, column
 
@@ -248,8 +248,7 @@ class JSMA(Attack):
 
 def _enter(rows: _Saliency, logits: Tensor) -> None:
     """Note what the logits (n, K) of the originals say: who is in the race, and where to go."""
-    if isinstance(rows.goal, Untargeted):
-        rows.target = logits.scatter(1, rows.goal.classes[:, None], -torch.inf).argmax(1)
+    rows.target = rows.goal.rivals(logits, 1).squeeze(1)
     rows.alive = contenders(logits).scatter(1, rows.target[:, None], True)
     rows.spread = _spread(rows, logits)
 
