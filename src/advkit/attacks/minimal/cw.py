@@ -79,7 +79,7 @@ class CW(Penalty):
     def _adam(self, rows: _Moments, look: Look) -> Tensor:
         """A step of Adam on w, with x = mid + reach * tanh(w): where it leads to, (n, ...)."""
         box, count = TanhBox(self.bounds), look.step + 1
-        slope = rows.descent(look, self.steps) * box.slope(rows.x)
+        slope = rows.descent(look, self.steps).mul_(box.slope(rows.x))
         rows.mean = torch.lerp(rows.mean, slope, 0.1)
         rows.square = torch.lerp(rows.square, slope * slope, 0.001)
         tiny = 1e-8 * (self.bounds[1] - self.bounds[0]) ** 2  # Adam's epsilon, in units of pixels
