@@ -113,3 +113,17 @@ def test_a_large_batch_is_done_in_parts_on_a_cpu() -> None:
     with pytest.raises(advkit.errors.InputError, match=r"labels must lie in \[0, 4\)"):
         attack(images, labels)
     assert model.forwards == [64]
+
+
+@pytest.mark.parametrize(
+    ("kind", "access", "aim"),
+    [
+        ("budget", "gradient", "budget"),
+        ("minimal", "gradient", "minimal"),
+        ("black-box", "scores", "minimal"),
+    ],
+)
+def test_an_attack_that_still_says_its_kind_is_understood(kind: str, access: str, aim: str) -> None:
+    older = type("Older", (Careless,), {"kind": kind})
+    assert (older.access, older.aim) == (access, aim)
+    assert older(conv_net())(IMAGES, LABELS).shape == IMAGES.shape

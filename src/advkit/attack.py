@@ -36,6 +36,13 @@ Aim = Literal["budget", "minimal"]
 """What an attack looks for: the worst image within a budget, or the closest image that fools the model."""
 
 
+_KINDS: dict[object, tuple[Access, Aim]] = {
+    "budget": ("gradient", "budget"),
+    "minimal": ("gradient", "minimal"),
+    "black-box": ("scores", "minimal"),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class AdversarialResult:
     """What an attack did to a batch, as the model sees it. All tensors are where the images were.
@@ -111,6 +118,11 @@ class Attack(ABC):
     generator: torch.Generator | None = field(default=None, repr=False)
     autocast: torch.dtype | None = None
     adaptive: bool = flag(True)
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if (kind := vars(cls).get("kind")) in _KINDS:  # as attacks said it before there were facts
+            cls.access, cls.aim = _KINDS[kind]
 
     def __post_init__(self) -> None:
         check_model(self.model)

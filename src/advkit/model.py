@@ -186,10 +186,11 @@ def _attributes(
             yield module, "dropout", 0.0
         elif hasattr(module, "training"):  # frozen TorchScript has none
             yield module, "training", False
-        for parameter in module._parameters.values():
-            # An inference tensor takes no part in autograd, and could not be given its flag back here.
-            if parameter is not None and not parameter.is_inference():
-                yield parameter, "requires_grad", False
+        if module._parameters:
+            for parameter in module._parameters.values():
+                # An inference tensor takes no part in autograd, and could not be given its flag back here.
+                if parameter is not None and not parameter.is_inference():
+                    yield parameter, "requires_grad", False
     for one, surrogate in answering.items():
         yield one, "_surrogate", surrogate
 
@@ -199,7 +200,7 @@ def _entries(modules: Iterable[nn.Module]) -> Iterator[tuple[dict[str, Any], str
     for module in modules:
         if isinstance(module, DistributedDataParallel):
             yield vars(module), "forward", module.module
-        elif _may_write_buffers(type(module).__module__):
+        elif module._buffers and _may_write_buffers(type(module).__module__):
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     yield module._buffers, name, buffer.clone()

@@ -93,7 +93,7 @@ def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | 
         if job.pixels.dtype != images.dtype:  # a pixel that was not moved is the original's to the bit
             originals = images.detach().to(found.device)
             found = torch.where(found == job.pixels, originals, found.to(images.dtype))
-        queries = None if sees_gradients else torch.cat(model.ledger).to(images.device)
+        queries = torch.cat(model.ledger).to(images.device) if model.ledger else None  # of who counts them
         return Done(found.to(images.device).clamp(*attack.bounds), queries)
 
 
