@@ -58,7 +58,8 @@ def nearest_boundaries(
     Args:
         model: that was asked about ``x``.
         x: (n, ...), the leaf of the graph.
-        gaps: m of (n,), by how much each class is behind; with their graph, which is gone afterwards.
+        gaps: m of (n,), by how much each class is behind; with their graph, which is gone afterwards. One that is
+            ahead has a negative gap, and a negative distance: give the absolute values to look both ways.
         norm: in which to measure.
         length: how far a boundary is, (n,), from its gap (n,) and the gap's gradient (n, ...), where that is not the
             distance in the norm: because of the box, for one.

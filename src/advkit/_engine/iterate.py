@@ -79,6 +79,11 @@ class Look:
         """Whether the model is fooled: bool (n,)."""
         return self.goal.success(self.logits)
 
+    def compact(self, rows: Seeking) -> None:
+        """Drop the rows that are closed, where that is worth it, here and in ``rows``."""
+        self.x, self.logits, self.loss, self.gradient = rows.compact(self.x, self.logits, self.loss, self.gradient)
+        self.goal = rows.goal
+
 
 class Keep(ABC):
     """What is returned of the places that the rows of a batch have been to.
@@ -189,7 +194,8 @@ def iterate(
     With ``early_stop`` a row leaves where it stands as soon as the model's answer is what its goal wants. That is read
     off the forward that the next step needs anyhow, and when no row is left there is no backward. After the last step
     there is a forward more only if what is kept may be the place that it led to. A step may close rows by a rule of its
-    own, and drop them with `Rows.compact`, from what it computed as well; when it has closed them all that is the end.
+    own, and drop them with `Look.compact`, or with `Rows.compact` from what it computed; when none is left, that is the
+    end.
 
     Args:
         model: pixels to logits.
@@ -212,8 +218,7 @@ def iterate(
         del x, logits, values, gradient  # and with them the graph, before the step makes tensors of its own
         keep.see(rows, look)
         if early_stop:
-            look.x, look.logits, look.loss, look.gradient = rows.compact(look.x, look.logits, look.loss, look.gradient)
-            look.goal = rows.goal
+            look.compact(rows)
         rows.move(step(rows, look))
         del look  # before the next graph is built
         if rows.finished:  # a step may have closed the last of them
