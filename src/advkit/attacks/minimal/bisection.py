@@ -48,7 +48,7 @@ class Descent(Approach):
         A row leaves when a tenth of the ``steps`` has not brought it down.
         """
         changes = look.x - self.originals
-        slope = look.gradient.mul_(-column(self.c, changes)).add_(changes, alpha=2)
+        slope = 2 * changes - column(self.c, changes) * look.gradient
         if look.step % max(1, steps // 10) == 0:
             cost = dot(changes, changes) - self.c * look.loss
             self.close(cost > 0.9999 * self.cost)

@@ -136,7 +136,8 @@ class Tangents:
     def _step(self, rows: _Trial, look: Look) -> Tensor:
         """A part of the way to the solution for the mean of the tangents, the part that the schedule says."""
         objective, closest = self.objective, rows.closest
-        gap, tangent, changes = -look.loss, look.gradient.neg_(), rows.x - rows.originals
+        gap, tangent, changes = -look.loss, -look.gradient, rows.x - rows.originals
+        look.gradient = tangent  # the other is no more use, and as large as the images
         edge = closest.edge(rows.place, rows.goal, look.logits.to(rows.x.dtype)) / closest.unit[rows.place]
         if not look.step:
             rows.aim = (gap * objective.overshoot * rows.effort).clamp_min(0)
