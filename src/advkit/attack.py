@@ -260,8 +260,6 @@ class Attack(ABC):
         """
         return self.model if isinstance(self.model, Classifier) else Classifier(self.model, {})
 
-    _classifier = classifier
-
 
 def _differs(value: object, usual: object) -> bool:
     return is_given(value) and (isinstance(value, Tensor) or isinstance(usual, Tensor) or value != usual)

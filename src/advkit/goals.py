@@ -1,8 +1,10 @@
 """What an attack is after: the loss to climb and the test of success, as objects rather than flags."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 from typing_extensions import Self
 
@@ -16,6 +18,10 @@ __all__ = ["Goal", "Targeted", "Untargeted"]
 class Goal(ABC):
     """What counts as success for each image of a batch.
 
+    A goal of your own says what its `margin` and its `success` are. One that is not about leaving whatever class the
+    model says also has its own `held` and `rivals`, and its own `climbed` where a loss of its classes is to go down.
+    Fields that it adds, tensors with a value for each image, are cut to the rows at hand.
+
     Args:
         classes: int64 tensor of shape (N,): the class to leave (`Untargeted`) or to reach (`Targeted`).
     """
@@ -24,7 +30,14 @@ class Goal(ABC):
 
     def rows(self, index: Tensor) -> Self:
         """The same goal for some of the images. ``index`` is an int64 or bool tensor over the rows."""
-        return type(self)(self.classes[index])
+        parts: dict[str, Any] = {}
+        for known in fields(self):
+            value = getattr(self, known.name)
+            if isinstance(value, Goal):
+                parts[known.name] = value.rows(index)
+            elif isinstance(value, Tensor) and value.ndim:
+                parts[known.name] = value[index]
+        return replace(self, **parts)
 
     def loss(self, logits: Tensor) -> Tensor:
         """The loss that attacks climb if they are given none, from logits (N, K): one value an image, shape (N,).
@@ -46,11 +59,24 @@ class Goal(ABC):
                 f"the loss gave {seen} for {len(logits)} images; it must give one number an image, of shape "
                 f"({len(logits)},), such as torch.nn.functional.cross_entropy(logits, classes, reduction='none')"
             )
-        return self._signed(values)
+        return values
 
-    @abstractmethod
-    def _signed(self, values: Tensor) -> Tensor:
-        """A loss of the goal's classes, as it is if they are to be left, or else with the other sign."""
+    def held(self, logits: Tensor) -> Tensor:
+        """The class that a rival has to beat, from logits (N, K): int64, (N, 1). What the model says, in general."""
+        return logits.detach().argmax(1, keepdim=True)
+
+    def rivals(self, logits: Tensor, count: int) -> Tensor:
+        """The classes that success may lie with, from logits (N, K): int64, (N, m), at most ``count``.
+
+        In general the ones with the largest logits but that which is held, the largest first.
+        """
+        others = logits.detach().scatter(1, self.held(logits), -torch.inf)
+        count = min(count, logits.shape[1] - 1)
+        return others.argmax(1, keepdim=True) if count == 1 else others.topk(count).indices
+
+    def towards(self, rivals: Tensor) -> "Goal":
+        """The same goal by way of one rival each, int64 (N,): only its margin is another, Z_held - Z_rival."""
+        return _Towards(self.classes, self, rivals)
 
     @abstractmethod
     def margin(self, logits: Tensor) -> Tensor:
@@ -64,8 +90,9 @@ class Goal(ABC):
 class Untargeted(Goal):
     """Any class but the label."""
 
-    def _signed(self, values: Tensor) -> Tensor:
-        return values
+    def held(self, logits: Tensor) -> Tensor:
+        """The label."""
+        return self.classes[:, None]
 
     def margin(self, logits: Tensor) -> Tensor:
         """Z_y - max_{i != y} Z_i."""
@@ -79,8 +106,21 @@ class Untargeted(Goal):
 class Targeted(Goal):
     """One class, the target."""
 
-    def _signed(self, values: Tensor) -> Tensor:
-        return -values
+    def climbed(self, loss: losses.Loss, logits: Tensor) -> Tensor:
+        """Minus the loss of the target: an attack goes down."""
+        return -super().climbed(loss, logits)
+
+    def held(self, logits: Tensor) -> Tensor:
+        """The class with the largest logit but the target."""
+        return logits.detach().scatter(1, self.classes[:, None], -torch.inf).argmax(1, keepdim=True)
+
+    def rivals(self, logits: Tensor, count: int) -> Tensor:
+        """The target alone."""
+        return self.classes[:, None]
+
+    def towards(self, rivals: Tensor) -> "Goal":
+        """This goal itself, whose margin is that to the target."""
+        return self
 
     def margin(self, logits: Tensor) -> Tensor:
         """max_{i != t} Z_i - Z_t, eq. (6) of Carlini & Wagner 2017 without its floor."""
@@ -89,3 +129,26 @@ class Targeted(Goal):
     def success(self, logits: Tensor) -> Tensor:
         """True where the model says the target."""
         return logits.argmax(1) == self.classes
+
+
+@dataclass(frozen=True, eq=False)
+class _Towards(Goal):
+    """A goal by way of one rival each."""
+
+    goal: Goal
+    rival: Tensor  # int64 (N,)
+
+    def climbed(self, loss: losses.Loss, logits: Tensor) -> Tensor:
+        return self.goal.climbed(loss, logits)
+
+    def held(self, logits: Tensor) -> Tensor:
+        return self.goal.held(logits)
+
+    def rivals(self, logits: Tensor, count: int) -> Tensor:
+        return self.rival[:, None]
+
+    def margin(self, logits: Tensor) -> Tensor:
+        return (logits.gather(1, self.held(logits)) - logits.gather(1, self.rival[:, None])).squeeze(1)
+
+    def success(self, logits: Tensor) -> Tensor:
+        return self.goal.success(logits)

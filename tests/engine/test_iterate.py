@@ -174,3 +174,39 @@ def test_a_ball_is_the_set_that_the_budget_allows(norm: str) -> None:
     part = ball.rows(torch.tensor([3, 1]))
     assert part.originals.equal(originals[[3, 1]])
     assert torch.as_tensor(part.eps).equal(eps[[3, 1]])
+
+
+def test_a_step_may_close_rows() -> None:
+    """Rows leave at a look of the step's choice, and when all have left there is no other, not at the end either."""
+    model, seen = Passes(Threshold()), []
+    images = torch.tensor([[0.1], [0.2], [0.3]])
+    goal = Untargeted(torch.zeros(3, dtype=torch.int64))
+
+    def step(rows: Climb, look: Look) -> Tensor:
+        rows.close(look.x[:, 0] < 0.15 + 0.1 * look.step)
+        look.compact(rows)
+        seen.append(look.x[:, 0].tolist())
+        return look.x + 0.01
+
+    rows = Climb(images, goal, LinfBall(images, 1.0, (0.0, 1.0)), 0.1)
+    found = iterate(Classifier(model, {}), rows, step, steps=9, loss="ce", keep=HighestLoss(images))
+    assert [pytest.approx(each) for each in seen] == [[0.2, 0.3], [0.31], []]
+    assert found[:, 0].tolist() == pytest.approx([0.1, 0.21, 0.32])
+    assert model.forwards == model.backwards == [3, 2, 1]
+
+
+def test_rows_may_climb_something_of_their_own() -> None:
+    class Up(Climb):
+        def climbed(self, loss: object, logits: Tensor) -> Tensor:
+            return 3 * logits[:, 1]
+
+    images = torch.full((2, 1), 0.5)
+    slopes = []
+
+    def step(rows: Up, look: Look) -> Tensor:
+        slopes.append((look.loss.tolist(), look.gradient[:, 0].tolist()))
+        return rows.x
+
+    rows = Up(images, Untargeted(torch.zeros(2, dtype=torch.int64)), LinfBall(images, 1.0, (0.0, 1.0)), 0.1)
+    iterate(Classifier(Threshold(), {}), rows, step, steps=1, loss="ce")
+    assert slopes == [(pytest.approx([-0.45, -0.45]), [3.0, 3.0])]

@@ -43,6 +43,10 @@ class Seeking(Rows):
 
     goal: Goal
 
+    def climbed(self, loss: Loss, logits: Tensor) -> Tensor:
+        """What the rows climb, from logits (n, K): (n,). The loss, if they have nothing of their own."""
+        return self.goal.climbed(loss, logits)
+
 
 @dataclass
 class Climb(Seeking):
@@ -87,6 +91,11 @@ class Look:
     def success(self) -> Tensor:
         """Whether the model is fooled: bool (n,)."""
         return self.goal.success(self.logits)
+
+    def compact(self, rows: Seeking) -> None:
+        """Drop the rows that are closed, where that is worth it, here and in ``rows``."""
+        self.x, self.logits, self.loss, self.gradient = rows.compact(self.x, self.logits, self.loss, self.gradient)
+        self.goal = rows.goal
 
 
 @dataclass
@@ -168,9 +177,14 @@ class _Best(Keep):
     def value(self, rows: Rows, look: Look) -> Tensor:
         """What is to be least, (n,); infinite where the place does not count."""
 
+    def place(self, rows: Rows) -> Tensor:
+        """Which images the rows are, int64 (n,): others than their index says where they are a part of a batch."""
+        return rows.index
+
     def see(self, rows: Rows, look: Look) -> None:
+        place = self.place(rows)
         value = self.value(rows, look).to(self.least.dtype)
-        self._put(rows, value, (value < self.least[rows.index]) & rows.open)
+        self._put(rows, value, (value < self.least[place]) & rows.open)
 
     def leave(self, rows: Rows, fooled: Tensor) -> None:
         """What a row was after is its answer, whatever came before."""
@@ -178,8 +192,9 @@ class _Best(Keep):
 
     def _put(self, rows: Rows, value: Tensor, better: Tensor) -> None:
         """Keep the places of the rows that are ``better``, bool (n,), with their values (n,)."""
-        self.least[rows.index] = value.where(better, self.least[rows.index])
-        self.images[rows.index] = rows.x.where(column(better, rows.x), self.images[rows.index])
+        place = self.place(rows)
+        self.least[place] = value.where(better, self.least[place])
+        self.images[place] = rows.x.where(column(better, rows.x), self.images[place])
 
     def answer(self, rows: Rows) -> Tensor:
         return self.images
@@ -241,7 +256,9 @@ def iterate(
 
     With ``early_stop`` a row leaves where it stands as soon as the model's answer is what its goal wants. That is read
     off the forward that the next step needs anyhow, and when no row is left there is no backward. After the last step
-    there is a forward more only if what is kept may be the place that it led to.
+    there is a forward more only if what is kept may be the place that it led to. A step may close rows by a rule of its
+    own, and drop them with `Look.compact`, or with `Rows.compact` from what it computed; when none is left, that is the
+    end.
 
     Args:
         model: pixels to logits.
@@ -263,21 +280,22 @@ def iterate(
             keep.leave(rows, fooled)
             if not rows.close(fooled):
                 break
-        values = rows.goal.climbed(climbed, logits)
+        values = rows.climbed(climbed, logits)
         gradient = model.gradient(values, x)
         look = Look(count, rows.x, logits.detach(), values.detach(), gradient, rows.goal)
         del x, logits, values, gradient  # and with them the graph, before the step makes tensors of its own
         keep.see(rows, look)
         if early_stop:
-            look.x, look.logits, look.loss, look.gradient = rows.compact(look.x, look.logits, look.loss, look.gradient)
-            look.goal = rows.goal
+            look.compact(rows)
         rows.move(step(rows, look))
         del look  # before the next graph is built
+        if rows.finished:  # a step may have closed the last of them
+            break
     else:
         if keep.looks_back:
             with torch.no_grad():
                 logits = model.logits(inputs(rows.x))
-                values = rows.goal.climbed(climbed, logits)
+                values = rows.climbed(climbed, logits)
             keep.see(rows, Look(steps, rows.x, logits, values, rows.x.new_empty(0), rows.goal))
     return keep.answer(rows)
 

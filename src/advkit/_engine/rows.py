@@ -39,6 +39,11 @@ class Rows:
         self.index = torch.arange(len(self.x), device=self.x.device)
         self.open = torch.ones_like(self.index, dtype=torch.bool)
 
+    @property
+    def finished(self) -> bool:
+        """Whether no row is open, as of the last time that rows were closed."""
+        return not self._still_open
+
     def close(self, done: Tensor) -> int:
         """Close the rows where ``done``, bool (n,), and say how many are open. Waits for the device."""
         self.open = self.open & ~done

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advkit import CW, losses
+from advkit import CW, EAD, Attack, losses
 from contracts.scenes import IMAGE, Passes, Shifted, conv_net, draw, linear_net, said_by, trained_net, undecided
 
 PUBLISHED = {"initial_c": 1e-3, "binary_search_steps": 9, "lr": 0.01, "schedule": "constant"}
@@ -228,6 +228,21 @@ def test_the_largest_c_is_no_nan() -> None:
         result = CW(model, initial_c=1e10, steps=30, schedule=schedule).run(images, labels)
         assert result.images.isfinite().all()
         assert schedule == "constant" or result.success.all()
+
+
+@pytest.mark.parametrize("attack", [CW, EAD])
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_gradient_that_is_one_number_for_all_pixels(attack: type[Attack], schedule: str) -> None:
+    """It takes no memory of its own, so that nothing can be written into it."""
+
+    def bright(x: Tensor) -> Tensor:
+        total = x.flatten(1).sum(1)
+        return torch.stack([1 - total, total - 1], 1)
+
+    images = torch.full((2, 3, 4, 4), 0.01)
+    result = attack(bright, schedule=schedule, initial_c=1.0).run(images, torch.zeros(2, dtype=torch.int64))
+    assert result.success.all()
+    assert (result.images.flatten(1).sum(1) <= 1.06).all()
 
 
 def test_nothing_is_left_on_the_parameters() -> None:

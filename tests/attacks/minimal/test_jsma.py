@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advkit import JSMA
-from advkit.attacks import jsma
+from advkit.attacks.minimal.saliency import Jacobian, PairMover, Saliency
 from advkit.attacks.minimal.skyline import best_pair
 from advkit.errors import InputError
 from advkit.goals import Targeted
@@ -129,12 +129,12 @@ def test_many_pairs_of_a_jacobian_are_the_best_one_after_the_other(theta: float,
     jacobian = network.weight
     target = (labels + 1) % 4
     most = 16
-    rows = jsma._Saliency(images, images, Targeted(target), target)
+    rows = Saliency(images, images, Targeted(target))
     alpha = jacobian[target]
     beta = jacobian.sum(0) - alpha
-    attack = JSMA(network, theta, gamma=1.0)
+    mover = PairMover(theta, 1.0, (0.0, 1.0))
     with torch.no_grad():
-        attack._move(rows, alpha, beta, torch.zeros(6, 2), most)
+        mover.move(rows, Jacobian(alpha, beta, torch.zeros(6, 2)), most)
         expected = images.clone()
         for _ in range(most):
             moved = (expected + theta).clamp(0, 1)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from advkit._engine import skyline
+from advkit.attacks.minimal import skyline
 from advkit.attacks.minimal.skyline import best_pair, leaders
 
 

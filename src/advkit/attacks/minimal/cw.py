@@ -1,21 +1,32 @@
 """The attack of Carlini and Wagner, L2."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from advkit._engine.descent import Descent
-from advkit._engine.search import Objective, dot
+from advkit._engine.iterate import Look, iterate
+from advkit.attacks.minimal.bisection import Bisection, Descent
+from advkit.attacks.minimal.objectives import SquaredL2
 from advkit.attacks.minimal.penalty import Penalty
-from advkit.norms import L2, Norm, column
+from advkit.attacks.minimal.tanh_box import TanhBox
+from advkit.norms import L2, Norm
 
 __all__ = ["CW"]
 
-_MARGIN = 0.05  # tanh ends this much beyond the bounds, or no step could move a pixel that is at one
+
+@dataclass
+class _Moments(Descent):
+    """Rows that remember what Adam needs of their gradients in w."""
+
+    mean: Tensor = field(init=False)  # (n, ...)
+    square: Tensor = field(init=False)  # (n, ...), the mean of the squares
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.mean = torch.zeros_like(self.x)
+        self.square = torch.zeros_like(self.x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,73 +69,20 @@ class CW(Penalty):
 
     norm: ClassVar[Norm] = L2
 
-    def _objective(self) -> "_SquaredL2":
-        return _SquaredL2(self.bounds)
+    def _objective(self) -> SquaredL2:
+        return SquaredL2(self.bounds)
 
-    def _descent(self) -> Callable[..., Descent]:
-        return partial(_Adam, objective=self._objective(), lr=self.lr)
+    def _published(self, search: Bisection) -> Tensor:
+        for rows in search.rounds(self.binary_search_steps, _Moments):
+            iterate(self.classifier, rows, self._adam, steps=self.steps - 1, loss="margin", keep=search.closest)
+        return search.closest.images
 
-
-@dataclass
-class _Adam(Descent):
-    """Adam on w."""
-
-    objective: "_SquaredL2"
-    lr: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.mean = torch.zeros_like(self.x)
-        self.square = torch.zeros_like(self.x)
-
-    def descend(self, slope: Tensor, step: int, steps: int) -> None:
-        slope = slope * self.objective.slope(self.x)
-        self.mean = torch.lerp(self.mean, slope, 0.1)
-        self.square = torch.lerp(self.square, slope * slope, 0.001)
-        scale = (self.square / (1 - 0.999 ** (step + 1))).sqrt() + self.objective.tiny
-        self.move(self.objective.stepped(self.x, -self.lr / (1 - 0.9 ** (step + 1)) * self.mean / scale))
-
-
-class _SquaredL2(Objective):
-    """||x' - x||^2 in the variable w, with x = mid + reach * tanh(w).
-
-    w is never stored. tanh(w + v) = tanh(w) + tanh(v) * (1 - tanh(w)^2) / (1 + tanh(w) * tanh(v)), so a step v is
-    taken from the pixels themselves: what does not move stays what it is to the bit.
-    """
-
-    memory = 0.8
-    first = 0.5
-    overshoot = 1e-3
-
-    def __init__(self, bounds: tuple[float, float]) -> None:
-        super().__init__(bounds)
-        self.mid = (self.low + self.high) / 2
-        self.reach = (self.high - self.low) / 2 / (1 - _MARGIN)
-        self.tiny = 1e-8 * (self.high - self.low) ** 2  # Adam's epsilon
-
-    def size(self, changes: Tensor) -> Tensor:
-        return L2.size(changes)
-
-    def solve(
-        self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float
-    ) -> tuple[Tensor, Tensor]:
-        # Stationary where 2 * changes + c * slope = 0. A pixel at a bound that is pushed further stays there.
-        stuck = ((x <= self.low) & (slope > 0)) | ((x >= self.high) & (slope < 0))
-        changes = (x - originals).where(stuck, 0)
-        free = slope.where(~stuck, 0)
-        tiny = torch.finfo(slope.dtype).tiny
-        multiplier = (2 * (level + dot(slope, changes)) / dot(free, free).clamp_min(tiny)).clamp_min(0).clamp_max(most)
-        return changes - column(multiplier / 2, free) * free, multiplier
-
-    def move(self, x: Tensor, by: Tensor) -> Tensor:
-        return self.stepped(x, by / self.slope(x))
-
-    def slope(self, x: Tensor) -> Tensor:
-        """dx/dw, (n, ...), which the margin keeps away from zero."""
-        return self.reach * (1 - ((x - self.mid) / self.reach).square())
-
-    def stepped(self, x: Tensor, step: Tensor) -> Tensor:
-        """The pixels at w + step, (n, ...), inside the bounds."""
-        short = step.tanh()
-        moved = x + short * self.slope(x) / (1 + short * (x - self.mid) / self.reach)
-        return moved.clamp(self.low, self.high)
+    def _adam(self, rows: _Moments, look: Look) -> Tensor:
+        """A step of Adam on w, with x = mid + reach * tanh(w): where it leads to, (n, ...)."""
+        box, count = TanhBox(self.bounds), look.step + 1
+        slope = rows.descent(look, self.steps).mul_(box.slope(rows.x))
+        rows.mean = torch.lerp(rows.mean, slope, 0.1)
+        rows.square = torch.lerp(rows.square, slope * slope, 0.001)
+        tiny = 1e-8 * (self.bounds[1] - self.bounds[0]) ** 2  # Adam's epsilon, in units of pixels
+        scale = (rows.square / (1 - 0.999**count)).sqrt() + tiny
+        return box.stepped(rows.x, -self.lr / (1 - 0.9**count) * rows.mean / scale)

@@ -7,17 +7,15 @@ import torch
 from torch import Tensor
 
 from advkit import hyperparameters, norms
+from advkit._engine.boundaries import linear_distances, nearest_boundaries
 from advkit._engine.rows import Rows
 from advkit._engine.scale import magnitude, power_of_two, rounding_margin
 from advkit.attack import Aim, Attack
-from advkit.goals import Goal, Targeted
+from advkit.goals import Goal
 from advkit.hyperparameters import number
 from advkit.norms import Norm, column
 
 __all__ = ["DeepFool"]
-
-# The norm q of sec. 3.3, 1/p + 1/q = 1: how fast a logit can rise when a step has size 1 in the norm p.
-_DUAL = {norms.L2: norms.L2, norms.Linf: norms.L1}
 
 # After the first step a boundary is looked for among the two that seemed nearest, by the slopes last seen. On
 # CNNs for CIFAR-10, plain and adversarially trained, that gives what all nine of them give, in half the passes.
@@ -34,7 +32,7 @@ class _Row(Rows):
     goal: Goal
     rivals: Tensor  # int64 (n, m)
     magnitude: Tensor  # (n,), of the logits that the margin compares, on the original
-    slopes: Tensor  # (n, m), the dual norm of the gradient of Z_rival - Z_said, over the unit, where last computed
+    slopes: Tensor  # (n, m), the dual norm of the gradient of each gap, where last computed
 
     @property
     def unit(self) -> Tensor:
@@ -44,6 +42,13 @@ class _Row(Rows):
     def edge(self, logits: Tensor) -> Tensor:
         """The margin beyond rounding that a success must have: (n,)."""
         return rounding_margin(magnitude(logits, self.goal.classes).maximum(self.magnitude))
+
+    def gaps(self, logits: Tensor) -> Tensor:
+        """By how much each rival is behind the class that is held, over the unit: (n, m)."""
+        gaps = logits.gather(1, self.goal.held(logits)) - logits.gather(1, self.rivals)
+        edge = self.edge(logits).unsqueeze(1)
+        gaps = torch.where(gaps > edge, gaps, gaps + 2 * edge)  # who is as near is to cross it
+        return (gaps / self.unit).to(self.slopes.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +94,12 @@ class DeepFool(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         x, logits = self._answer(images)
-        rivals = self._rivals(logits, goal)
+        rivals = goal.rivals(logits, self.candidates - 1)
         rows = _Row(images, goal, rivals, magnitude(logits, goal.classes), torch.ones_like(rivals, dtype=images.dtype))
         fooled = goal.success(logits)
         count = rivals.shape[1]
         for _ in range(self.steps):
-            stuck = _distances(self._gaps(rows, logits), rows.slopes).isinf().all(1)
+            stuck = linear_distances(rows.gaps(logits.detach()), rows.slopes).isinf().all(1)
             still_open = rows.close(fooled[rows.index] | stuck)
             if not still_open:
                 break
@@ -114,55 +119,19 @@ class DeepFool(Attack):
     def _answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the model says of images (n, ...), and the leaf of its graph."""
         x = images.detach().requires_grad_()
-        return x, self._classifier.logits(x)
-
-    def _rivals(self, logits: Tensor, goal: Goal) -> Tensor:
-        """The classes to meet at a boundary, from the first logits (N, K): int64 (N, m)."""
-        if isinstance(goal, Targeted):
-            return goal.classes.unsqueeze(1)
-        others = logits.detach().scatter(1, goal.classes.unsqueeze(1), -torch.inf)
-        return others.topk(min(self.candidates, logits.shape[1]) - 1).indices
-
-    def _held(self, rows: _Row, logits: Tensor) -> Tensor:
-        """The class that a rival has to beat: int64 (n, 1)."""
-        classes = rows.goal.classes.unsqueeze(1)
-        if isinstance(rows.goal, Targeted):
-            return logits.detach().scatter(1, classes, -torch.inf).argmax(1, keepdim=True)
-        return classes
-
-    def _gaps(self, rows: _Row, logits: Tensor) -> Tensor:
-        """By how much each rival is behind, over the unit: (n, m)."""
-        logits = logits.detach()
-        gaps = logits.gather(1, self._held(rows, logits)) - logits.gather(1, rows.rivals)
-        edge = rows.edge(logits).unsqueeze(1)
-        gaps = torch.where(gaps > edge, gaps, gaps + 2 * edge)  # who is as near is to cross it
-        return (gaps / rows.unit).to(rows.slopes.dtype)
+        return x, self.classifier.logits(x)
 
     def _step(self, rows: _Row, x: Tensor, logits: Tensor, count: int) -> Tensor:
         """Where the rows are after a step over the nearest of ``count`` boundaries: (n, ...), inside the box.
 
         Notes the slopes seen on the way.
         """
-        model, norm = self._classifier, norms.get(self.norm)
-        gaps = self._gaps(rows, logits)
-        nearest = _distances(gaps, rows.slopes).topk(count, largest=False).indices
+        norm, gaps = norms.get(self.norm), rows.gaps(logits)
+        nearest = linear_distances(gaps.detach(), rows.slopes).topk(count, largest=False).indices
         # Of differences, one for each boundary: the gradient of the label alone is never needed.
-        climbs = logits.gather(1, rows.rivals.gather(1, nearest)) - logits.gather(1, self._held(rows, logits))
-        climbs = climbs / rows.unit
-        distance = torch.full_like(rows.slopes[:, 0], torch.inf)
-        towards = torch.zeros_like(rows.x)
-        for left, rival, climb in zip(range(count)[::-1], nearest.split(1, 1), climbs.unbind(1), strict=True):
-            gradient = model.gradient(climb, x, keep_graph=left > 0)
-            slope = _DUAL[norm].size(gradient).unsqueeze(1)
-            rows.slopes = rows.slopes.scatter(1, rival, slope)
-            to_rival = _distances(gaps.gather(1, rival), slope).squeeze(1)
-            towards = gradient.where(column(to_rival < distance, x), towards)
-            distance = distance.minimum(to_rival)
+        found = nearest_boundaries(self.classifier, x, gaps.gather(1, nearest).unbind(1), norm)
+        rows.slopes = rows.slopes.scatter(1, nearest, found.slopes)
+        distance = found.distance
         beyond = (self.overshoot * distance).clamp_min(_BEYOND * (self.bounds[1] - self.bounds[0]))
         length = (distance + beyond).where(distance.isfinite(), 0)
-        return (rows.x + column(length, x) * norm.steepest(towards)).clamp(*self.bounds)
-
-
-def _distances(gaps: Tensor, slopes: Tensor) -> Tensor:
-    """How far off boundaries are: the shape of the gaps, infinite where a slope says nothing."""
-    return (gaps / slopes).where((slopes > 0) & slopes.isfinite() & gaps.isfinite(), torch.inf)
+        return (rows.x - column(length, x) * norm.steepest(found.gradient)).clamp(*self.bounds)

@@ -1,24 +1,33 @@
 """Elastic-net attack."""
 
 import math
-from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
-from functools import partial
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from advkit._engine.descent import Descent
-from advkit._engine.search import Objective, dot
+from advkit._engine.iterate import Look
+from advkit.attacks.minimal.bisection import Bisection, Descent
+from advkit.attacks.minimal.objectives import ElasticNet, WeightedL1
 from advkit.attacks.minimal.penalty import Penalty
 from advkit.hyperparameters import OfRange, choice, number
-from advkit.norms import L1, Norm, column
+from advkit.norms import L1, Norm
 
 __all__ = ["EAD"]
 
-_HALVINGS = 10  # of the range that a multiplier lies in, on a scale of powers
 _SPARSER = 10.0  # times the weight of L1 where nothing else counts
+
+
+@dataclass
+class _Ahead(Descent):
+    """Rows whose gradients are taken ahead of where they stand."""
+
+    ahead: Tensor = field(init=False)  # (n, ...)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.ahead = self.x
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,92 +81,40 @@ class EAD(Penalty):
     _: KW_ONLY
     decision_rule: Literal["l1", "elastic"] = choice("l1", "elastic")
 
-    def _objective(self) -> "_L1":
+    def _objective(self) -> WeightedL1:
         weight = self.beta / self.lr
         if self.decision_rule == "l1":
-            return _L1(self.bounds, _SPARSER * weight)
-        return _Elastic(self.bounds, weight, self.beta)
+            return WeightedL1(self.bounds, _SPARSER * weight)
+        return ElasticNet(self.bounds, weight, self.beta)
 
-    def _descent(self) -> Callable[..., Descent]:
-        return partial(_FISTA, bounds=self.bounds, beta=self.beta, lr=self.lr)
+    def _published(self, search: Bisection) -> Tensor:
+        # Not a case for `iterate`: it looks twice a step, ahead for the gradient, and where the row stands to judge.
+        no_gradient = torch.empty(0)
+        for rows in search.rounds(self.binary_search_steps, _Ahead):
+            for step in range(self.steps):
+                slope = rows.descent(self._look(rows, step), self.steps)
+                if rows.finished:
+                    break
+                self._fista(rows, slope, step)
+                del slope
+                with torch.no_grad():
+                    logits = self.classifier.logits(rows.x)
+                search.closest.see(rows, Look(step, rows.x, logits, -rows.hinge(logits), no_gradient, rows.goal))
+        return search.closest.images
 
+    def _look(self, rows: _Ahead, step: int) -> Look:
+        """What the model shows ahead of where the rows stand: the gradient is taken there."""
+        x = rows.ahead.detach().requires_grad_()
+        logits = self.classifier.logits(x)
+        climbed = -rows.hinge(logits)
+        return Look(
+            step, rows.ahead, logits.detach(), climbed.detach(), self.classifier.gradient(climbed, x), rows.goal
+        )
 
-@dataclass
-class _FISTA(Descent):
-    """Steps with shrinkage, from ahead of where the last one ended: eq. (6) and (7) of the paper."""
-
-    judged_apart = True
-
-    bounds: tuple[float, float]
-    beta: float
-    lr: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.slack = self.x
-
-    @property
-    def ahead(self) -> Tensor:
-        return self.slack
-
-    def descend(self, slope: Tensor, step: int, steps: int) -> None:
-        length = self.lr * math.sqrt(1 - step / steps)
-        changes = torch.nn.functional.softshrink(self.slack - length * slope - self.originals, self.beta)
-        before = self.x
-        self.move((self.originals + changes).clamp(*self.bounds))
-        self.slack = self.x + step / (step + 3) * (self.x - before)
-
-
-class _L1(Objective):
-    """||x' - x||_2^2 + weight * ||x' - x||_1 in the box, and L1 to choose by."""
-
-    memory = 0.95
-    first = 1.0
-    overshoot = 1e-2
-
-    def __init__(self, bounds: tuple[float, float], weight: float) -> None:
-        super().__init__(bounds)
-        self.weight = weight
-
-    def size(self, changes: Tensor) -> Tensor:
-        return L1.size(changes)
-
-    def solve(
-        self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float
-    ) -> tuple[Tensor, Tensor]:
-        # Each pixel moves against its slope, by the shrinkage of multiplier * |slope| / 2, up to the end of the box.
-        # The margin falls as the multiplier rises, so halving finds where it is met; on a scale of powers.
-        steep = slope.abs()
-        room = torch.where(slope > 0, originals - self.low, self.high - originals)
-        first = self.weight / steep.flatten(1).amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
-        low = first.clamp(self.smallest_c, self.largest_c)
-        known = isinstance(most, Tensor)
-        high = torch.as_tensor(most, dtype=low.dtype, device=low.device).expand_as(low)
-        for _ in range(_HALVINGS if known else 3 * _HALVINGS):
-            middle = low.sqrt() * high.sqrt()
-            short = dot(steep, self._moved(steep, room, middle)) < level
-            low, high = torch.where(short, middle, low), torch.where(short, high, middle)
-        # The margin that is asked for lies between the two ends, so it is met by a mixture of them.
-        near, far = self._moved(steep, room, low), self._moved(steep, room, high)
-        fall = dot(steep, near)
-        span = (dot(steep, far) - fall).clamp_min(torch.finfo(slope.dtype).tiny)
-        share = ((level - fall) / span).clamp(0, 1)
-        return -slope.sign() * torch.lerp(near, far, column(share, near)), high
-
-    def _moved(self, steep: Tensor, room: Tensor, multiplier: Tensor) -> Tensor:
-        """How far each pixel moves: (n, ...)."""
-        return ((column(multiplier, steep) * steep - self.weight) / 2).clamp_min(0).minimum(room)
-
-    def move(self, x: Tensor, by: Tensor) -> Tensor:
-        return (x + by).clamp(self.low, self.high)
-
-
-class _Elastic(_L1):
-    """The same, and the elastic net to choose by."""
-
-    def __init__(self, bounds: tuple[float, float], weight: float, beta: float) -> None:
-        super().__init__(bounds, weight)
-        self.beta = beta
-
-    def size(self, changes: Tensor) -> Tensor:
-        return dot(changes, changes) + self.beta * L1.size(changes)
+    def _fista(self, rows: _Ahead, slope: Tensor, step: int) -> None:
+        """A step with shrinkage from ahead, and how far ahead the next one begins: eq. (6) and (7) of the paper."""
+        length = self.lr * math.sqrt(1 - step / self.steps)
+        changes = torch.nn.functional.softshrink(rows.ahead - length * slope - rows.originals, self.beta)
+        before = rows.x
+        rows.move((rows.originals + changes).clamp(*self.bounds))
+        rows.ahead = rows.x + step / (step + 3) * (rows.x - before)

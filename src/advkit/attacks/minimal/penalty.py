@@ -1,16 +1,15 @@
 """What Carlini-Wagner and EAD share: a change that is small plus a margin times c, and which search for c is used."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from advkit._engine.descent import Descent, bisect
-from advkit._engine.search import LARGEST_C, Objective, search
 from advkit.attack import Aim, Attack
+from advkit.attacks.minimal.bisection import Bisection
+from advkit.attacks.minimal.objectives import LARGEST_C, Objective
+from advkit.attacks.minimal.tangents import Tangents
 from advkit.goals import Goal
 from advkit.hyperparameters import choice, number
 
@@ -27,7 +26,7 @@ class Penalty(Attack):
         binary_search_steps: the most searches an image gets, at least 1.
         steps: the most passes in each, at least 1.
         lr: the first step size of the paper's descent, positive.
-        schedule: "constant" for the paper's search, `bisect`; "cosine" for `search`.
+        schedule: "constant" for the paper's search; "cosine" for advkit's own, `Tangents`.
     """
 
     aim: ClassVar[Aim] = "minimal"
@@ -46,20 +45,14 @@ class Penalty(Attack):
         """What is small, and how pixels are moved."""
 
     @abstractmethod
-    def _descent(self) -> Callable[[Tensor, Tensor, Goal, Tensor, Tensor], Descent]:
-        """The steps of the paper's search: what `bisect` begins with."""
+    def _published(self, search: Bisection) -> Tensor:
+        """The paper's algorithm: images (N, ...)."""
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        find: Callable[..., Tensor] = search
+        model, objective = self.classifier, self._objective()
         if self.schedule == "constant":
-            find = partial(bisect, begin=self._descent())
-        return find(
-            self._classifier,
-            images,
-            goal,
-            self._objective(),
-            kappa=self.kappa,
-            initial_c=self.initial_c,
-            rounds=self.binary_search_steps,
-            steps=self.steps,
-        )
+            return self._published(
+                Bisection(model, images, goal, objective, kappa=self.kappa, initial_c=self.initial_c)
+            )
+        tangents = Tangents(objective, self.kappa, self.initial_c, self.binary_search_steps, self.steps)
+        return tangents.search(model, images, goal)

@@ -1,0 +1,162 @@
+"""advkit's own search for the least change that reaches a goal: by the mean of the latest tangents.
+
+It minimises size(x' - x) + c * max(margin(x') + kappa, 0), as Carlini & Wagner's attack and EAD do. The penalty is
+exact: every c above that of the solution has the same minimum, on the boundary. So a step may take the margin as
+linear and solve the rest in closed form (`Objective.solve`), with c as the largest multiplier that the boundary may
+ask for. One tangent is a poor guide in a network of many pieces; the mean of the latest ones is a good one.
+
+Which class to leave for matters more than any number of steps: descending the margin ends at the class that was
+nearest where it began. So each search aims at one class, the nearest of the linearised model first, and an image
+leaves when no class that is left promises less than what it has.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from advkit._engine.boundaries import dot, nearest_boundaries
+from advkit._engine.classifier import Classifier
+from advkit._engine.iterate import Look, iterate
+from advkit._engine.scale import contenders
+from advkit.attacks.minimal.closest import Approach, Closest
+from advkit.attacks.minimal.objectives import Objective
+from advkit.goals import Goal
+
+__all__ = ["Tangents"]
+
+_CANDIDATES = 9  # classes that are looked at for each image
+_HEADROOM = 4.0  # c over the multiplier of the linearised problem
+_PROMISING = 1.5  # a class further than this, over the best so far, is not tried
+_LOSING = 1.05  # and one that is further than this on the way is given up
+_LOOK = 5  # steps between looks at which rows may leave: each look makes a GPU wait
+
+
+@dataclass
+class _Trial(Approach):
+    """Rows in one search, each towards the class whose turn it is: the margin to that is brought down."""
+
+    effort: Tensor  # (n,), ten to the number of searches that came to nothing
+    slope: Tensor = field(init=False)  # (n, ...), mean over the latest tangents
+    level: Tensor = field(init=False)  # (n,), their mean value at the original
+    c: Tensor = field(init=False)  # (n,)
+    aim: Tensor = field(init=False)  # (n,), the margin to overshoot by
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.slope = torch.zeros_like(self.x)
+        self.level = torch.zeros_like(self.effort)
+
+    def learn(self, gap: Tensor, tangent: Tensor, changes: Tensor, blend: float) -> None:
+        """Blend the latest tangent into the mean: the gap (n,) and its gradient (n, ...) at these changes (n, ...)."""
+        self.level = torch.lerp(self.level, gap - dot(tangent, changes), blend)
+        self.slope = torch.lerp(self.slope, tangent, blend)
+
+
+@dataclass(frozen=True)
+class _Routes:
+    """The ways to success, the shortest of each image first."""
+
+    count: Tensor  # int64 (N,), how many an image has: none where it needs nothing, or nothing leads there
+    lengths: Tensor  # (m, N)
+    rivals: Tensor  # int64 (m, N), the class at the end of each
+
+    def length(self, turn: Tensor) -> Tensor:
+        """Of the way whose turn it is, int64 (N,): (N,)."""
+        return self.lengths.gather(0, turn[None]).squeeze(0)
+
+    def towards(self, goal: Goal, turn: Tensor, place: Tensor) -> Goal:
+        """The goals of the rows ``place``, int64 (n,), that lead along it."""
+        return goal.towards(self.rivals.gather(0, turn[None]).squeeze(0)[place])
+
+
+@dataclass(frozen=True)
+class Tangents:
+    """The smallest changes found in ``rounds`` searches of at most ``steps`` passes each.
+
+    One pass more, with a backward for each candidate, ranks the classes. Images that are a success as they are,
+    whatever their margin, and images that are not reached come back as they were.
+
+    Args:
+        objective: what is to be small, and in closed form where the margin is linear.
+        kappa: the margin that a success must have, at least 0.
+        initial_c: the c of the first search, or None for that of each row's linearised problem.
+        rounds: how many searches.
+        steps: how many passes in each.
+    """
+
+    objective: Objective
+    kappa: float
+    initial_c: float | None
+    rounds: int
+    steps: int
+
+    def search(self, model: Classifier, images: Tensor, goal: Goal) -> Tensor:
+        """The closest successes found: images (N, ...)."""
+        closest, routes = self._survey(model, images, goal)
+        effort = torch.ones_like(closest.least)
+        for round_ in range(self.rounds):
+            turn = round_ % routes.count.clamp_min(1)
+            promising = routes.length(turn) < _PROMISING * closest.least
+            wanted = torch.where(round_ < routes.count, promising, closest.least.isinf())
+            place = (wanted & (routes.count > 0)).nonzero().squeeze(1)
+            if not len(place):
+                break  # later routes are longer
+            x, route = images[place], routes.towards(goal.rows(place), turn, place)
+            closest.begin()
+            rows = _Trial(x, route, x, place, closest, effort[place])
+            iterate(model, rows, self._step, steps=self.steps - 1, loss="margin", keep=closest)
+            effort = torch.where(closest.least.isinf(), effort * 10, effort)
+        return closest.images
+
+    def _survey(self, model: Classifier, images: Tensor, goal: Goal) -> tuple[Closest, _Routes]:
+        """The scale of each row's logits, and its ways to success."""
+        x = images.detach().requires_grad_()
+        logits = model.logits(x).to(x.dtype)
+        plain = logits.detach()
+        closest = Closest(images, self.objective, self.kappa, goal, plain)
+        everything = torch.arange(len(images), device=images.device)
+        rivals = goal.rivals(plain, _CANDIDATES)
+        routes = [goal.towards(rival) for rival in rivals.unbind(1)]
+        if routes == [goal]:  # one way, which needs no ranking
+            reachable = closest.gap(everything, goal, plain).isfinite() & ~goal.success(plain)
+            return closest, _Routes(reachable.long(), torch.zeros_like(closest.least)[None], rivals.T)
+
+        def length(gap: Tensor, slope: Tensor) -> Tensor:
+            changes, _ = self.objective.solve(images, images, slope, gap, self.objective.largest_c)
+            return self.objective.size(changes)
+
+        gaps = [closest.gap(everything, route, logits) for route in routes]
+        found = nearest_boundaries(model, x, gaps, self.objective.norm, length)
+        alive = (contenders(plain) & ~goal.success(plain)[:, None]).gather(1, rivals)
+        ordered, order = found.distances.where(alive, torch.inf).T.sort(dim=0, stable=True)
+        return closest, _Routes(ordered.isfinite().sum(0), ordered, rivals.T.gather(0, order))
+
+    def _step(self, rows: _Trial, look: Look) -> Tensor:
+        """A part of the way to the solution for the mean of the tangents, the part that the schedule says."""
+        objective, closest = self.objective, rows.closest
+        gap, tangent, changes = -look.loss, -look.gradient, rows.x - rows.originals
+        look.gradient = tangent  # the other is no more use, and as large as the images
+        edge = closest.edge(rows.place, rows.goal, look.logits.to(rows.x.dtype)) / closest.unit[rows.place]
+        if not look.step:
+            rows.aim = (gap * objective.overshoot * rows.effort).clamp_min(0)
+            rows.c = self._starting_c(rows, tangent, gap + rows.aim)
+        rows.learn(gap, tangent, changes, (1 - objective.memory) / (1 - objective.memory ** (look.step + 1)))
+        level = rows.level + rows.aim + 2 * edge
+        wanted, _ = objective.solve(rows.x, rows.originals, rows.slope, level, rows.c)
+        if look.step % _LOOK == _LOOK - 1:
+            rows.close(objective.size(wanted) > _LOSING * closest.least[rows.place])
+            changes, wanted = rows.compact(changes, wanted)
+            rows.aim = torch.where(closest.reached[rows.place], rows.aim, 2 * rows.aim)
+        fraction = objective.first / 2 * (1 + math.cos(math.pi * look.step / self.steps))
+        return objective.move(rows.x, fraction * (wanted - changes))
+
+    def _starting_c(self, rows: _Trial, slope: Tensor, level: Tensor) -> Tensor:
+        objective = self.objective
+        if self.initial_c is None:
+            _, multiplier = objective.solve(rows.x, rows.originals, slope, level, objective.largest_c)
+            c = _HEADROOM * multiplier
+        else:
+            c = self.initial_c * rows.closest.unit[rows.place]
+        return (c * rows.effort).clamp_max(objective.largest_c)
