@@ -147,7 +147,18 @@ def test_the_race() -> None:
     assert contenders(logits).tolist() == [[True, True, True, False]] * 3
     assert contenders(logits.roll(1, 1)).tolist() == [[False, True, True, True]] * 3
     classes = torch.tensor([1, 0, 0])
-    torch.testing.assert_close(magnitude(logits, classes), torch.tensor([3.0, 1e4 + 1, 1e-12]))
+    # From zero; from the mean, -13,333.7, a third of the way to -20,000; and from zero.
+    torch.testing.assert_close(magnitude(logits, classes), torch.tensor([3.0, 10000 / 3 + 1 / 3 + 40001 / 24, 1e-12]))
+
+
+def test_what_all_logits_have_in_common_counts_little() -> None:
+    logits = torch.tensor([[2.0, 1.0, -3.0]])
+    label = torch.tensor([0])
+    plain = magnitude(logits, label)
+    torch.testing.assert_close(plain, torch.tensor([2.0]))
+    for shift in (1e2, 1e3, 1e4):
+        for sign in (-1, 1):
+            assert float(magnitude(logits + sign * shift, label)) <= 2.0 + shift / 8
 
 
 def test_the_unit() -> None:

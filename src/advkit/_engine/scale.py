@@ -12,15 +12,23 @@ _OUT = 1e3  # times as far below the two largest logits as those are large: a cl
 
 
 def magnitude(logits: Tensor, classes: Tensor) -> Tensor:
-    """How large the two logits are that a margin compares: |Z_c| or |max_{i != c} Z_i|, the larger. Shape (n,).
+    """How large the two logits are that a margin compares, Z_c and max_{i != c} Z_i: the larger. Shape (n,).
+
+    That is from zero, or from the mean of the classes in the race if they are nearer to that, with an eighth of the
+    mean on top: what all logits have in common costs a margin the last digits that it takes up, and nothing of what a
+    network rounds on its way.
 
     Args:
         logits: (n, K).
         classes: int64 (n,), the labels or the targets.
     """
     logits, where = logits.detach(), classes[:, None]
-    other = logits.scatter(1, where, -torch.inf).amax(1)
-    return logits.gather(1, where).squeeze(1).abs().maximum(other.abs())
+    racing = contenders(logits)
+    mean = logits.where(racing, 0).sum(1, keepdim=True) / racing.sum(1, keepdim=True).clamp_min(1)
+    other = logits.scatter(1, where, -torch.inf).amax(1, keepdim=True)
+    pair = torch.cat([logits.gather(1, where), other], 1)
+    from_mean = (pair - mean).abs().amax(1) + mean.abs().squeeze(1) / 8
+    return pair.abs().amax(1).minimum(from_mean)
 
 
 def rounding_margin(sizes: Tensor) -> Tensor:

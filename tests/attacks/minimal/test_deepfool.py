@@ -108,7 +108,7 @@ def test_a_success_within_rounding_is_none_yet() -> None:
     images, labels = torch.tensor([[0.6, 0.5]]), torch.tensor([0])
     found = DeepFool(model)(images, labels)
     logits = model(found).detach()[0]
-    assert float(logits[1] - logits[0]) > 16 * torch.finfo(torch.float32).eps
+    assert float(logits[1] - logits[0]) > 2 * torch.finfo(torch.float32).eps  # of two logits of about 1
     assert float((found - images).norm()) > 0.1 + 1e-4
 
 

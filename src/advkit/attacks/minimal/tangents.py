@@ -23,6 +23,7 @@ from advkit._engine.scale import contenders
 from advkit.attacks.minimal.closest import Approach, Closest
 from advkit.attacks.minimal.objectives import Objective
 from advkit.goals import Goal
+from advkit.losses import Loss
 
 __all__ = ["Tangents"]
 
@@ -47,6 +48,13 @@ class _Trial(Approach):
         super().__post_init__()
         self.slope = torch.zeros_like(self.x)
         self.level = torch.zeros_like(self.effort)
+
+    def climbed(self, loss: Loss, logits: Tensor) -> Tensor:
+        """Minus the gap to the class whose turn it is; to any, where that one is out of the race by now."""
+        logits = logits.to(self.x.dtype)
+        gap = self.closest.gap(self.place, self.goal, logits)
+        to_any = self.closest.gap(self.place, self.closest.goal.rows(self.place), logits)
+        return -torch.where(gap.isfinite(), gap, to_any.where(to_any.isfinite(), 0))
 
     def learn(self, gap: Tensor, tangent: Tensor, changes: Tensor, blend: float) -> None:
         """Blend the latest tangent into the mean: the gap (n,) and its gradient (n, ...) at these changes (n, ...)."""
