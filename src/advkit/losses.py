@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advkit._engine.scale import contenders
+from advkit._base.scale import contenders
 from advkit.errors import InputError
 
 __all__ = ["Loss", "best_other", "cross_entropy", "dlr", "get", "log_odds", "margin"]

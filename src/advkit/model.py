@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from advkit._engine.behind import modules_behind
-from advkit._engine.turns import taking_turns
+from advkit._base.behind import modules_behind
+from advkit._base.turns import taking_turns
 from advkit.errors import InputError
 
 __all__ = ["Defended", "Model", "Normalized", "attacking", "defended", "is_stochastic", "placement"]

@@ -10,7 +10,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from advkit._engine.random import normal_like, uniform_like
+from advkit._base.random import normal_like, uniform_like
 from advkit.errors import InputError
 
 __all__ = ["L0", "L1", "L2", "Linf", "Norm", "column", "get"]

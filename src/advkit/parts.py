@@ -3,6 +3,7 @@
 "Write your own attack" in the documentation shows how they go together.
 """
 
+from advkit._base.random import normal_like, uniform_like
 from advkit._engine.ball import Ball, L1Ball, L2Ball, LinfBall
 from advkit._engine.classifier import Classifier
 from advkit._engine.iterate import (
@@ -18,7 +19,6 @@ from advkit._engine.iterate import (
     Worst,
     iterate,
 )
-from advkit._engine.random import normal_like, uniform_like
 from advkit._engine.rows import Rows
 from advkit.attack import Attack
 from advkit.black_box import NO_LIMIT, BlackBox, Oracle, OutOfQueries, as_pixels, overwrite, places

@@ -21,7 +21,7 @@ from advkit import (
     Pixle,
     SparseL1Descent,
 )
-from advkit._engine.scale import contenders, magnitude, power_of_two
+from advkit._base.scale import contenders, magnitude, power_of_two
 from contracts.scenes import Shifted, draw, said_by, trained_net
 
 Model = Callable[[Tensor], Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import advkit
 from advkit import Normalized
-from advkit._engine.classifier import answer, prediction
+from advkit._engine.classifier import predict, prediction
 from advkit.errors import AdvkitWarning, ModelError
 from contracts.cases import CASES, Case, each
 from contracts.scenes import IMAGE, conv_net, draw, judge, said_by, trained_net
@@ -54,7 +54,7 @@ def test_a_model_that_writes_into_its_images(case: Case, how: str) -> None:
     judge(case, result, images, labels, model=copying)
     expected = case.make(copying).run(images, labels)
     torch.testing.assert_close(result.images, expected.images, rtol=0, atol=1e-6)
-    assert answer(model, images).equal(answer(copying, images))
+    assert predict(model, images).equal(predict(copying, images))
     assert prediction(model, images).equal(expected.labels.new_tensor(said_by(copying, images).tolist()))
     assert images.equal(kept)
 
@@ -169,10 +169,10 @@ def test_a_model_exported_for_one_size(case: Case, size: int, count: int) -> Non
     images, labels = images[:count], labels[:count]
     _, fixed = exported(size)
     result = case.make(fixed).run(images, labels)
-    judge(case, result, images, labels, model=lambda x: answer(fixed, x))
+    judge(case, result, images, labels, model=lambda x: predict(fixed, x))
     expected = case.make(network).run(images, labels)
     torch.testing.assert_close(result.images, expected.images, rtol=0, atol=1e-3)
-    assert answer(fixed, images).argmax(1).equal(prediction(network, images))
+    assert predict(fixed, images).argmax(1).equal(prediction(network, images))
 
 
 @pytest.mark.parametrize("make", [advkit.FGSM, advkit.CW, advkit.DeepFool, advkit.OnePixel])
@@ -242,11 +242,11 @@ def test_an_engine_that_answers_into_one_buffer(case: Case) -> None:
             return buffer[: len(x)].copy_(network(x))
 
     if case.needs_gradient:
-        assert answer(engine, images).equal(answer(network, images))
+        assert predict(engine, images).equal(predict(network, images))
         assert prediction(engine, images).equal(labels)
-        first = answer(engine, images)
-        answer(engine, images.flip(0))
-        assert first.equal(answer(network, images))
+        first = predict(engine, images)
+        predict(engine, images.flip(0))
+        assert first.equal(predict(network, images))
     else:
         result = case.make(engine).run(images, labels)
         judge(case, result, images, labels, model=network)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advkit._engine.behind import modules_behind
+from advkit._base.behind import modules_behind
 
 NET = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
 PLACES: dict[str, Any] = {"first": [NET]}

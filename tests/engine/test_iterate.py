@@ -183,7 +183,7 @@ def test_a_step_may_close_rows() -> None:
     goal = Untargeted(torch.zeros(3, dtype=torch.int64))
 
     def step(rows: Climb, look: Look) -> Tensor:
-        rows.close(look.x[:, 0] < 0.15 + 0.1 * look.step)
+        rows.retire(look.x[:, 0] < 0.15 + 0.1 * look.step)
         look.compact(rows)
         seen.append(look.x[:, 0].tolist())
         return look.x + 0.01

@@ -57,7 +57,7 @@ def done(rows: Rows, *which: int) -> Tensor:
 
 def test_on_a_cpu_closed_rows_leave_at_once() -> None:
     rows = some()
-    assert rows.close(done(rows, 1, 5)) == 6
+    assert rows.retire(done(rows, 1, 5)) == 6
     gradient, other = rows.compact(rows.x * 2, torch.arange(8))
     kept = [0, 2, 3, 4, 6, 7]
     assert rows.index.tolist() == kept
@@ -67,13 +67,13 @@ def test_on_a_cpu_closed_rows_leave_at_once() -> None:
     assert rows.numbers.tolist() == [10 * row for row in kept]
     assert rows.goal.classes.tolist() == kept
     assert (rows.one.item(), rows.plain) == (0.5, 0.25)
-    assert rows.open.all()
+    assert rows.active.all()
 
 
 def test_nothing_is_copied_while_all_are_open() -> None:
     rows = some()
     x, gradient = rows.x, torch.ones(8, 3)
-    assert rows.close(torch.zeros(8, dtype=torch.bool)) == 8
+    assert rows.retire(torch.zeros(8, dtype=torch.bool)) == 8
     assert rows.compact(gradient)[0] is gradient
     assert rows.x is x
     assert rows.whole() is x
@@ -82,10 +82,10 @@ def test_nothing_is_copied_while_all_are_open() -> None:
 def test_rows_that_left_stay_where_they_stood() -> None:
     rows = some()
     start = rows.x.clone()
-    rows.close(done(rows, 0, 3))
+    rows.retire(done(rows, 0, 3))
     rows.compact()
     rows.move(rows.x + 100)
-    rows.close(done(rows, 7))
+    rows.retire(done(rows, 7))
     rows.compact()
     rows.move(rows.x + 100)
     expected = torch.tensor([0.0, 201, 202, 3, 204, 205, 206, 107])
@@ -96,26 +96,26 @@ def test_rows_that_left_stay_where_they_stood() -> None:
 
 def test_closed_twice_is_closed_once() -> None:
     rows = some(accelerator=True)
-    assert rows.close(done(rows, 2)) == 7
-    assert rows.close(done(rows, 2)) == 7
-    assert rows.close(done(rows, 2, 3)) == 6
+    assert rows.retire(done(rows, 2)) == 7
+    assert rows.retire(done(rows, 2)) == 7
+    assert rows.retire(done(rows, 2, 3)) == 6
 
 
 def test_on_an_accelerator_rows_leave_by_halves_and_stand_still_meanwhile() -> None:
     rows = some(accelerator=True)
-    rows.close(done(rows, 0, 1, 2))
+    rows.retire(done(rows, 0, 1, 2))
     (gradient,) = rows.compact(torch.ones(8, 3))
     assert len(gradient) == len(rows.x) == 8  # five of eight are open: more than half
     rows.move(rows.x + 100)
     assert rows.x[:, 0].tolist() == [0, 1, 2, 103, 104, 105, 106, 107]
-    rows.close(done(rows, 3))
+    rows.retire(done(rows, 3))
     (gradient,) = rows.compact(torch.ones(8, 3))
     assert len(gradient) == len(rows.x) == 4  # four of eight
     assert rows.index.tolist() == [4, 5, 6, 7]
     assert rows.goal.classes.tolist() == [4, 5, 6, 7]
     rows.move(rows.x + 100)
     assert rows.whole()[:, 0].tolist() == [0, 1, 2, 103, 204, 205, 206, 207]
-    assert rows.close(done(rows, 4, 5, 6, 7)) == 0
+    assert rows.retire(done(rows, 4, 5, 6, 7)) == 0
     rows.compact()
     assert rows.whole()[:, 0].tolist() == [0, 1, 2, 103, 204, 205, 206, 207]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import KeyPath, MappingKey, tree_flatten_with_path, tree_unflatten
 from torch.utils.data import Dataset, IterableDataset
 
-from advkit._engine.classifier import answer
+from advkit._engine.classifier import predict
 from advkit.errors import DtypeError, InputError
 from advkit.model import Model
 
@@ -48,7 +48,7 @@ class Choice:
         """The label, int (N,), among candidates (N,) by their places; None if it is not clear which one it is."""
         if self._path not in candidates:
             if self._classes is None:
-                self._classes = answer(self._model, images[:1]).shape[1]
+                self._classes = predict(self._model, images[:1]).shape[1]
             left = [path for path, values in candidates.items() if not _is_index(values, self._classes)]
             if len(left) != 1:
                 return None

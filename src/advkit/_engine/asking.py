@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from advkit._engine.behind import modules_behind
+from advkit._base.behind import modules_behind
 from advkit.errors import AdvkitError, ModelError
 from advkit.model import Model, placement
 

@@ -13,7 +13,7 @@ from advkit._engine.gradients import Scaling, looked_at, passes_halves
 from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError
 from advkit.model import Model, attacking, is_stochastic
 
-__all__ = ["Classifier", "answer", "own", "prediction"]
+__all__ = ["Classifier", "own", "predict", "prediction"]
 
 _DRAWS = 10  # answers of a random model that its prediction is voted on by
 _MOST_WATCHED = 1000  # numbers that wait on the device
@@ -227,7 +227,7 @@ class Classifier:
                 raise error(meaning)
 
 
-def answer(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = None) -> Tensor:
+def predict(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = None) -> Tensor:
     """What the model says of images (N, ...), N at least 1: logits (N, K), on the images' device, no gradient.
 
     The model is asked in the state in which it is attacked, and is afterwards as it was.
@@ -248,10 +248,10 @@ def prediction(model: Model, images: Tensor) -> Tensor:
     A model with a random defense is asked several times, so that neither side lives off a lucky draw: the class is
     what it says most often.
     """
-    said = answer(model, images)
+    said = predict(model, images)
     votes = torch.zeros_like(said).scatter(1, said.argmax(1, keepdim=True), 1)
     for _ in range(_DRAWS - 1 if is_stochastic(model) else 0):
-        said = answer(model, images).argmax(1, keepdim=True)
+        said = predict(model, images).argmax(1, keepdim=True)
         votes = votes.scatter_add(1, said, torch.ones_like(votes))
     return votes.argmax(1)
 

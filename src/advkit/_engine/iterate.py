@@ -93,7 +93,7 @@ class Look:
         return self.goal.success(self.logits)
 
     def compact(self, rows: Seeking) -> None:
-        """Drop the rows that are closed, where that is worth it, here and in ``rows``."""
+        """Drop the retired rows, where that is worth it, here and in ``rows``."""
         self.x, self.logits, self.loss, self.gradient = rows.compact(self.x, self.logits, self.loss, self.gradient)
         self.goal = rows.goal
 
@@ -184,11 +184,11 @@ class _Best(Keep):
     def see(self, rows: Rows, look: Look) -> None:
         place = self.place(rows)
         value = self.value(rows, look).to(self.least.dtype)
-        self._put(rows, value, (value < self.least[place]) & rows.open)
+        self._put(rows, value, (value < self.least[place]) & rows.active)
 
     def leave(self, rows: Rows, fooled: Tensor) -> None:
         """What a row was after is its answer, whatever came before."""
-        self._put(rows, torch.full_like(self.least[rows.index], -torch.inf), fooled & rows.open)
+        self._put(rows, torch.full_like(self.least[rows.index], -torch.inf), fooled & rows.active)
 
     def _put(self, rows: Rows, value: Tensor, better: Tensor) -> None:
         """Keep the places of the rows that are ``better``, bool (n,), with their values (n,)."""
@@ -256,9 +256,9 @@ def iterate(
 
     With ``early_stop`` a row leaves where it stands as soon as the model's answer is what its goal wants. That is read
     off the forward that the next step needs anyhow, and when no row is left there is no backward. After the last step
-    there is a forward more only if what is kept may be the place that it led to. A step may close rows by a rule of its
-    own, and drop them with `Look.compact`, or with `Rows.compact` from what it computed; when none is left, that is the
-    end.
+    there is a forward more only if what is kept may be the place that it led to. A step may retire rows by a rule of
+    its own, and drop them with `Look.compact`, or with `Rows.compact` from what it computed; when none is left, that is
+    the end.
 
     Args:
         model: pixels to logits.
@@ -278,7 +278,7 @@ def iterate(
         if early_stop:
             fooled = rows.goal.success(logits)
             keep.leave(rows, fooled)
-            if not rows.close(fooled):
+            if not rows.retire(fooled):
                 break
         values = rows.climbed(climbed, logits)
         gradient = model.gradient(values, x)
@@ -289,7 +289,7 @@ def iterate(
             look.compact(rows)
         rows.move(step(rows, look))
         del look  # before the next graph is built
-        if rows.finished:  # a step may have closed the last of them
+        if rows.finished:  # a step may have retired the last of them
             break
     else:
         if keep.looks_back:

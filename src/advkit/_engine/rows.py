@@ -21,8 +21,8 @@ class Rows:
     """The rows of a batch that an attack still works on. Subclasses add what they know of each row.
 
     A field that is a tensor with rows, or has a method `rows` as goals and balls do, loses the rows that leave; numbers
-    stay as they are. Closed rows are dropped at once on a CPU. On an accelerator they stay, and stay where they are,
-    until half of the rows are closed, so that shapes are few.
+    stay as they are. Retired rows are dropped at once on a CPU. On an accelerator they stay, and stay where they
+    are, until half of the rows are retired, so that shapes are few.
 
     Args:
         x: (n, ...) where each row stands. Never written in place: it may be the caller's.
@@ -30,33 +30,33 @@ class Rows:
 
     x: Tensor
     index: Tensor = field(init=False)  # int64 (n,), the place of each row in the whole batch
-    open: Tensor = field(init=False)  # bool (n,), whether the row still needs work
+    active: Tensor = field(init=False)  # bool (n,), whether the row still needs work
     _answers: Tensor | None = field(init=False, default=None)  # (N, ...), where rows stood when they left
-    _still_open: int = field(init=False)
+    _count: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._still_open = len(self.x)
+        self._count = len(self.x)
         self.index = torch.arange(len(self.x), device=self.x.device)
-        self.open = torch.ones_like(self.index, dtype=torch.bool)
+        self.active = torch.ones_like(self.index, dtype=torch.bool)
 
     @property
     def finished(self) -> bool:
-        """Whether no row is open, as of the last time that rows were closed."""
-        return not self._still_open
+        """Whether no row is active, as of the last time that rows were retired."""
+        return not self._count
 
-    def close(self, done: Tensor) -> int:
-        """Close the rows where ``done``, bool (n,), and say how many are open. Waits for the device."""
-        self.open = self.open & ~done
-        self._still_open = int(self.open.count_nonzero())
-        return self._still_open
+    def retire(self, done: Tensor) -> int:
+        """Retire the rows where ``done``, bool (n,), and say how many are active. Waits for the device."""
+        self.active = self.active & ~done
+        self._count = int(self.active.count_nonzero())
+        return self._count
 
     def compact(self, *others: Tensor) -> tuple[Tensor, ...]:
-        """Drop the closed rows, where that is worth it, here and in ``others`` (n, ...), which are returned."""
-        count = len(self.open)
-        if self._still_open == count or (self.x.device.type != "cpu" and 2 * self._still_open > count):
+        """Drop the retired rows, where that is worth it, here and in ``others`` (n, ...), which are returned."""
+        count = len(self.active)
+        if self._count == count or (self.x.device.type != "cpu" and 2 * self._count > count):
             return others
         self._answers = self.x.clone() if self._answers is None else self.whole()
-        keep = self.open.nonzero().squeeze(1)
+        keep = self.active.nonzero().squeeze(1)
         for name in vars(self).keys() - {"_answers"}:
             value = getattr(self, name)
             if isinstance(value, Tensor):
@@ -66,9 +66,9 @@ class Rows:
         return tuple(other[keep] for other in others)
 
     def move(self, x: Tensor) -> None:
-        """Put the open rows at ``x``, (n, ...)."""
-        if self._still_open < len(self.open):
-            x = x.where(self.open.view(-1, *[1] * (x.ndim - 1)), self.x)
+        """Put the active rows at ``x``, (n, ...)."""
+        if self._count < len(self.active):
+            x = x.where(self.active.view(-1, *[1] * (x.ndim - 1)), self.x)
         self.x = x
 
     def whole(self) -> Tensor:

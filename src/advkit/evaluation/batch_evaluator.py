@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit import norms
-from advkit._engine.classifier import answer
+from advkit._engine.classifier import predict
 from advkit._io.progress import Bar
 from advkit._io.rng import repeatable
 from advkit.errors import InputError, MissingExtraError
@@ -195,7 +195,7 @@ class BatchEvaluator:
         def ask(some: Tensor) -> Tensor:
             start = _now(batch.device(contender.model))
             shown, labels = batch.rows(some, images)
-            said = [answer(contender.model, shown, {"labels": labels}).argmax(1) for _ in range(contender.asked)]
+            said = [predict(contender.model, shown, {"labels": labels}).argmax(1) for _ in range(contender.asked)]
             outcome.seconds += _now(batch.device(contender.model)) - start
             outcome.predicted += len(some) * contender.asked
             return torch.stack(said).cpu()

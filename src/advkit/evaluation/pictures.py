@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from advkit._engine.checks import check_number
-from advkit._engine.classifier import answer
+from advkit._engine.classifier import predict
 from advkit.attack import AdversarialResult
 from advkit.errors import InputError
 from advkit.evaluation.drawing import GAP, LARGE, LETTER, OTHER, SMALL, TEXT, TRUE, WRONG, cut_name, new_figure, saved
@@ -67,7 +67,7 @@ def picture_rows(
     figure = new_figure(dpi)
     from matplotlib.patches import Patch
 
-    before, after = (answer(model, images).softmax(1).cpu() for images in (result.originals, result.images))
+    before, after = (predict(model, images).softmax(1).cpu() for images in (result.originals, result.images))
     classes = before.shape[1]
     names = (
         [str(index) for index in range(classes)] if class_names is None else [cut_name(name) for name in class_names]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advkit import norms
 from advkit._engine.checks import check_number
-from advkit._engine.classifier import answer, prediction
+from advkit._engine.classifier import predict, prediction
 from advkit._engine.wording import short
 from advkit._io.progress import track
 from advkit.attack import Attack
@@ -136,7 +136,7 @@ class _Curve(ABC):
 
     def right(self, images: Tensor, labels: Tensor) -> Tensor:
         """Whether the model is right on images (n, ...) at each budget: bool (E, n), on the CPU."""
-        answer(self.attack.model, images[:1], {"labels": labels})  # which says so if there is no such class
+        predict(self.attack.model, images[:1], {"labels": labels})  # which says so if there is no such class
         labels = labels.to(images.device)
         clean = prediction(self.attack.model, images) == labels
         right = clean.expand(len(self.budgets), -1).clone()

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from advkit._engine.classifier import Classifier, answer, own
+from advkit._engine.classifier import Classifier, own, predict
 from advkit._io.rng import repeatable
 from advkit.model import Model, attacking, is_stochastic
 
@@ -57,9 +57,9 @@ def asked(
     """
     images = images[:_IMAGES]
     with repeatable(seed, *names, device=device):
-        said = _answers(lambda: answer(model, images), 2)
+        said = _answers(lambda: predict(model, images), 2)
         if said and (is_stochastic(model) or not _close(said[0], said[1], _ALIKE)):
-            said += _answers(lambda: answer(model, images), _DRAWS - 2)
+            said += _answers(lambda: predict(model, images), _DRAWS - 2)
     slopes = []
     for knows in adaptive if said else ():
         with repeatable(seed, *names, "gradients", device=device):

@@ -51,7 +51,7 @@ class Descent(Approach):
         slope = 2 * changes - column(self.c, changes) * look.gradient
         if look.step % max(1, steps // 10) == 0:
             cost = dot(changes, changes) - self.c * look.loss
-            self.close(cost > 0.9999 * self.cost)
+            self.retire(cost > 0.9999 * self.cost)
             self.cost = cost
             (slope,) = self.compact(slope)
         return slope

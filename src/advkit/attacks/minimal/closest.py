@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advkit._base.scale import magnitude, power_of_two, rounding_margin
 from advkit._engine.iterate import Look, Seeking, Smallest
 from advkit._engine.rows import Rows
-from advkit._engine.scale import magnitude, power_of_two, rounding_margin
 from advkit.attacks.minimal.objectives import Objective
 from advkit.goals import Goal
 from advkit.losses import Loss
@@ -60,7 +60,7 @@ class Closest(Smallest):
         goal = self.goal.rows(place)
         enough = goal.margin(logits) <= -self.kappa - self.edge(place, goal, logits)
         fooled = goal.success(logits) & enough
-        self.reached[place] |= fooled & rows.open
+        self.reached[place] |= fooled & rows.active
         return self.objective.size(look.x - self.originals[place]).where(fooled, torch.inf)
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from advkit import hyperparameters, norms
+from advkit._base.scale import magnitude, power_of_two, rounding_margin
 from advkit._engine.boundaries import linear_distances, nearest_boundaries
 from advkit._engine.rows import Rows
-from advkit._engine.scale import magnitude, power_of_two, rounding_margin
 from advkit.attack import Aim, Attack
 from advkit.goals import Goal
 from advkit.hyperparameters import number
@@ -100,11 +100,11 @@ class DeepFool(Attack):
         count = rivals.shape[1]
         for _ in range(self.steps):
             stuck = linear_distances(rows.gaps(logits.detach()), rows.slopes).isinf().all(1)
-            still_open = rows.close(fooled[rows.index] | stuck)
-            if not still_open:
+            still_active = rows.retire(fooled[rows.index] | stuck)
+            if not still_active:
                 break
             # Closed rows would ride through every backward. A forward without them is often cheaper.
-            if count * (len(x) - still_open) > still_open:
+            if count * (len(x) - still_active) > still_active:
                 rows.compact()
                 if len(rows.x) < len(x):
                     del logits  # and the graph, before there is another

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advkit._base.scale import magnitude, rounding_margin
 from advkit._engine.classifier import Classifier
 from advkit._engine.rows import Rows
-from advkit._engine.scale import magnitude, rounding_margin
 from advkit.attacks.minimal.saliency import PairMover, Saliency, jacobians
 from advkit.goals import Goal
 from advkit.norms import column
@@ -37,8 +37,8 @@ class _Watched(Saliency):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.bent = torch.zeros_like(self.open)  # whether another answer came
-        self.outcome = _Outcome(self.open & False, self.open & False)
+        self.bent = torch.zeros_like(self.active)  # whether another answer came
+        self.outcome = _Outcome(self.active & False, self.active & False)
         self.moved = False  # whether there was a Jacobian yet
 
     def answered(self, logits: Tensor, came: Tensor, unit: Tensor, fooled: Tensor) -> None:
@@ -114,7 +114,7 @@ def _put_back(model: Classifier, rows: _Fooling) -> Tensor:
         margin = rows.goal.margin(logits)
         rows.magnitude = rows.magnitude.maximum(magnitude(logits, rows.goal.classes))
         enough = margin <= -rounding_margin(rows.magnitude)
-        fools = rows.goal.success(logits) & enough if turn else rows.open
+        fools = rows.goal.success(logits) & enough if turn else rows.active
         rows.x = x.detach().where(column(fools, x), rows.x)
         if turn == _TURNS:
             break
@@ -126,7 +126,7 @@ def _put_back(model: Classifier, rows: _Fooling) -> Tensor:
 
         harm, order = rows.harm.sort(dim=1, stable=True)
         count = (rows.share * (harm.cumsum(1) <= rows.slack[:, None]).sum(1)).ceil()
-        if not rows.close(count < 1):
+        if not rows.retire(count < 1):
             break
         back = order.argsort(1) < count[:, None]
         trial = rows.originals.where(back.view_as(x), rows.x)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advkit._base.scale import contenders, power_of_two
 from advkit._engine.boundaries import dot
 from advkit._engine.classifier import Classifier
 from advkit._engine.rows import Rows
-from advkit._engine.scale import contenders, power_of_two
 from advkit.attacks.minimal.skyline import best_pair, leaders
 from advkit.errors import InputError
 from advkit.goals import Goal
@@ -38,9 +38,9 @@ class Saliency(Rows):
         super().__post_init__()
         self.target = self.goal.classes  # int64 (n,), the class to raise
         self.expected = self.x.new_zeros(len(self.x), 2)  # target logit and sum of logits, by the latest Jacobian
-        self.alive = torch.ones_like(self.open)[:, None]  # (n, K), the classes in the race
+        self.alive = torch.ones_like(self.active)[:, None]  # (n, K), the classes in the race
         self.spread = torch.ones_like(self.expected[:, 0])  # of their logits about the mean, on the original
-        self.centred = torch.zeros_like(self.open)  # whether it is the logits less their mean that are read
+        self.centred = torch.zeros_like(self.active)  # whether it is the logits less their mean that are read
 
     def enter(self, logits: Tensor) -> None:
         """Note what the logits (n, K) of the originals say: who is in the race, and where to go."""
@@ -100,7 +100,7 @@ def jacobians(model: Classifier, rows: Saliency) -> Iterator[Jacobian]:
         came = torch.stack([raised, total], 1).detach()
         fooled = rows.goal.success(logits)
         rows.answered(logits.detach(), came, unit, fooled)
-        if not rows.close(fooled):
+        if not rows.retire(fooled):
             break
         alpha = model.gradient(raised, x, keep_graph=True)
         beta = model.gradient(total, x) - alpha
@@ -160,7 +160,7 @@ class PairMover:
             filled[blind], possible[blind] = self._filled(x[blind], gain, gain, domain[blind], most[blind])
         rows.expected = came + torch.stack([dot(alpha, filled - x), dot(alpha + beta, filled - x)], 1)
         rows.move(filled.where(possible[:, None], originals).view_as(rows.x))
-        rows.close(~possible)
+        rows.retire(~possible)
         rows.compact()
 
     def _filled(self, x: Tensor, gain: Tensor, loss: Tensor, domain: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from advkit._base.scale import contenders
 from advkit._engine.boundaries import dot, nearest_boundaries
 from advkit._engine.classifier import Classifier
 from advkit._engine.iterate import Look, iterate
-from advkit._engine.scale import contenders
 from advkit.attacks.minimal.closest import Approach, Closest
 from advkit.attacks.minimal.objectives import Objective
 from advkit.goals import Goal
@@ -154,7 +154,7 @@ class Tangents:
         level = rows.level + rows.aim + 2 * edge
         wanted, _ = objective.solve(rows.x, rows.originals, rows.slope, level, rows.c)
         if look.step % _LOOK == _LOOK - 1:
-            rows.close(objective.size(wanted) > _LOSING * closest.least[rows.place])
+            rows.retire(objective.size(wanted) > _LOSING * closest.least[rows.place])
             changes, wanted = rows.compact(changes, wanted)
             rows.aim = torch.where(closest.reached[rows.place], rows.aim, 2 * rows.aim)
         fraction = objective.first / 2 * (1 + math.cos(math.pi * look.step / self.steps))

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit._engine.random import normal_like, uniform_like
+from advkit._base.random import normal_like, uniform_like
 from advkit.black_box import BlackBox, Oracle, as_pixels, overwrite, places
 from advkit.hyperparameters import number
 from advkit.norms import L0, Norm

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from advkit._base.random import uniform_like
 from advkit._engine.checks import check_number
-from advkit._engine.random import uniform_like
 from advkit.black_box import BlackBox, Oracle, as_pixels, overwrite, places
 from advkit.errors import InputError
 from advkit.hyperparameters import Hyperparameter, declared, number

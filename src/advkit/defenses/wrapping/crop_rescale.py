@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from advkit._base.random import uniform_like
 from advkit._engine.checks import check_number
-from advkit._engine.random import uniform_like
 from advkit.defenses.wrapping.pictures import PictureTransformation
 
 __all__ = ["RandomCropRescale"]

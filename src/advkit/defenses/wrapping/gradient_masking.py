@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from advkit._base.random import normal_like
 from advkit._engine.checks import check_number
-from advkit._engine.random import normal_like
 from advkit.defenses.base import InputTransformation
 from advkit.model import Model
 

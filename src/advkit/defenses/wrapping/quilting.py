@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import Self
 
+from advkit._base.random import uniform_like
 from advkit._engine.checks import check_number
-from advkit._engine.random import uniform_like
 from advkit.defenses.base import Behind
 from advkit.defenses.wrapping.pictures import PictureTransformation, check_pictures
 from advkit.defenses.wrapping.seams import quilt

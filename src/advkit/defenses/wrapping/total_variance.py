@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from advkit._base.random import uniform_like
 from advkit._engine.checks import check_number
-from advkit._engine.random import uniform_like
 from advkit.defenses.wrapping.pictures import PictureTransformation
 from advkit.errors import InputError
 

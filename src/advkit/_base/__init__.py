@@ -1,0 +1,1 @@
+"""What goals, norms, losses and models stand on, and users never see."""
