@@ -193,13 +193,17 @@ def _walk(classifier: Classifier, start: Tensor, x: Tensor, labels: Tensor, boun
 
 
 def _to_plane(points: Tensor, heights: Tensor, gradient: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """Nearly the closest points of the box where linear functions are zero that are ``heights`` (n,) at ``points``."""
-    tiny = torch.finfo(points.dtype).tiny
+    """Nearly the closest points of the box where linear functions are zero that are ``heights`` (n,) at ``points``.
+
+    Points whose slope is zero, as far as the box lets them move, stay where they are.
+    """
     for _ in range(5):
         uphill = gradient * column(heights.sign(), gradient)
         stuck = ((points <= bounds[0]) & (uphill > 0)) | ((points >= bounds[1]) & (uphill < 0))
         free = gradient.masked_fill(stuck, 0)
-        length = heights / free.square().flatten(1).sum(1).clamp_min(tiny)
+        steepness = free.square().flatten(1).sum(1)
+        length = heights / steepness
+        length = length.where(length.isfinite(), 0)
         moved = (points - column(length, points) * free).clamp(*bounds)
         heights = heights + (gradient * (moved - points)).flatten(1).sum(1)
         points = moved
