@@ -20,13 +20,22 @@ __all__ = ["NO_LIMIT", "BlackBox", "Oracle", "OutOfQueries", "as_pixels", "overw
 class BlackBox(Attack):
     """Base of the attacks that see nothing of a model but its answers: any callable will do, gradients or not.
 
-    A subclass overrides `_search`. It says ``access = "decisions"`` if it needs nothing but the largest class, and then
-    is shown no more. With ``aim = "budget"`` it looks for any image within a budget that fools, rather than for the
-    closest; what it gives back is one that the model was asked about, or the original. What its oracle's heights are is
-    the cross-entropy, or what its hyperparameter ``loss`` says if it has one.
+    A subclass overrides `_search`. It says ``access = "decisions"`` if it needs only the model's prediction, and is
+    then shown no more. With ``aim = "budget"`` it looks for any image within a budget that fools, rather than for the
+    closest; what it gives back is one that the model was asked about, or the original. Its oracle's heights are the
+    cross-entropy, or what its hyperparameter ``loss`` says if it has one.
 
     Args:
         max_queries: how many forwards may be spent on an image, at least 1; None for as many as the attack wants.
+
+    Examples:
+        >>> class Mirror(advkit.black_box.BlackBox):
+        ...     norm = advkit.norms.L2
+        ...     def _search(self, ask, images, heights):
+        ...         fooled = ask(images.flip(3), torch.arange(len(images))) == torch.inf
+        ...         return images.flip(3).where(advkit.norms.column(fooled, images), images)
+        >>> Mirror(model).run(images, labels).queries.unique()  # the image and its mirror image
+        tensor([2])
     """
 
     access: ClassVar[Access] = "scores"
@@ -89,7 +98,14 @@ def _by_oracle_alone(images: Tensor) -> Tensor:
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """Images as a row of pixels (N, C, P), P as in `places`; C is 1 where they have no channels."""
+    """Images as a row of pixels (N, C, P), P as in `places`; C is 1 where they have no channels.
+
+    Examples:
+        >>> advkit.black_box.as_pixels(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 3, 256])
+        >>> advkit.black_box.as_pixels(torch.zeros(2, 5)).shape
+        torch.Size([2, 1, 5])
+    """
     return images.reshape(len(images), -1, math.prod(places(images)))
 
 
@@ -97,6 +113,10 @@ def places(images: Tensor) -> torch.Size:
     """The sides of the grid on which pixels lie: (H, W) of images (N, C, H, W), (D, H, W) of (N, C, D, H, W).
 
     Fewer dimensions have no channels: images (N, H, W) are grey, and each feature of flat vectors (N, P) is a pixel.
+
+    Examples:
+        >>> advkit.black_box.places(torch.zeros(2, 3, 16, 16)), advkit.black_box.places(torch.zeros(2, 5))
+        (torch.Size([16, 16]), torch.Size([5]))
     """
     return images.shape[2:] if images.ndim > 3 else images.shape[1:]
 
@@ -105,6 +125,11 @@ def overwrite(pixels: Tensor, places: Tensor, values: Tensor) -> Tensor:
     """The pixels (m, C, P) with values (m, C, k) at ``places``, int64 (m, k). The last to be written stays.
 
     The place P is nowhere. Who is last is settled by a maximum, since a scatter on a GPU leaves it to chance.
+
+    Examples:
+        >>> values = torch.tensor([[[0.1, 0.2, 0.3]]])
+        >>> advkit.black_box.overwrite(torch.zeros(1, 1, 4), torch.tensor([[1, 3, 1]]), values)
+        tensor([[[0.0000, 0.3000, 0.0000, 0.2000]]])
     """
     count = pixels.shape[2]
     slots = torch.arange(1, places.shape[1] + 1, device=places.device).expand_as(places)

@@ -18,12 +18,21 @@ __all__ = ["Goal", "Targeted", "Untargeted"]
 class Goal(ABC):
     """What counts as success for each image of a batch.
 
-    A goal of your own says what its `margin` and its `success` are. One that is not about leaving whatever class the
-    model says also has its own `held` and `rivals`, and its own `climbed` where a loss of its classes is to go down.
+    A goal of your own defines `margin` and `success`. One that is not about leaving whatever class the model says also
+    defines `held` and `rivals`, and `climbed` too if the loss of its classes is to go down.
     Fields that it adds, tensors with a value for each image, are cut to the rows at hand.
 
     Args:
         classes: int64 tensor of shape (N,): the class to leave (`Untargeted`) or to reach (`Targeted`).
+
+    Examples:
+        >>> class ByOne(advkit.Untargeted):  # another class leads by more than 1
+        ...     def margin(self, logits):
+        ...         return super().margin(logits) + 1
+        ...     def success(self, logits):
+        ...         return self.margin(logits) < 0
+        >>> ByOne(torch.tensor([0, 0])).success(torch.tensor([[1.0, 1.5], [1.0, 2.5]]))
+        tensor([False,  True])
     """
 
     classes: Tensor
@@ -40,14 +49,14 @@ class Goal(ABC):
         return replace(self, **parts)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """The loss that attacks climb if they are given none, from logits (N, K): one value an image, shape (N,).
+        """The loss that attacks climb by default, from logits (N, K): one value an image, shape (N,).
 
         The cross-entropy of the label, or minus that of the target.
         """
         return self.climbed(losses.cross_entropy, logits)
 
     def climbed(self, loss: losses.Loss, logits: Tensor) -> Tensor:
-        """What an attack climbs that was given a loss, from logits (N, K): one value an image, shape (N,).
+        """What an attack that was given a loss climbs, from logits (N, K): one value an image, shape (N,).
 
         Raises:
             InputError: the loss gives something else.
@@ -62,13 +71,13 @@ class Goal(ABC):
         return values
 
     def held(self, logits: Tensor) -> Tensor:
-        """The class that a rival has to beat, from logits (N, K): int64, (N, 1). What the model says, in general."""
+        """The class that a rival has to beat, from logits (N, K): int64, (N, 1). By default what the model says."""
         return logits.detach().argmax(1, keepdim=True)
 
     def rivals(self, logits: Tensor, count: int) -> Tensor:
         """The classes that success may lie with, from logits (N, K): int64, (N, m), at most ``count``.
 
-        In general the ones with the largest logits but that which is held, the largest first.
+        By default those with the largest logits apart from the one that is held, the largest first.
         """
         others = logits.detach().scatter(1, self.held(logits), -torch.inf)
         count = min(count, logits.shape[1] - 1)
@@ -88,7 +97,14 @@ class Goal(ABC):
 
 
 class Untargeted(Goal):
-    """Any class but the label."""
+    """Any class but the label.
+
+    Examples:
+        >>> goal = advkit.Untargeted(torch.tensor([0, 0]))
+        >>> logits = torch.tensor([[3.0, 1.0, 0.0], [1.0, 3.0, 0.0]])
+        >>> goal.margin(logits), goal.success(logits)
+        (tensor([ 2., -2.]), tensor([False,  True]))
+    """
 
     def held(self, logits: Tensor) -> Tensor:
         """The label."""
@@ -104,7 +120,14 @@ class Untargeted(Goal):
 
 
 class Targeted(Goal):
-    """One class, the target."""
+    """One class, the target.
+
+    Examples:
+        >>> goal = advkit.Targeted(torch.tensor([2, 1]))
+        >>> logits = torch.tensor([[3.0, 1.0, 0.0], [1.0, 3.0, 0.0]])
+        >>> goal.margin(logits), goal.success(logits)
+        (tensor([ 3., -2.]), tensor([False,  True]))
+    """
 
     def climbed(self, loss: losses.Loss, logits: Tensor) -> Tensor:
         """Minus the loss of the target: an attack goes down."""

@@ -21,7 +21,12 @@ model does not say the class. With targets an attack goes down instead."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each image, -log softmax(logits)[label]. Shape (N,), in nats."""
+    """Cross-entropy of each image, -log softmax(logits)[label]. Shape (N,), in nats.
+
+    Examples:
+        >>> advkit.losses.cross_entropy(torch.tensor([[0.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 0]))
+        tensor([0.6931, 9.0001])
+    """
     return F.cross_entropy(logits, labels, reduction="none")
 
 
@@ -30,12 +35,21 @@ def best_other(logits: Tensor, labels: Tensor) -> Tensor:
 
     The label's own logit is masked with -inf: a mask of zero would be the largest of logits that are all
     negative, such as log-probabilities.
+
+    Examples:
+        >>> advkit.losses.best_other(torch.tensor([[-1.0, -2.0, -3.0]]), torch.tensor([0]))
+        tensor([-2.])
     """
     return logits.scatter(1, labels[:, None], -torch.inf).amax(1)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far the label leads, Z_y - max_{i != y} Z_i: positive where the model says the label. Shape (N,)."""
+    """How far the label leads, Z_y - max_{i != y} Z_i: positive where the model says the label. Shape (N,).
+
+    Examples:
+        >>> advkit.losses.margin(torch.tensor([[3.0, 1.0, 0.0], [1.0, 3.0, 0.0]]), torch.tensor([0, 0]))
+        tensor([ 2., -2.])
+    """
     return logits.gather(1, labels[:, None]).squeeze(1) - best_other(logits, labels)
 
 
@@ -43,10 +57,17 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """Difference of logits ratio, the margin in units of the logits' own spread. Shape (N,).
 
     -(Z_y - max_{i != y} Z_i) / (Z_(1) - Z_(3)), with Z_(k) the k-th largest logit: positive where the model
-    errs, and the same for logits that are shifted or scaled. Croce & Hein, "Reliable evaluation of
+    errs, and the same when the logits are shifted or scaled. Croce & Hein, "Reliable evaluation of
     adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020, eq. (7). Two
-    classes have no third logit; for them it is minus the margin, without a scale. So it is where the third largest
+    classes have no third logit; for them it is minus the margin, unscaled. The same holds where the third largest
     logit is out of the race, such as one that is masked with -inf.
+
+    Examples:
+        >>> logits = torch.tensor([[4.0, 2.0, 0.0], [4.0, 2.0, 0.0]])
+        >>> advkit.losses.dlr(logits, torch.tensor([0, 1]))
+        tensor([-0.5000,  0.5000])
+        >>> advkit.losses.dlr(10 * logits + 3, torch.tensor([0, 1]))
+        tensor([-0.5000,  0.5000])
     """
     if logits.shape[1] < 3:
         return -margin(logits, labels)
@@ -60,7 +81,12 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     """The odds against the label, log sum_{i != y} exp Z_i - Z_y. Shape (N,), in nats.
 
     Cross-entropy is its softplus: both rise in the same direction, but this one has a gradient that floats can hold
-    where the model is so sure of the label that its cross-entropy is zero.
+    where the model is so sure of the label that its cross-entropy is rounded to zero.
+
+    Examples:
+        >>> logits, labels = torch.tensor([[200.0, 0.0]]), torch.tensor([0])
+        >>> advkit.losses.cross_entropy(logits, labels) == 0, advkit.losses.log_odds(logits, labels)
+        (tensor([True]), tensor([-200.]))
     """
     label = labels[:, None]
     return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)
@@ -82,6 +108,12 @@ def get(loss: str | Loss) -> Loss:
 
     Raises:
         InputError: there is no loss of that name.
+
+    Examples:
+        >>> advkit.losses.get("ce") is advkit.losses.cross_entropy
+        True
+        >>> advkit.losses.get("margin")(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))  # to be climbed
+        tensor([-2.])
     """
     if callable(loss):
         return loss

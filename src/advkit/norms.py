@@ -21,12 +21,28 @@ def column(value: Tensor, like: Tensor) -> Tensor: ...
 @overload
 def column(value: float | Tensor, like: Tensor) -> float | Tensor: ...
 def column(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """One value for each row, shaped to broadcast over ``like``: (N,) to (N, 1, ..., 1). A number stays one."""
+    """One value for each row, shaped to broadcast over ``like``: (N,) to (N, 1, ..., 1). A number stays one.
+
+    Examples:
+        >>> advkit.norms.column(torch.tensor([0.1, 0.2]), torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 1, 1, 1])
+        >>> advkit.norms.column(0.1, torch.zeros(2, 3, 16, 16))
+        0.1
+    """
     return value.view(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) and value.ndim else value
 
 
 class Norm(ABC):
-    """A way to measure perturbations. Use the instances `L0`, `L1`, `L2` and `Linf`."""
+    """A way to measure perturbations. Use the instances `L0`, `L1`, `L2` and `Linf`.
+
+    Examples:
+        >>> point, origin = torch.tensor([[3.0, -4.0, 0.0]]), torch.zeros(1, 3)
+        >>> norms = advkit.norms.L0, advkit.norms.L1, advkit.norms.L2, advkit.norms.Linf
+        >>> {norm: norm.distance(point, origin).item() for norm in norms}
+        {L0: 2.0, L1: 7.0, L2: 5.0, Linf: 4.0}
+        >>> advkit.norms.L1.project(point, 5.0), advkit.norms.Linf.project(point, 3.5)
+        (tensor([[ 2., -3.,  0.]]), tensor([[ 3.0000, -3.5000,  0.0000]]))
+    """
 
     name: str
 
@@ -159,6 +175,10 @@ def get(norm: str | Norm) -> Norm:
 
     Raises:
         InputError: there is no norm of that name.
+
+    Examples:
+        >>> advkit.norms.get("linf"), advkit.norms.get(advkit.norms.L2)
+        (Linf, L2)
     """
     if isinstance(norm, Norm):
         return norm

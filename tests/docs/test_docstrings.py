@@ -13,7 +13,18 @@ import advkit
 from docs.reader import readers_own
 
 # Where each public class and function has an example.
-COMPLETE = ("advkit.attack", "advkit.data", "advkit.defenses", "advkit.transforms")
+COMPLETE = (
+    "advkit.attack",
+    "advkit.data",
+    "advkit.defenses",
+    "advkit.transforms",
+    # The attacks, and what they stand on.
+    "advkit.attacks",
+    "advkit.black_box",
+    "advkit.goals",
+    "advkit.losses",
+    "advkit.norms",
+)
 
 
 def public() -> dict[str, object]:

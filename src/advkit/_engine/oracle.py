@@ -25,16 +25,26 @@ _Reading = Callable[[Tensor, Goal], Tensor]  # logits (b, K) and their goal to w
 
 
 class OutOfQueries(AdvkitError):
-    """No image of those asked about may be asked about any more. `BlackBox` ends the search then."""
+    """No image of those asked about may be asked about any more. `BlackBox` ends the search then.
+
+    Examples:
+        >>> ask = advkit.black_box.Oracle(model, images, advkit.Untargeted(labels), limit=1)
+        >>> first = ask(images, torch.arange(12))
+        >>> try:
+        ...     ask(images, torch.arange(12))
+        ... except advkit.black_box.OutOfQueries as error:
+        ...     print(error)
+        no image may be asked about any more: max_queries is reached
+    """
 
 
 class Oracle:
     """The model as a black box: candidates in, heights out, and each forward charged to the image it is for.
 
     The height of a candidate is a loss, which an attack climbs, and infinite where the goal is reached; to an attack
-    that sees decisions alone every other candidate is of height 0. Of the candidates for an image that may not be asked
-    about any more, those that come last are passed over: their height is minus infinity. When nothing at all may be
-    asked the search is over, and its outcome is what has fooled the model on the way.
+    that sees decisions alone every other candidate has height 0. Where an image has more candidates than it may still
+    be asked about, the last of them are passed over: their height is minus infinity. Once nothing at all may be asked,
+    the search is over, and its outcome is what has fooled the model on the way.
 
     Args:
         model: pixels to logits.
@@ -49,6 +59,14 @@ class Oracle:
     Attributes:
         limit: how many forwards may be spent on an image.
         fooling: (N, ...), a candidate that fooled the model, or the image; kept where there is a limit or a budget.
+
+    Examples:
+        >>> ask = advkit.black_box.Oracle(model, images, advkit.Untargeted(labels), limit=3)
+        >>> index = torch.tensor([0, 0, 1, 0, 0])  # four candidates for image 0, one for image 1
+        >>> ask(images[index], index).isinf()  # the last is passed over
+        tensor([False, False, False, False,  True])
+        >>> ask.queries
+        tensor([3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
     """
 
     def __init__(

@@ -36,6 +36,12 @@ class FGSM(Attack):
 
     Raises:
         InputError: ``eps`` is negative, not finite or of the wrong shape; see `Attack` for the rest.
+
+    Examples:
+        >>> grey = images.clamp(0.1, 0.9)  # so that nothing is clipped
+        >>> change = advkit.FGSM(model, eps=8 / 255)(grey, labels) - grey
+        >>> (255 * change).round().unique()  # 0 where the model does not look
+        tensor([-8.,  0.,  8.])
     """
 
     independent_rows: ClassVar[bool] = True

@@ -51,6 +51,14 @@ class MIFGSM(Attack):
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> whole = advkit.MIFGSM(model, eps=8 / 255).run(images, labels)
+        >>> first = advkit.MIFGSM(model, eps=8 / 255, early_stop=True).run(images, labels)
+        >>> whole, first
+        (AdversarialResult(12 of 12 successful), AdversarialResult(12 of 12 successful))
+        >>> bool(first.distance("l2").mean() < 0.5 * whole.distance("l2").mean())
+        True
     """
 
     independent_rows: ClassVar[bool] = True
@@ -89,6 +97,11 @@ class IFGSM(MIFGSM):
 
     Kurakin, Goodfellow & Bengio, "Adversarial examples in the physical world", ICLR workshop 2017, section 2.2.
     arXiv:1607.02533.
+
+    Examples:
+        >>> without = advkit.MIFGSM(model, steps=5, decay=0)(images, labels)
+        >>> torch.equal(advkit.IFGSM(model, steps=5)(images, labels), without)
+        True
     """
 
     decay: float = 0.0

@@ -47,6 +47,13 @@ class SparseL1Descent(Attack):
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> result = advkit.SparseL1Descent(model, eps=4.0, steps=10).run(images, labels)
+        >>> result
+        AdversarialResult(12 of 12 successful)
+        >>> bool((result.distance("l1") <= 4 + 1e-5).all()), bool((result.distance("l0") < 40).all())  # of 768 features
+        (True, True)
     """
 
     independent_rows: ClassVar[bool] = True

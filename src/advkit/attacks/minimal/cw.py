@@ -38,15 +38,15 @@ class CW(Penalty):
     without one. An image that is not reached comes back as it was; so does one that is misclassified already,
     by whatever margin.
 
-    By default c starts at the multiplier of the image's own linearised problem, each step goes a decaying part of
-    the way to the minimum of the latest tangents' mean, in w, and each search aims at another class, the nearest of
-    the linearised model first. Images leave when no class promises less than what they have: on a CIFAR-10 network
+    By default c starts at the multiplier of the image's own linearised problem, each step goes a decaying part of the
+    way to the minimum of the latest tangents' mean, in w, and each search aims at another class, the nearest of the
+    linearised model first. Images leave once no class promises a smaller change than they have: on a CIFAR-10 network
     after about 65 of the 250 passes allowed.
 
     The paper's own search is ``CW(model, initial_c=1e-3, binary_search_steps=9, steps=1000, schedule="constant")``:
-    Adam on w with a constant step size from the image itself, c times ten until an adversarial is found and then
-    the middle between the largest c that failed and the smallest that did not. There a row leaves a search when a
-    tenth of its steps has not brought the objective down.
+    Adam on w with a constant step size from the image itself, c times ten until an adversarial is found and then the
+    middle between the largest c that failed and the smallest that did not. There an image leaves a search when a tenth
+    of its steps pass without bringing the objective down.
 
     Carlini & Wagner, "Towards evaluating the robustness of neural networks", S&P 2017, section VI: the box by
     tanh, objective f_6, and binary search on c.
@@ -65,6 +65,14 @@ class CW(Penalty):
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> just = advkit.CW(model).run(images, labels)
+        >>> bool(just.distance("l2").median() < advkit.DeepFool(model).run(images, labels).distance("l2").median())
+        True
+        >>> clearly = advkit.CW(model, kappa=1.0)(images, labels)
+        >>> bool((advkit.losses.margin(model(clearly), labels) < -0.99).all())
+        True
     """
 
     norm: ClassVar[Norm] = L2

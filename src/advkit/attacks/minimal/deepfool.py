@@ -72,7 +72,7 @@ class DeepFool(Attack):
     Args:
         model: pixels (N, ...) to logits (N, K).
         steps: how many steps at most, at least 1.
-        overshoot: how much further than to the boundary, at least 0, in parts of the way.
+        overshoot: how much further than the boundary to go, at least 0, as a fraction of the way there.
         candidates: how many of the classes with the largest logits are considered, the label among them; at least
             2. If there are fewer classes, all are.
         norm: "l2" or "linf", or `advkit.norms.L2` or `advkit.norms.Linf`: the one to make small.
@@ -81,6 +81,14 @@ class DeepFool(Attack):
 
     Raises:
         InputError: a number is out of its range, or there is no DeepFool for the norm; see `Attack` for the rest.
+
+    Examples:
+        >>> nearest = advkit.DeepFool(model).run(images, labels)
+        >>> within = advkit.PGD(model, eps=0.5, norm="l2").run(images, labels)
+        >>> bool(nearest.success.all() and within.success.all())
+        True
+        >>> bool(nearest.distance("l2").median() < 0.5 * within.distance("l2").median())
+        True
     """
 
     independent_rows: ClassVar[bool] = True

@@ -41,16 +41,16 @@ class EAD(Penalty):
     misclassified already, by whatever margin.
 
     In the paper a step of length ``lr`` is followed by shrinking every pixel's change by ``beta``, whose fixed point
-    has weight = beta / lr; so it is here for the rule "elastic", and ten times that for "l1". By default, not as in
-    the paper and in a fraction of FISTA's passes, a step shrinks and clips to the box as much as the mean of the
+    has weight = beta / lr; that is the weight here for the rule "elastic", and ten times that for "l1". By default, not
+    as in the paper and in a fraction of FISTA's passes, a step shrinks and clips to the box as much as the mean of the
     latest tangents of the margin asks for, and goes a decaying part of the way there; c is the most that it may ask
     for. It starts at a multiple of what the linearised problem asks for, and each search aims at another class, the
-    nearest of the linearised model first. Images leave when no class promises less than what they have.
+    nearest of the linearised model first. Images leave once no class promises a smaller change than they have.
 
     The paper's own search is ``EAD(model, initial_c=1e-3, binary_search_steps=9, steps=100, schedule="constant")``:
-    FISTA from the image itself, with a step size that falls as the square root of the steps that are left, c times
-    ten until an adversarial is found and then the middle between the largest c that failed and the smallest that did
-    not. A step is two forwards and a backward, and a row leaves a search when a tenth of its steps has not brought
+    FISTA from the image itself, with a step size that falls as the square root of the steps that are left, c times ten
+    until an adversarial is found and then the middle between the largest c that failed and the smallest that did not. A
+    step is two forwards and a backward, and an image leaves a search when a tenth of its steps pass without bringing
     the smooth part of the objective down.
 
     Chen, Sharma, Zhang, Yi & Hsieh, "EAD: elastic-net attacks to deep neural networks via adversarial examples",
@@ -65,13 +65,20 @@ class EAD(Penalty):
         steps: the most passes in each, at least 1.
         lr: FISTA's first step size, positive; ``beta`` divided by it is the weight of L1.
         beta: how much L1 counts, at least 0, in units of pixels; 1/1000 of the range of ``bounds`` if not given.
-        decision_rule: "l1" or "elastic", what is the least of the successes.
+        decision_rule: "l1" or "elastic": the measure by which the smallest success is chosen.
         schedule: "cosine" for steps that decay to none, "constant" for the paper's search, named as in `CW`.
         bounds: the lowest and the highest value of a pixel.
         generator: not drawn from.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> sparse, smooth = advkit.EAD(model).run(images, labels), advkit.CW(model).run(images, labels)
+        >>> bool(sparse.distance("l1").median() < smooth.distance("l1").median())
+        True
+        >>> bool(sparse.distance("l0").median() < 50), bool(smooth.distance("l0").median() > 500)  # of 768 features
+        (True, True)
     """
 
     norm: ClassVar[Norm] = L1

@@ -32,23 +32,23 @@ class JSMA(Attack):
 
     With alpha_i = dZ_t / dx_i and beta_i = sum_{j != t} dZ_j / dx_i, a step moves the two features p and q of
     maximal -(alpha_p + alpha_q) * (beta_p + beta_q) by ``theta``, among the pairs with alpha_p + alpha_q > 0
-    and beta_p + beta_q < 0; for a negative ``theta`` both signs are turned round. A feature leaves the search
+    and beta_p + beta_q < 0; for a negative ``theta`` both signs are reversed. A feature leaves the search
     when it reaches a bound. Without ``targets``, t is the runner-up of the label on the original image, and any class
     but the label is a success. An image for which no pair is left is returned unchanged. A Jacobian is one forward and
     two backwards, whatever the number of classes, and memory grows linearly with the features.
 
-    Logits are only determined up to what they have in common, on which the betas depend. Where they leave no pair on
-    the original image, it is the logits less their mean that are read: their sum is constant, as that of the paper's
-    probabilities is. So a network of two classes has one answer, whether it says (0, z) or (-z/2, z/2). A class that
-    is out of the race, such as one that is masked with -1e9 or -inf, is in no sum.
+    Logits are only determined up to what they have in common, on which the betas depend. Where the betas leave no pair
+    on the original image, the logits less their mean are read instead: their sum is constant, as that of the paper's
+    probabilities is. So a network of two classes gets one answer, whether its logits are (0, z) or (-z/2, z/2). A class
+    that is out of the race, such as one that is masked with -1e9 or -inf, is in no sum.
 
     The paper takes one pair from each Jacobian; ``JSMA(model, pairs=1)`` is its algorithm. By default the first
-    Jacobian gives four pairs, the second eight, and so on, at most a quarter of those that ``gamma`` leaves, each
-    the best of the features that are still in the search. What fools the model by then has more features than
-    it needs; in six tries, those are put back first that the margin, linearised where the image has come to, needs
-    least. Where the logits went just where the Jacobian said, as in a linear model, the image is done again with one
-    pair at a time and nothing is put back, so that a linear model gets the paper's answer; where many pairs at a time
-    came to no success it is done again too, so that all that the paper's algorithm fools is fooled.
+    Jacobian gives four pairs, the second eight, and so on, at most a quarter of those that ``gamma`` leaves, each the
+    best of the features that are still in the search. What fools the model by then has changed more features than it
+    needs to; in six tries some are put back, those first that the margin, linearised at the image found, needs least.
+    Where the logits went just where the Jacobian said, as in a linear model, the image is done again with one pair at a
+    time and nothing is put back, so that a linear model gets the paper's answer; where many pairs at a time did not
+    succeed it is done again too, so that every image that the paper's algorithm fools is fooled.
 
     Papernot, McDaniel, Jha, Fredrikson, Celik & Swami, "The limitations of deep learning in adversarial settings",
     EuroS&P 2016, eq. (8) to (10) and algorithm 3, on logits.
@@ -66,6 +66,13 @@ class JSMA(Attack):
     Raises:
         InputError: a number is out of its range, or ``gamma`` allows no pair of the images' features; see `Attack` for
             the rest.
+
+    Examples:
+        >>> result = advkit.JSMA(model, gamma=0.05).run(images, labels, targets=targets)
+        >>> result
+        AdversarialResult(12 of 12 successful)
+        >>> bool((result.distance("l0") <= 0.05 * 768).all())
+        True
     """
 
     independent_rows: ClassVar[bool] = True

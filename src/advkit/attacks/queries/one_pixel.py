@@ -43,6 +43,13 @@ class OnePixel(BlackBox):
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> result = advkit.OnePixel(model, max_queries=200).run(images, labels)
+        >>> bool(result.success.any()), bool((result.queries <= 200).all())
+        (True, True)
+        >>> (result.images != result.originals).any(1).sum((1, 2)).max()  # pixels, of three features each
+        tensor(1)
     """
 
     norm: ClassVar[Norm] = L0

@@ -21,8 +21,8 @@ class PixelSwap(BlackBox):
 
     A pixel is a location with all its channels, and its light value is the mean over them. The i-th darkest is
     mapped to the i-th lightest, so that the most different pair comes first; equal ones are in order of place.
-    The answer is the image after the fewest swaps that fool the model: a permutation of its own pixels, and the
-    image itself when it is wrong already or when no number of swaps fools. A pair of identical pixels is passed
+    The answer is the image after the fewest swaps that fool the model: a permutation of its own pixels, or the
+    image itself when the model is wrong already or no number of swaps fools it. A pair of identical pixels is passed
     over; it is no swap and costs no query.
 
     Campbell & Lasselle, "Enhancing the robustness of deep neural networks", WPI 2024, section 2.2.4.
@@ -37,6 +37,13 @@ class PixelSwap(BlackBox):
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> result = advkit.PixelSwap(model).run(images, labels)
+        >>> result
+        AdversarialResult(12 of 12 successful)
+        >>> torch.equal(result.images.flatten(1).sort().values, images.flatten(1).sort().values)
+        True
     """
 
     norm: ClassVar[Norm] = L0

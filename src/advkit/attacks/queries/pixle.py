@@ -37,8 +37,8 @@ class Pixle(BlackBox):
 
     An iteration takes a patch of the original image, of random sides and place, and copies each of its pixels
     to a random place of the best image so far. After ``iterations`` of them the one with the least probability
-    of the label (the most of the target), if it betters the best, is the new best; so ``restarts`` times, or
-    until one fools the model. An image that the attack fails on is returned unchanged.
+    of the label (the most of the target), if it betters the best, is the new best. That is repeated ``restarts``
+    times, or until one fools the model. An image that the attack fails on is returned unchanged.
 
     Pomponi, Scardapane & Uncini, "Pixle: a fast and effective black-box attack based on rearranging pixels",
     IJCNN 2022, algorithm 1, with the random mapping.
@@ -56,6 +56,13 @@ class Pixle(BlackBox):
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> result = advkit.Pixle(model, max_queries=100).run(images, labels)
+        >>> result
+        AdversarialResult(12 of 12 successful)
+        >>> bool(torch.isin(result.images[0], images[0]).all())  # no colour is new
+        True
     """
 
     norm: ClassVar[Norm] = L0
