@@ -13,7 +13,11 @@ import advkit
 from docs.reader import readers_own
 
 # Where each public class and function has an example.
-COMPLETE = ("advkit.attack", "advkit.data", "advkit.defenses", "advkit.transforms")
+COMPLETE = (
+    *("advkit.attack", "advkit.data", "advkit.defenses", "advkit.transforms"),
+    *("advkit.errors", "advkit.evaluation", "advkit.hyperparameters", "advkit.model"),
+    *("advkit._engine.ball", "advkit._engine.iterate", "advkit._engine.rows"),  # of which advkit.parts has all
+)
 
 
 def public() -> dict[str, object]:

@@ -39,6 +39,13 @@ class Seeking(Rows):
     Args:
         x: (n, ...), where each row starts, and then stands.
         goal: of the rows.
+
+    Examples:
+        >>> from advkit.parts import Seeking, Targeted
+        >>> rows = Seeking(images, Targeted(targets))
+        >>> logits, loss = model(images), advkit.losses.cross_entropy
+        >>> torch.equal(rows.climbed(loss, logits), -loss(logits, targets))  # down, since it is of the target
+        True
     """
 
     goal: Goal
@@ -57,6 +64,13 @@ class Climb(Seeking):
         goal: of the rows.
         ball: where they may go.
         alpha: the length of a step, one for all or one for each row.
+
+    Examples:
+        >>> from advkit.parts import Ball, Climb, Untargeted
+        >>> ball = Ball.of("linf", torch.full((1, 2), 0.5), 0.25, bounds=(0, 1))
+        >>> rows = Climb(ball.originals, Untargeted(torch.tensor([0])), ball, alpha=torch.tensor([0.5]))
+        >>> rows.stepped(torch.tensor([[1.0, -0.25]]))
+        tensor([[0.7500, 0.3750]])
     """
 
     ball: Ball
@@ -78,6 +92,12 @@ class Look:
         loss: (n,), likewise.
         gradient: (n, ...), of the loss; of no size at a look after the last step.
         goal: of the rows.
+
+    Examples:
+        >>> from advkit.parts import Look, Untargeted
+        >>> x, logits = torch.zeros(2, 3), torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+        >>> Look(0, x, logits, torch.zeros(2), torch.zeros(2, 3), Untargeted(torch.tensor([0, 0]))).success
+        tensor([False,  True])
     """
 
     step: int
@@ -106,6 +126,15 @@ class Peak:
         x: (n, ...), the places.
         loss: (n,), the losses there.
         gradient: (n, ...), the gradients there.
+
+    Examples:
+        >>> from advkit.parts import Look, Peak, Untargeted
+        >>> peak, goal = Peak.of(torch.zeros(1, 1)), Untargeted(torch.tensor([0]))
+        >>> for step, (place, loss) in enumerate([(0.1, 1.0), (0.2, 3.0), (0.3, 2.0)]):
+        ...     x = torch.tensor([[place]])
+        ...     peak.see(Look(step, x, torch.zeros(1, 2), torch.tensor([loss]), torch.zeros(1, 1), goal))
+        >>> peak.x, peak.loss
+        (tensor([[0.2000]]), tensor([3.]))
     """
 
     x: Tensor
@@ -134,6 +163,17 @@ class Keep(ABC):
 
     Attributes:
         looks_back: whether the model has to be asked about the place after the last step.
+
+    Examples:
+        >>> from advkit.parts import Keep
+        >>> class Watched(Keep):
+        ...     def see(self, rows, look):
+        ...         print(f"step {look.step}: {int(look.success.sum())} fooled")
+        ...
+        ...     def answer(self, rows):
+        ...         return rows.whole()
+        >>> Watched().looks_back
+        True
     """
 
     looks_back: bool = True
@@ -151,7 +191,15 @@ class Keep(ABC):
 
 
 class Last(Keep):
-    """Where each row stands in the end, or stood when it left."""
+    """Where each row stands in the end, or stood when it left.
+
+    Examples:
+        >>> from advkit.parts import Classifier, Last, Seeking, Untargeted, iterate
+        >>> line = Classifier(lambda x: torch.cat([0.25 - x, x - 0.25], 1))  # class 1 beyond 0.25
+        >>> rows = Seeking(torch.zeros(1, 1), Untargeted(torch.tensor([0])))
+        >>> iterate(line, rows, lambda rows, look: rows.x + 0.1, steps=4, loss="ce", keep=Last())
+        tensor([[0.4000]])
+    """
 
     looks_back = False
 
@@ -201,21 +249,46 @@ class _Best(Keep):
 
 
 class HighestLoss(_Best):
-    """The place with the highest loss."""
+    """The place with the highest loss.
+
+    Examples:
+        >>> from advkit.parts import Classifier, HighestLoss, Seeking, Untargeted, iterate
+        >>> line = Classifier(lambda x: torch.cat([0.25 - x, x - 0.25], 1))  # class 1 beyond 0.25
+        >>> rows = Seeking(torch.zeros(1, 1), Untargeted(torch.tensor([0])))
+        >>> there_and_back = lambda rows, look: rows.x + (0.1 if look.step < 2 else -0.1)
+        >>> iterate(line, rows, there_and_back, steps=4, loss="ce", keep=HighestLoss(rows.x))
+        tensor([[0.2000]])
+    """
 
     def value(self, rows: Rows, look: Look) -> Tensor:
         return -look.loss
 
 
 class FirstSuccess(_Best):
-    """The first place where the model was fooled; the image itself where it never was."""
+    """The first place where the model was fooled; the image itself where it never was.
+
+    Examples:
+        >>> from advkit.parts import Classifier, FirstSuccess, Seeking, Untargeted, iterate
+        >>> line = Classifier(lambda x: torch.cat([0.25 - x, x - 0.25], 1))  # class 1 beyond 0.25
+        >>> rows = Seeking(torch.zeros(1, 1), Untargeted(torch.tensor([0])))
+        >>> iterate(line, rows, lambda rows, look: rows.x + 0.1, steps=4, loss="ce", keep=FirstSuccess(rows.x))
+        tensor([[0.3000]])
+    """
 
     def value(self, rows: Rows, look: Look) -> Tensor:
         return torch.full_like(look.loss, look.step).where(look.success, torch.inf)
 
 
 class Worst(_Best):
-    """The first place where the model was fooled, or else the one with the highest loss."""
+    """The first place where the model was fooled, or else the one with the highest loss.
+
+    Examples:
+        >>> from advkit.parts import Classifier, Seeking, Untargeted, Worst, iterate
+        >>> line = Classifier(lambda x: torch.cat([0.25 - x, x - 0.25], 1))  # class 1 beyond 0.25
+        >>> rows = Seeking(torch.zeros(1, 1), Untargeted(torch.tensor([0])))
+        >>> iterate(line, rows, lambda rows, look: rows.x + 0.1, steps=2, loss="ce", keep=Worst(rows.x))  # never fooled
+        tensor([[0.2000]])
+    """
 
     def value(self, rows: Rows, look: Look) -> Tensor:
         return (-look.loss).where(~look.success, -torch.inf)
@@ -227,6 +300,14 @@ class Smallest(_Best):
     Args:
         images: (N, ...), the originals.
         norm: in which to measure.
+
+    Examples:
+        >>> from advkit.parts import Classifier, Seeking, Smallest, Untargeted, iterate
+        >>> line = Classifier(lambda x: torch.cat([0.25 - x, x - 0.25], 1))  # class 1 beyond 0.25
+        >>> rows = Seeking(torch.ones(1, 1), Untargeted(torch.tensor([0])))
+        >>> keep = Smallest(torch.zeros(1, 1), advkit.norms.Linf)
+        >>> iterate(line, rows, lambda rows, look: rows.x - 0.2, steps=4, loss="ce", keep=keep)
+        tensor([[0.4000]])
     """
 
     def __init__(self, images: Tensor, norm: Norm) -> None:
@@ -270,6 +351,14 @@ def iterate(
         early_stop: whether rows leave when they are fooled.
         inputs: what the model is shown in place of rows (n, ...), differentiable, such as random resizes of them; the
             gradient passes back through it. None for the rows themselves.
+
+    Examples:
+        >>> from advkit.parts import Ball, Classifier, Climb, Untargeted, iterate
+        >>> rows = Climb(images, Untargeted(labels), Ball.of("linf", images, 8 / 255, (0, 1)), alpha=2 / 255)
+        >>> step = lambda rows, look: rows.stepped(look.gradient.sign())
+        >>> adversarials = iterate(Classifier(model), rows, step, steps=10, loss="ce")  # PGD without its start
+        >>> int((model(adversarials).argmax(1) != labels).sum())
+        12
     """
     keep, climbed, inputs = keep or Last(), losses.get(loss), inputs or _as_they_are
     for count in range(steps):
