@@ -53,6 +53,12 @@ class Hyperparameter(ABC):
 
     Args:
         optional: whether None is one of them.
+
+    Examples:
+        >>> alpha = advkit.hyperparameters.of(advkit.SparseL1Descent)["alpha"]
+        >>> print(alpha)
+        a number, greater than 0, or one for each image
+        >>> alpha.check("alpha", None)  # it is optional
     """
 
     optional: bool = field(default=False, kw_only=True)
@@ -89,6 +95,10 @@ class Number(Hyperparameter):
         at_most: it must not be greater than this.
         integer: whether it counts something.
         per_image: whether a tensor of shape (N,) may give one for each image.
+
+    Examples:
+        >>> str(advkit.hyperparameters.Number(at_least=1, integer=True))
+        'an integer, at least 1'
     """
 
     above: float = -math.inf
@@ -134,7 +144,12 @@ class Number(Hyperparameter):
 
 @dataclass(frozen=True)
 class Choice(Hyperparameter):
-    """One of a few values."""
+    """One of a few values.
+
+    Examples:
+        >>> str(advkit.hyperparameters.Choice(("gradient", "sign")))
+        "one of 'gradient', 'sign'"
+    """
 
     choices: Sequence[object] = ()
 
@@ -170,7 +185,12 @@ class _OfLosses(Hyperparameter):
 
 @dataclass(frozen=True)
 class Flag(Hyperparameter):
-    """Yes or no."""
+    """Yes or no.
+
+    Examples:
+        >>> str(advkit.hyperparameters.Flag())
+        'True or False'
+    """
 
     def _check(self, name: str, value: object) -> None:
         check_choice(name, value, (True, False))
@@ -181,7 +201,14 @@ class Flag(Hyperparameter):
 
 @dataclass(frozen=True)
 class OneForAll(Hyperparameter):
-    """A tensor that is the same for all images, such as one perturbation for all of them."""
+    """A tensor that is the same for all images, such as one perturbation for all of them.
+
+    Examples:
+        >>> advkit.hyperparameters.OneForAll().check("shift", 0.5)
+        Traceback (most recent call last):
+            ...
+        advkit.errors.InputError: shift must be a floating tensor of finite numbers, the same for all images; got float
+    """
 
     def _check(self, name: str, value: object) -> None:
         if not isinstance(value, Tensor) or not value.is_floating_point() or not bool(value.isfinite().all()):
@@ -205,37 +232,84 @@ def number(
     integer: bool = False,
     per_image: bool = False,
 ) -> Any:
-    """A field that holds a number in a range; see `Number`. It may be None where the default is."""
+    """A field that holds a number in a range; see `Number`. It may be None where the default is.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class Search:
+        ...     steps: int = advkit.hyperparameters.number(10, at_least=1, integer=True)
+        >>> print(Search().steps, "--", advkit.hyperparameters.of(Search)["steps"])
+        10 -- an integer, at least 1
+    """
     return declared(default, Number(above, at_least, at_most, integer, per_image, optional=default is None))
 
 
 def choice(default: object, *others: object) -> Any:
-    """A field that holds one of these values."""
+    """A field that holds one of these values.
+
+    Examples:
+        >>> print(advkit.hyperparameters.of(advkit.MIFGSM)["accumulate"])  # declared as choice("gradient", "sign")
+        one of 'gradient', 'sign'
+    """
     return declared(default, Choice((default, *others)))
 
 
 def norm(default: str, *others: str) -> Any:
-    """A field that holds one of these norms, by name or as an object of `advkit.norms`."""
+    """A field that holds one of these norms, by name or as an object of `advkit.norms`.
+
+    Examples:
+        >>> print(advkit.hyperparameters.of(advkit.PGD)["norm"])  # declared as norm("linf", "l2")
+        one of 'linf', 'l2'
+    """
     return declared(default, _OfNorms((default, *others)))
 
 
 def loss(default: str = "ce") -> Any:
-    """A field that holds a loss to climb, by name or as a function; see `advkit.losses.get`."""
+    """A field that holds a loss to climb, by name or as a function; see `advkit.losses.get`.
+
+    Examples:
+        >>> print(advkit.hyperparameters.of(advkit.PGD)["loss"])  # declared as loss()
+        the name of a loss, or a function (logits, classes) -> (N,)
+    """
     return declared(default, _OfLosses())
 
 
 def flag(default: bool) -> Any:
-    """A field that holds True or False."""
+    """A field that holds True or False.
+
+    Examples:
+        >>> print(advkit.hyperparameters.of(advkit.PGD)["early_stop"])  # declared as flag(False)
+        True or False
+    """
     return declared(default, Flag())
 
 
 def tensor() -> Any:
-    """A field that holds a tensor that is the same for all images, of any shape; it has to be given."""
+    """A field that holds a tensor that is the same for all images, of any shape; it has to be given.
+
+    Examples:
+        >>> from dataclasses import make_dataclass
+        >>> Added = make_dataclass("Added", [("pattern", torch.Tensor, advkit.hyperparameters.tensor())])
+        >>> Added(torch.zeros(3, 16, 16)).pattern.shape
+        torch.Size([3, 16, 16])
+    """
     return declared(MISSING, OneForAll())
 
 
 def declared(default: object, what: Hyperparameter) -> Any:
-    """A field with this default that holds what a hyperparameter of one's own may be."""
+    """A field with this default that holds what a hyperparameter of one's own may be.
+
+    Examples:
+        >>> class Odd(advkit.hyperparameters.Number):
+        ...     def _check(self, name, value):
+        ...         super()._check(name, value)
+        ...         if value % 2 == 0:
+        ...             raise advkit.errors.InputError(f"{name} must be odd, got {value}")
+        >>> window = advkit.hyperparameters.declared(3, Odd(at_least=1, integer=True))  # in the body of an attack
+        >>> window.default
+        3
+    """
     return field(default=default, metadata={_KEY: what})
 
 
@@ -243,6 +317,13 @@ def of(cls: type) -> Mapping[str, Hyperparameter]:
     """The hyperparameters of a class that are declared, by their names and in order.
 
     A subclass that gives a field another default keeps the declaration.
+
+    Examples:
+        >>> for name, what in advkit.hyperparameters.of(advkit.FGSM).items():
+        ...     print(f"{name}: {what}")
+        adaptive: True or False
+        eps: a number, at least 0, or one for each image
+        loss: the name of a loss, or a function (logits, classes) -> (N,)
     """
     return {known.name: what for known in fields(cls) if (what := _declaration(cls, known)) is not None}
 

@@ -33,6 +33,12 @@ class Normalized(nn.Module):
 
     Raises:
         InputError: ``mean`` and ``std`` are of different lengths, not finite, or ``std`` is not positive.
+
+    Examples:
+        >>> model = advkit.Normalized(net, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)).eval()
+        >>> result = advkit.FGSM(model, eps=8 / 255).run(images, labels)
+        >>> bool((result.distance("linf") <= 8 / 255 + 1e-6).all())  # in units of pixels, whatever std is
+        True
     """
 
     mean: Tensor
@@ -93,6 +99,12 @@ class Defended(nn.Module):
     Attributes:
         defense: as given.
         undefended: as given.
+
+    Examples:
+        >>> larger = torch.nn.Sequential(advkit.defenses.BitDepthReduction(bits=3).wrap(model), torch.nn.LogSoftmax(1))
+        >>> isinstance(larger[0], advkit.Defended), larger[0].undefended is model
+        (True, True)
+        >>> adversarials = advkit.PGD(larger)(images, labels)  # finds the defense in there, and climbs its surrogate
     """
 
     defense: _Defense
@@ -112,12 +124,25 @@ class Defended(nn.Module):
 
 
 def is_stochastic(model: Model) -> bool:
-    """Whether some defense in the model draws random numbers, so that it may answer otherwise when asked again."""
+    """Whether some defense in the model draws random numbers, so that it may answer otherwise when asked again.
+
+    Examples:
+        >>> advkit.model.is_stochastic(advkit.defenses.RandomCropRescale().wrap(model))
+        True
+        >>> advkit.model.is_stochastic(advkit.defenses.FeatureSmoothing().wrap(model))
+        False
+    """
     return any(one.defense.stochastic for one in defended(model))
 
 
 def defended(model: Model) -> list[Defended]:
-    """The modules behind a model that have a defense in front of them, also where the model is a function of them."""
+    """The modules behind a model that have a defense in front of them, also where the model is a function of them.
+
+    Examples:
+        >>> smoothed = advkit.defenses.FeatureSmoothing().wrap(model)
+        >>> [one is smoothed for one in advkit.model.defended(lambda pixels: smoothed(pixels).log_softmax(1))]
+        [True]
+    """
     return [module for module in modules_behind(model) if isinstance(module, Defended)]
 
 
@@ -141,6 +166,14 @@ def attacking(*models: Model, adaptive: bool = False) -> Iterator[None]:
 
     Raises:
         ModelError: a defense is neither differentiable nor has a surrogate, and ``adaptive`` asks for one.
+
+    Examples:
+        >>> model = model.train()
+        >>> with torch.no_grad(), advkit.model.attacking(model):
+        ...     print(model.training, torch.is_grad_enabled(), net[0].weight.requires_grad)
+        False True False
+        >>> model.training, net[0].weight.requires_grad
+        (True, True)
     """
     tracked = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     with tracked, torch.enable_grad():
@@ -225,7 +258,14 @@ def _needs_training_mode(module: nn.Module) -> TypeGuard[nn.RNNBase]:
 
 
 def placement(model: Model) -> tuple[torch.device | None, torch.dtype | None]:
-    """The device of the model's first parameter or buffer and the dtype of its first floating one, if any."""
+    """The device of the model's first parameter or buffer and the dtype of its first floating one, if any.
+
+    Examples:
+        >>> advkit.model.placement(model)
+        (device(type='cpu'), torch.float32)
+        >>> advkit.model.placement(lambda pixels: pixels.flatten(1))
+        (None, None)
+    """
     if not isinstance(model, nn.Module):
         return None, None
     device = None

@@ -6,19 +6,9 @@
 from advkit._base.random import normal_like, uniform_like
 from advkit._engine.ball import Ball, L1Ball, L2Ball, LinfBall
 from advkit._engine.classifier import Classifier
-from advkit._engine.iterate import (
-    Climb,
-    FirstSuccess,
-    HighestLoss,
-    Keep,
-    Last,
-    Look,
-    Peak,
-    Seeking,
-    Smallest,
-    Worst,
-    iterate,
-)
+from advkit._engine.iterate import iterate
+from advkit._engine.keeps import FirstSuccess, HighestLoss, Keep, Last, Smallest, Worst
+from advkit._engine.looks import Climb, Look, Peak, Seeking
 from advkit._engine.rows import Rows
 from advkit.attack import Attack
 from advkit.black_box import NO_LIMIT, BlackBox, Oracle, OutOfQueries, as_pixels, overwrite, places

@@ -24,6 +24,17 @@ COMPLETE = (
     "advkit.goals",
     "advkit.losses",
     "advkit.norms",
+    # Models, numbers, reports.
+    "advkit.errors",
+    "advkit.evaluation",
+    "advkit.hyperparameters",
+    "advkit.model",
+    # Of which advkit.parts has all.
+    "advkit._engine.ball",
+    "advkit._engine.iterate",
+    "advkit._engine.keeps",
+    "advkit._engine.looks",
+    "advkit._engine.rows",
 )
 
 

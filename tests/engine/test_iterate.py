@@ -10,18 +10,9 @@ from torch import Tensor, nn
 from advkit import norms
 from advkit._engine.ball import Ball, LinfBall
 from advkit._engine.classifier import Classifier
-from advkit._engine.iterate import (
-    Climb,
-    FirstSuccess,
-    HighestLoss,
-    Keep,
-    Last,
-    Look,
-    Peak,
-    Smallest,
-    Worst,
-    iterate,
-)
+from advkit._engine.iterate import iterate
+from advkit._engine.keeps import FirstSuccess, HighestLoss, Keep, Last, Smallest, Worst
+from advkit._engine.looks import Climb, Look, Peak
 from advkit.goals import Untargeted
 from contracts.scenes import Passes, draw
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from advkit import Untargeted, norms
 from advkit._engine.ball import Ball
 from advkit._engine.classifier import Classifier
-from advkit._engine.iterate import Climb, iterate
+from advkit._engine.iterate import iterate
+from advkit._engine.looks import Climb
 from advkit._engine.rows import Rows
 from advkit.goals import Goal
 from advkit.model import Model

@@ -22,6 +22,12 @@ class Ball(ABC):
         originals: (n, ...), the centres.
         eps: the radius, one for all rows or (n,).
         bounds: of the pixels.
+
+    Examples:
+        >>> from advkit.parts import Ball
+        >>> ball = Ball.of("linf", torch.tensor([[0.5, 0.9]]), 0.25, bounds=(0, 1))
+        >>> ball.project(torch.tensor([[0.0, 2.0]]))
+        tensor([[0.2500, 1.0000]])
     """
 
     originals: Tensor
@@ -57,7 +63,14 @@ def _taken(value: float | Tensor, index: Tensor) -> float | Tensor:
 
 
 class LinfBall(Ball):
-    """A box as well, and so is what it has in common with that of the pixels: one clamp."""
+    """The Linf ball: a box as well, so that a point is brought back into it and the pixels' box by one clamp.
+
+    Examples:
+        >>> from advkit.parts import LinfBall
+        >>> ball = LinfBall(torch.tensor([[0.5, 0.9]]), 0.25, bounds=(0, 1))
+        >>> ball.lowest, ball.highest
+        (tensor([[0.2500, 0.6500]]), tensor([[0.7500, 1.0000]]))
+    """
 
     norm = norms.Linf
     lowest: Tensor  # (n, ...)
@@ -76,7 +89,13 @@ class LinfBall(Ball):
 
 
 class L2Ball(Ball):
-    """First into the ball, then into the box, which leads no further out of the ball."""
+    """The L2 ball: a point goes first into the ball, then into the box, which takes it no further from the centre.
+
+    Examples:
+        >>> from advkit.parts import L2Ball
+        >>> L2Ball(torch.zeros(1, 2), 0.5, bounds=(0, 1)).project(torch.tensor([[0.6, 0.8]]))
+        tensor([[0.3000, 0.4000]])
+    """
 
     norm = norms.L2
 
@@ -85,12 +104,17 @@ class L2Ball(Ball):
 
 
 class L1Ball(Ball):
-    """The closest point (in L2) in both.
+    """The L1 ball: a point goes to the one closest to it, in L2, that is in both the ball and the box.
 
     With y = x - original and c_i the room that the box leaves in the direction of y_i, the answer moves feature i
     by min(max(|y_i| - t, 0), c_i) in that direction, with the least t >= 0 that makes the sum s(t) of these
     at most eps. s is piecewise linear; its slope changes by -1 at |y_i| and by +1 at |y_i| - c_i, which
     are sorted and summed up from the largest down.
+
+    Examples:
+        >>> from advkit.parts import L1Ball
+        >>> L1Ball(torch.zeros(1, 2), 0.5, bounds=(0, 1)).project(torch.tensor([[0.6, 0.8]]))
+        tensor([[0.1500, 0.3500]])
     """
 
     norm = norms.L1

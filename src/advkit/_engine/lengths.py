@@ -43,7 +43,14 @@ class Share(float):
 
 
 class OfRange(Share):
-    """A share of the pixels' range, such as 8/255 of it."""
+    """A share of the pixels' range, such as 8/255 of it.
+
+    Examples:
+        >>> from advkit.parts import OfRange
+        >>> eight = OfRange(8 / 255)  # the default of FGSM's eps
+        >>> advkit.FGSM(model).eps == eight, advkit.FGSM(model, bounds=(0, 255)).eps
+        (True, 8.0)
+    """
 
     def __new__(cls, value: float, share: float | None = None) -> Self:
         return super().__new__(cls, value, value if share is None else share)
@@ -55,7 +62,14 @@ class OfRange(Share):
 
 
 class OfEps(Share):
-    """A share of the budget: a number, or one for each image where there is a budget for each."""
+    """A share of the budget: a number, or one for each image where there is a budget for each.
+
+    Examples:
+        >>> from advkit.parts import OfEps
+        >>> quarter = OfEps(2 / 255, 1 / 4)  # the default of PGD's alpha
+        >>> advkit.PGD(model).alpha == quarter, advkit.PGD(model, eps=0.5).alpha
+        (True, 0.125)
+    """
 
     def of(self, attack: Any) -> "Share | _Shares":
         """The same share of the attack's eps, or this as it is where that is no budget: that is for a check to say."""

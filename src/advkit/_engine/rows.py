@@ -26,6 +26,15 @@ class Rows:
 
     Args:
         x: (n, ...) where each row stands. Never written in place: it may be the caller's.
+
+    Examples:
+        >>> from advkit.parts import Rows
+        >>> rows = Rows(images)
+        >>> rows.retire(torch.arange(12) < 9)
+        3
+        >>> (predicted,) = rows.compact(model(images))  # on a CPU at once
+        >>> rows.index.tolist(), predicted.shape, rows.whole().shape
+        ([9, 10, 11], torch.Size([3, 10]), torch.Size([12, 3, 16, 16]))
     """
 
     x: Tensor

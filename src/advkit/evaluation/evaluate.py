@@ -109,6 +109,15 @@ def evaluate(
         ModelError: the model returned NaN for every image, or something that is no batch of logits; or a defense has
             neither a gradient nor a surrogate.
         MissingExtraError: ``progress`` is True and tqdm is not installed.
+
+    Examples:
+        >>> attacks = {"one step": advkit.FGSM(model), "ten steps": advkit.PGD(model)}
+        >>> report = advkit.evaluate(model, loader, attacks, {"3 bits": advkit.defenses.BitDepthReduction(bits=3)})
+        >>> report.clean_accuracy, report["ten steps"].accuracy
+        (1.0, 0.0)
+        >>> adaptive, naive = (report.score("ten steps", "3 bits", who).accuracy for who in ("adaptive", "naive"))
+        >>> adaptive < naive
+        True
     """
     check_number("draws", draws, at_least=1, integer=True)
     if seed is not None:

@@ -70,6 +70,11 @@ class Flag:
             it is about no model of a report.
         attack: the attack whose numbers it puts in doubt; None for all attacks on the model.
         protocol: the protocol of that; None for all but the oblivious one.
+
+    Examples:
+        >>> report = advkit.evaluate(lambda pixels: model(pixels).softmax(1), loader, [advkit.PGD(model)])
+        >>> print(report.flags[0])
+        probabilities: on 12 of 12 images the model returns numbers that sum to 1 instead of logits...
     """
 
     name: str

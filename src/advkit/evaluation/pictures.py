@@ -58,6 +58,12 @@ def picture_rows(
     Raises:
         InputError: there is no image, it is neither grey nor RGB, or ``class_names`` are too few.
         MissingExtraError: matplotlib is not installed.
+
+    Examples:
+        >>> result = advkit.PGD(model).run(images, labels)
+        >>> figure = advkit.evaluation.picture_rows(model, result, path="rows.png", count=3)
+        >>> len(figure.axes)  # five a row: two images with their classes, and the perturbation between them
+        15
     """
     check_number("count", count, at_least=1, integer=True)
     check_number("top", top, at_least=1, integer=True)

@@ -72,6 +72,12 @@ def accuracy_bars(
     Raises:
         InputError: the report has defenses, and none of its scores is of this protocol.
         MissingExtraError: matplotlib is not installed.
+
+    Examples:
+        >>> report = advkit.evaluate(model, loader, [advkit.FGSM(model), advkit.PGD(model)])
+        >>> figure = advkit.evaluation.accuracy_bars(report, "bars.pdf", width=3.3)  # a column of a paper
+        >>> float(figure.get_figwidth())
+        3.3
     """
     check_number("width", width, at_least=2)
     defenses = report.defenses
@@ -146,6 +152,14 @@ def security_curves(
     Raises:
         InputError: there is no curve, or the curves are in different norms.
         MissingExtraError: matplotlib is not installed.
+
+    Examples:
+        >>> attacks = {"one step": advkit.FGSM(model), "ten steps": advkit.PGD(model)}
+        >>> eps = [0, 2 / 255, 4 / 255, 8 / 255]
+        >>> curves = {name: advkit.evaluation.security_curve(attacks[name], loader, eps=eps) for name in attacks}
+        >>> figure = advkit.evaluation.security_curves(curves, "curves.pdf")
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['one step', 'ten steps']
     """
     check_number("width", width, at_least=2)
     named = list(curves.items()) if isinstance(curves, Mapping) else [(curve.attack, curve) for curve in curves]
@@ -215,6 +229,12 @@ def confusion_matrix(
     Raises:
         InputError: the matrix is not square or has no class, or ``class_names`` are too few.
         MissingExtraError: matplotlib is not installed.
+
+    Examples:
+        >>> counts = torch.tensor([[9, 1], [2, 8]])  # or a score of a report
+        >>> figure = advkit.evaluation.confusion_matrix(counts, ["cat", "dog"], "confusion.png")
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['cat', 'dog']
     """
     check_number("width", width, at_least=2)
     matrix = (counts if isinstance(counts, Tensor) else counts.confusion_matrix()).cpu()

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from advkit._engine.ball import LinfBall
 from advkit._engine.classifier import Classifier, own, prediction
-from advkit._engine.iterate import Climb, iterate
+from advkit._engine.iterate import iterate
+from advkit._engine.looks import Climb
 from advkit.attack import Attack
 from advkit.evaluation.flags import ATHALYE, CARLINI, DISTILLED, Flag, many, who
 from advkit.evaluation.foretelling import foretold

@@ -36,6 +36,13 @@ class RobustnessReport:
         advkit_version: the version of advkit that measured.
         torch_version: the version of torch that it ran on.
         python_version: the version of Python.
+
+    Examples:
+        >>> report = advkit.evaluate(model, loader, [advkit.FGSM(model), advkit.PGD(model)])
+        >>> report["FGSM"].success_rate, report.worst[0].accuracy
+        (1.0, 0.0)
+        >>> advkit.RobustnessReport.from_json(report.to_json()) == report
+        True
     """
 
     images: int

@@ -45,6 +45,13 @@ class Score(Share):
         prediction_seconds: the time from an image to its prediction (Campbell & Lasselle 2024, section 4), averaged
             over images. Under attack the attack is part of it.
         confusion: (label, prediction, how often) of each pair that came up; a random model counts in every draw.
+
+    Examples:
+        >>> score = advkit.evaluate(model, loader, [advkit.FGSM(model)])["FGSM"]
+        >>> isinstance(score, advkit.evaluation.Score), score.low <= score.accuracy <= score.high
+        (True, True)
+        >>> int(score.confusion_matrix().sum())  # each image once
+        12
     """
 
     precision: float
@@ -71,6 +78,12 @@ class DefenseScore(Score):
         defense: the class of the defense, or of the model.
         arguments: what it was made with, by name, and a digest of its weights where it has any.
         draws: how many times a random model was asked about each image; 1 for others.
+
+    Examples:
+        >>> defenses = {"crops": advkit.defenses.RandomCropRescale()}
+        >>> report = advkit.evaluate(model, loader, [advkit.FGSM(model)], defenses, draws=5)
+        >>> [(score.name, score.defense, score.draws) for score in report.defenses]
+        [('none', 'Normalized', 1), ('crops', 'RandomCropRescale', 5)]
     """
 
     name: str
@@ -96,6 +109,11 @@ class AttackScore(Score):
             draws makes ten. The forward that judges the outcome is not among them.
         backwards_per_image: backwards through it.
         arguments: the attack's hyperparameters by name, as numbers, strings, lists and None.
+
+    Examples:
+        >>> score = advkit.evaluate(model, loader, [advkit.PGD(model, steps=5)])["PGD(steps=5)"]
+        >>> score.attacked, score.success_rate, score.forwards_per_image, score.arguments["steps"]
+        (12, 1.0, 5.0, 5)
     """
 
     name: str
@@ -127,6 +145,12 @@ class WorstCase(Share):
     Attributes:
         defense: how the report calls the defense; "none" for the bare model.
         protocol: as in `AttackScore`.
+
+    Examples:
+        >>> attacks = [advkit.FGSM(model, eps=1 / 255), advkit.PGD(model, eps=1 / 255)]
+        >>> report = advkit.evaluate(model, loader, attacks)
+        >>> report.worst[0].accuracy <= min(score.accuracy for score in report.attacks)
+        True
     """
 
     defense: str = BARE
@@ -144,6 +168,16 @@ class Failure:
         defense: how the report calls the defense.
         protocol: as in `AttackScore`.
         error: what was raised.
+
+    Examples:
+        >>> class Picky(advkit.FGSM):
+        ...     def _perturb(self, images, goal):
+        ...         if len(images) < 8:
+        ...             raise RuntimeError("not for so few")
+        ...         return super()._perturb(images, goal)
+        >>> (lost,) = advkit.evaluate(model, loader, [Picky(model)]).failures
+        >>> lost.batch, lost.rows, lost.error
+        (1, (0, 1, 2, 3), 'RuntimeError: not for so few')
     """
 
     batch: int

@@ -33,6 +33,16 @@ class SecurityCurve:
         eps: E budgets, ascending, in units of pixels.
         right: bool (E, N), on the CPU: whether the model is right on each image, at each budget. A model with a random
             defense is right where most of its answers are.
+
+    Examples:
+        >>> curve = advkit.evaluation.security_curve(advkit.PGD(model), images, labels, eps=[0, 16 / 255])
+        >>> print(curve)
+        PGD, Linf, 12 images
+        <BLANKLINE>
+           eps  accuracy    95 % interval  up to eps
+        --------------------------------------------
+             0    100.0%  75.8% to 100.0%     100.0%
+        16/255      0.0%    0.0% to 24.2%       0.0%
     """
 
     attack: str
@@ -106,6 +116,15 @@ def security_curve(
     Raises:
         InputError: a budget is negative, there are no images, the attack's own ``eps`` is no positive number, or
             ``norm`` is not that of its budget, or is missing for an attack that names none; see `Attack` for the rest.
+
+    Examples:
+        >>> budgets = [0, 1 / 255, 16 / 255]
+        >>> curve = advkit.evaluation.security_curve(advkit.PGD(model), loader, eps=budgets)
+        >>> curve.right.shape, curve.accuracy[0], curve.accuracy[-1]
+        (torch.Size([3, 12]), 1.0, 0.0)
+        >>> minimal = advkit.evaluation.security_curve(advkit.DeepFool(model), loader, eps=[0, 100], norm="linf")
+        >>> minimal.accuracy  # of one run, since DeepFool has no budget
+        (1.0, 0.0)
     """
     for index, value in enumerate(eps):
         check_number(f"eps[{index}]", value, at_least=0)

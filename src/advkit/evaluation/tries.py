@@ -9,7 +9,8 @@ from torch import Tensor
 
 from advkit._engine.ball import Ball
 from advkit._engine.classifier import Classifier, own, prediction
-from advkit._engine.iterate import Climb, iterate
+from advkit._engine.iterate import iterate
+from advkit._engine.looks import Climb
 from advkit.attack import Attack
 from advkit.evaluation.flags import number
 from advkit.goals import Untargeted

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from advkit import hyperparameters
 from advkit._engine.ball import LinfBall
-from advkit._engine.iterate import Climb, Look, iterate
+from advkit._engine.iterate import iterate
+from advkit._engine.looks import Climb, Look
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.hyperparameters import OfEps, OfRange, choice, flag, number

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from advkit import hyperparameters
 from advkit._engine.ball import Ball
-from advkit._engine.iterate import Climb, iterate
+from advkit._engine.iterate import iterate
+from advkit._engine.looks import Climb
 from advkit.attack import Attack
 from advkit.goals import Goal
 from advkit.hyperparameters import OfEps, OfRange, flag, number

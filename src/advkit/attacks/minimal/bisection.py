@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advkit._engine.boundaries import dot
 from advkit._engine.classifier import Classifier
-from advkit._engine.iterate import Look
+from advkit._engine.looks import Look
 from advkit.attacks.minimal.closest import Approach, Closest
 from advkit.attacks.minimal.objectives import Objective
 from advkit.goals import Goal

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from advkit._base.scale import magnitude, power_of_two, rounding_margin
-from advkit._engine.iterate import Look, Seeking, Smallest
+from advkit._engine.keeps import Smallest
+from advkit._engine.looks import Look, Seeking
 from advkit._engine.rows import Rows
 from advkit.attacks.minimal.objectives import Objective
 from advkit.goals import Goal

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit._engine.iterate import Look, iterate
+from advkit._engine.iterate import iterate
+from advkit._engine.looks import Look
 from advkit.attacks.minimal.bisection import Bisection, Descent
 from advkit.attacks.minimal.objectives import SquaredL2
 from advkit.attacks.minimal.penalty import Penalty

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from advkit._engine.iterate import Look
+from advkit._engine.looks import Look
 from advkit.attacks.minimal.bisection import Bisection, Descent
 from advkit.attacks.minimal.objectives import ElasticNet, WeightedL1
 from advkit.attacks.minimal.penalty import Penalty

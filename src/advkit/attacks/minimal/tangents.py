@@ -19,7 +19,8 @@ from torch import Tensor
 from advkit._base.scale import contenders
 from advkit._engine.boundaries import dot, nearest_boundaries
 from advkit._engine.classifier import Classifier
-from advkit._engine.iterate import Look, iterate
+from advkit._engine.iterate import iterate
+from advkit._engine.looks import Look
 from advkit.attacks.minimal.closest import Approach, Closest
 from advkit.attacks.minimal.objectives import Objective
 from advkit.goals import Goal

@@ -1,0 +1,141 @@
+"""Rows that seek a goal, and what one look at the model shows of them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from advkit._engine.ball import Ball
+from advkit._engine.rows import Rows
+from advkit.goals import Goal
+from advkit.losses import Loss
+from advkit.norms import column
+
+__all__ = ["Climb", "Look", "Peak", "Seeking"]
+
+
+@dataclass
+class Seeking(Rows):
+    """Rows that seek a goal. Subclasses add what their rule for a step remembers of each row.
+
+    Args:
+        x: (n, ...), where each row starts, and then stands.
+        goal: of the rows.
+
+    Examples:
+        >>> from advkit.parts import Seeking, Targeted
+        >>> rows = Seeking(images, Targeted(targets))
+        >>> logits, loss = model(images), advkit.losses.cross_entropy
+        >>> torch.equal(rows.climbed(loss, logits), -loss(logits, targets))  # down, since it is of the target
+        True
+    """
+
+    goal: Goal
+
+    def climbed(self, loss: Loss, logits: Tensor) -> Tensor:
+        """What the rows climb, from logits (n, K): (n,). The loss, if they have nothing of their own."""
+        return self.goal.climbed(loss, logits)
+
+
+@dataclass
+class Climb(Seeking):
+    """Rows that climb a loss inside a ball.
+
+    Args:
+        x: (n, ...), where each row starts, and then stands.
+        goal: of the rows.
+        ball: where they may go.
+        alpha: the length of a step, one for all or one for each row.
+
+    Examples:
+        >>> from advkit.parts import Ball, Climb, Untargeted
+        >>> ball = Ball.of("linf", torch.full((1, 2), 0.5), 0.25, bounds=(0, 1))
+        >>> rows = Climb(ball.originals, Untargeted(torch.tensor([0])), ball, alpha=torch.tensor([0.5]))
+        >>> rows.stepped(torch.tensor([[1.0, -0.25]]))
+        tensor([[0.7500, 0.3750]])
+    """
+
+    ball: Ball
+    alpha: float | Tensor
+
+    def stepped(self, direction: Tensor) -> Tensor:
+        """Where rows are after a step of ``alpha`` in a direction (n, ...), which is overwritten, inside the ball."""
+        return self.ball.project(direction.mul_(column(self.alpha, self.x)).add_(self.x))
+
+
+@dataclass
+class Look:
+    """What one look at the model shows of each row, where it stands.
+
+    Attributes:
+        step: the number of the step, from 0 on.
+        x: (n, ...), where the rows stand.
+        logits: (n, K), without a graph.
+        loss: (n,), likewise.
+        gradient: (n, ...), of the loss; of no size at a look after the last step.
+        goal: of the rows.
+
+    Examples:
+        >>> from advkit.parts import Look, Untargeted
+        >>> x, logits = torch.zeros(2, 3), torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+        >>> Look(0, x, logits, torch.zeros(2), torch.zeros(2, 3), Untargeted(torch.tensor([0, 0]))).success
+        tensor([False,  True])
+    """
+
+    step: int
+    x: Tensor
+    logits: Tensor
+    loss: Tensor
+    gradient: Tensor
+    goal: Goal
+
+    @property
+    def success(self) -> Tensor:
+        """Whether the model is fooled: bool (n,)."""
+        return self.goal.success(self.logits)
+
+    def compact(self, rows: Seeking) -> None:
+        """Drop the retired rows, where that is worth it, here and in ``rows``."""
+        self.x, self.logits, self.loss, self.gradient = rows.compact(self.x, self.logits, self.loss, self.gradient)
+        self.goal = rows.goal
+
+
+@dataclass
+class Peak:
+    """The place of each row with the highest loss so far, and what was seen there: for rules that go back to it.
+
+    Attributes:
+        x: (n, ...), the places.
+        loss: (n,), the losses there.
+        gradient: (n, ...), the gradients there.
+
+    Examples:
+        >>> from advkit.parts import Look, Peak, Untargeted
+        >>> peak, goal = Peak.of(torch.zeros(1, 1)), Untargeted(torch.tensor([0]))
+        >>> for step, (place, loss) in enumerate([(0.1, 1.0), (0.2, 3.0), (0.3, 2.0)]):
+        ...     x = torch.tensor([[place]])
+        ...     peak.see(Look(step, x, torch.zeros(1, 2), torch.tensor([loss]), torch.zeros(1, 1), goal))
+        >>> peak.x, peak.loss
+        (tensor([[0.2000]]), tensor([3.]))
+    """
+
+    x: Tensor
+    loss: Tensor
+    gradient: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Self:
+        """Rows that stand at ``x`` (n, ...) and have seen nothing yet."""
+        return cls(x, torch.full(x.shape[:1], -torch.inf, dtype=x.dtype, device=x.device), torch.zeros_like(x))
+
+    def see(self, look: Look) -> None:
+        """Take note of a look."""
+        higher = look.loss > self.loss
+        self.loss = look.loss.to(self.loss.dtype).where(higher, self.loss)
+        self.x = look.x.where(column(higher, look.x), self.x)
+        self.gradient = look.gradient.where(column(higher, look.x), self.gradient)
+
+    def rows(self, index: Tensor) -> Self:
+        """The same for some of the rows: places int64, or bool (n,)."""
+        return type(self)(self.x[index], self.loss[index], self.gradient[index])
