@@ -74,8 +74,8 @@ class Look:
     Attributes:
         step: the number of the step, from 0 on.
         x: (n, ...), where the rows stand.
-        logits: (n, K), without a graph.
-        loss: (n,), likewise.
+        logits: (n, K), without a graph, in the dtype that the model answers in, which may be wider than that of ``x``.
+        loss: (n,), likewise; what is climbed.
         gradient: (n, ...), of the loss; of no size at a look after the last step.
         goal: of the rows.
     """
@@ -263,7 +263,8 @@ def iterate(
     Args:
         model: pixels to logits.
         rows: the batch.
-        step: where the rows go, (n, ...), from what is known of them and what a look at the model shows.
+        step: where the rows go, (n, ...), in the dtype of ``x``, from what is known of them and what a look at the
+            model shows.
         steps: how many.
         loss: what is climbed, as `advkit.losses.get` takes it.
         keep: what is returned; the last place if None.
