@@ -1,5 +1,6 @@
 """Every kind of image and model: dtypes, shapes, classes, channels, extremes, modes, logits of any sign."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from advkit import Normalized
+from advkit import Normalized, norms
 from contracts.cases import Case, each
 from contracts.scenes import (
     IMAGE,
@@ -328,3 +329,13 @@ def test_any_image_at_all(case: Case, data: st.DataObject) -> None:
         targets = (labels + 1) % classes
     result = case.make(model).run(images, labels, targets=targets)
     judge(case, result, images, labels, model=model, targets=targets)
+
+
+@each(lambda case: "norm" in {field.name for field in dataclasses.fields(case.attack)})
+def test_a_norm_may_be_a_name_or_an_object(case: Case) -> None:
+    model, images = conv_net(), draw(3, *IMAGE)
+    labels = said_by(model, images)
+    expected = case.make(model, norm=case.norm)(images, labels)
+    assert not expected.equal(images)
+    for norm in (norms.get(case.norm), case.norm.upper()):
+        assert case.make(model, norm=norm)(images, labels).equal(expected)

@@ -71,7 +71,7 @@ def iterate(
         keep.see(rows, look)
         if early_stop:
             look.compact(rows)
-        rows.move(step(rows, look))
+        rows.move(step(rows, look).to(rows.x.dtype))  # a model may answer in a wider one
         del look  # before the next graph is built
         if rows.finished:  # a step may have retired the last of them
             break

@@ -71,8 +71,8 @@ class Look:
     Attributes:
         step: the number of the step, from 0 on.
         x: (n, ...), where the rows stand.
-        logits: (n, K), without a graph.
-        loss: (n,), likewise.
+        logits: (n, K), without a graph, in the dtype that the model answers in, which may be wider than that of ``x``.
+        loss: (n,), likewise; what is climbed.
         gradient: (n, ...), of the loss; of no size at a look after the last step.
         goal: of the rows.
 
