@@ -186,13 +186,14 @@ def attacking(*models: Model, adaptive: bool = False) -> Iterator[None]:
         if adaptive and answering:
             modules = modules_behind([*modules, *answering.values()])
         with taking_turns(modules):
-            attributes = list(_attributes(modules, answering))
-            entries = list(_entries(modules))
+            attributes, entries = _attributes(modules, answering), _entries(modules)
             attributes_before = [getattr(owner, name) for owner, name, _ in attributes]
             entries_before = [its.get(key, _ABSENT) for its, key, _ in entries]
             try:
+                # Written only where they differ: modules are slow to be written to, and a batch may be one image.
                 for owner, name, value in attributes:
-                    _set(owner, name, value)
+                    if getattr(owner, name) is not value:
+                        setattr(owner, name, value)
                 for its, key, value in entries:
                     its[key] = value
                 yield
@@ -203,7 +204,8 @@ def attacking(*models: Model, adaptive: bool = False) -> Iterator[None]:
                     else:
                         its[key] = value
                 for (owner, name, _), value in zip(attributes, attributes_before, strict=True):
-                    _set(owner, name, value)
+                    if getattr(owner, name) is not value:
+                        setattr(owner, name, value)
 
 
 _ABSENT = object()
@@ -211,45 +213,39 @@ _ABSENT = object()
 
 def _attributes(
     modules: Iterable[nn.Module], answering: Mapping[Defended, tuple[Model, ...]]
-) -> Iterator[tuple[nn.Module | Tensor, str, object]]:
+) -> list[tuple[nn.Module | Tensor, str, object]]:
     """The attributes that are to be set while modules are attacked: owner, name and value of each."""
+    found: list[tuple[nn.Module | Tensor, str, object]] = [(one, "_surrogate", it) for one, it in answering.items()]
     for module in modules:
         if _needs_training_mode(module):
-            yield module, "training", True
-            yield module, "dropout", 0.0
+            found += [(module, "training", True), (module, "dropout", 0.0)]
         elif hasattr(module, "training"):  # frozen TorchScript has none
-            yield module, "training", False
-        if module._parameters:
-            for parameter in module._parameters.values():
-                # An inference tensor takes no part in autograd, and could not be given its flag back here.
-                if parameter is not None and not parameter.is_inference():
-                    yield parameter, "requires_grad", False
-    for one, surrogate in answering.items():
-        yield one, "_surrogate", surrogate
+            found.append((module, "training", False))
+        for parameter in module._parameters.values() if module._parameters else ():
+            # An inference tensor takes no part in autograd, and could not be given its flag back here.
+            if parameter is not None and not parameter.is_inference():
+                found.append((parameter, "requires_grad", False))
+    return found
 
 
-def _entries(modules: Iterable[nn.Module]) -> Iterator[tuple[dict[str, Any], str, object]]:
+def _entries(modules: Iterable[nn.Module]) -> list[tuple[dict[str, Any], str, object]]:
     """The entries of dictionaries that are to be set while modules are attacked: dictionary, key and value of each."""
+    found: list[tuple[dict[str, Any], str, object]] = []
     for module in modules:
         if isinstance(module, DistributedDataParallel):
-            yield vars(module), "forward", module.module
+            found.append((vars(module), "forward", module.module))
         elif module._buffers and _may_write_buffers(type(module).__module__):
             for name, buffer in module._buffers.items():
                 # A wrapper whose copy is a plain tensor would no longer be what the module made of it.
                 if buffer is not None and type(copied := buffer.clone()) is type(buffer):
-                    yield module._buffers, name, copied
+                    found.append((module._buffers, name, copied))
+    return found
 
 
 @lru_cache(maxsize=4096)
 def _may_write_buffers(file: str) -> bool:
     """Whether modules of a class in this file may write to their buffers in eval mode: torch's and advkit's do not."""
     return not file.startswith(("torch.nn.", "torch.jit", "torchvision.", "advkit."))
-
-
-def _set(owner: nn.Module | Tensor, name: str, value: object) -> None:
-    """An attribute, written only where it differs: modules are slow to be written to, and a batch may be one image."""
-    if getattr(owner, name) is not value:
-        setattr(owner, name, value)
 
 
 def _needs_training_mode(module: nn.Module) -> TypeGuard[nn.RNNBase]:

@@ -75,7 +75,8 @@ class _OnGrid(Classifier):
 def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | None = None) -> Done:
     """Attack a batch; see `Attack.__call__`."""
     classes = {"labels": labels} if targets is None else {"labels": labels, "targets": targets}
-    check_call(attack, images, classes)
+    per_image = attack._per_row()
+    check_call(attack, images, classes, per_image)
     sees_gradients = attack.access == "gradient"
     if not images.numel():
         return Done(images.detach().clone(), None if sees_gradients else torch.zeros_like(labels, dtype=torch.int64))
@@ -84,7 +85,7 @@ def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | 
     with attacking(attack.model, *climbed, adaptive=attack.adaptive and sees_gradients):
         is_coarse = torch.finfo(images.dtype).bits < 32
         model = _classifier(attack, images, classes)
-        job = _placed(attack, images, classes, model)
+        job = _placed(attack, images, classes, per_image, model)
         searched = model if attack.autocast is None else Classifier(attack.model, classes, attack.autocast)
         found = _searched(attack, job, searched)
         searched.verify()
@@ -99,14 +100,14 @@ def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | 
         return Done(found.to(images.device).clamp(*attack.bounds), queries)
 
 
-def check_call(attack: Attack, images: Tensor, classes: Mapping[str, Tensor]) -> None:
+def check_call(attack: Attack, images: Tensor, classes: Mapping[str, Tensor], per_image: Mapping[str, Tensor]) -> None:
     """Refuse what cannot be attacked, before any work is done."""
     check_images(images, attack.bounds)
     for name, of_rows in classes.items():
         check_classes(name, of_rows, images)
     if "targets" in classes:
         check_targets(classes["targets"], classes["labels"])
-    for name, value in attack._per_row().items():
+    for name, value in per_image.items():
         check_rows(name, value, images)
 
 
@@ -119,13 +120,19 @@ def _classifier(attack: Attack, images: Tensor, classes: Mapping[str, Tensor]) -
     return model
 
 
-def _placed(attack: Attack, images: Tensor, classes: Mapping[str, Tensor], model: Classifier) -> _Job:
+def _placed(
+    attack: Attack,
+    images: Tensor,
+    classes: Mapping[str, Tensor],
+    per_image: Mapping[str, Tensor],
+    model: Classifier,
+) -> _Job:
     """Copies of all that the work needs, where and in what it is done."""
     device, work = model.workplace(images)
     pixels = own(images, device, work).clamp_(*attack.bounds)  # what a rounding had put outside
     goal = Targeted if "targets" in classes else Untargeted
     wanted = own(classes["targets" if "targets" in classes else "labels"], device, torch.int64)
-    values = {name: own(value, device, work) for name, value in attack._per_row().items()}
+    values = {name: own(value, device, work) for name, value in per_image.items()}
     return _Job(pixels, goal(wanted), values)
 
 
