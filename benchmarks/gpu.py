@@ -200,6 +200,25 @@ def overhead(stage: Stage) -> Iterator[Row]:
             }
 
 
+def graphs(stage: Stage) -> Iterator[Row]:
+    """Attacks as they are, and as `advkit.Attack.compile` makes them."""
+    for count in (1, 256):
+        model, images, labels = stage.batch("cnn", count)
+        one_graph = (advkit.FGSM, advkit.IFGSM, advkit.MIFGSM, advkit.PGD, advkit.SparseL1Descent)
+        for make in one_graph if count == 1 else (*one_graph, advkit.CW):
+            attack = make(model)
+            plain, rounds = stage.milliseconds(lambda: attack(images, labels))  # noqa: B023, called at once
+            row: Row = {"network": "cnn", "images": len(images), "attack": str(attack), "ms": plain, "rounds": rounds}
+            if stage.device.type == "cuda":
+                with torch._functorch.config.patch(donated_buffer=False):
+                    faster = attack.compile()
+                    for _ in range(2):
+                        faster(images, labels)
+                    row["compiled, ms"], _ = stage.milliseconds(lambda: faster(images, labels))  # noqa: B023
+                row["ratio"] = round(plain / row["compiled, ms"], 2)
+            yield row
+
+
 def _busy(stage: Stage, call: Callable[[], object]) -> float | None:
     """The share of a call in which a kernel runs."""
     if stage.device.type == "cpu":
@@ -216,7 +235,7 @@ def _busy(stage: Stage, call: Callable[[], object]) -> float | None:
     return round(sum(each.self_device_time_total for each in found.key_averages()) / 1e6 / wall, 3)
 
 
-PARTS = {part.__name__: part for part in (tests, overhead, speed)}
+PARTS = {part.__name__: part for part in (tests, graphs, overhead, speed)}
 
 
 def tables(out: Path) -> str:

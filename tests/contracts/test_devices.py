@@ -5,7 +5,10 @@ ADVKIT_TEST_DEVICE=cpu pytest -m cuda            # a rehearsal: the same tests o
 """
 
 import copy
+import dataclasses
+import itertools
 import os
+import pickle
 import threading
 import warnings
 from typing import Any
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import advkit
-from advkit.errors import AdvkitWarning
+from advkit.errors import AdvkitWarning, InputError, ModelError
 from contracts.cases import CASES, Case, each
 from contracts.defense_cases import DefenseCase, each_defense
 from contracts.scenes import (
@@ -359,3 +362,132 @@ def test_compiled_models(how: str) -> None:
     compiled: Any = torch.compile(model) if how == "compile" else torch.jit.trace(model, images)
     found = advkit.MIFGSM(compiled)(images, labels)
     assert ((found - expected).abs() > 1e-4).float().mean() < 0.02
+
+
+RECORDED = [
+    case for case in CASES if case.needs_gradient and not case.make(linear_net()).stops_at_success and case.budget
+]
+
+
+def recorded(attack: advkit.Attack) -> advkit.Attack:
+    """Compiled; on a CPU that would wait for a compiler, and it has no graphs."""
+    return attack.compile() if DEVICE.type == "cuda" else dataclasses.replace(attack, compiled=True)
+
+
+def compiled(case: Case, model: nn.Module, **overrides: Any) -> advkit.Attack:
+    """Its searches are recorded at the second batch of a shape, and played from the third on."""
+    return recorded(case.make(model, generator=None, **overrides))
+
+
+@pytest.mark.parametrize("case", RECORDED, ids=str)
+def test_what_is_recorded_finds_what_the_attack_finds(case: Case) -> None:
+    model, images, labels = trained_net()
+    model, images, labels = there(model), images.to(DEVICE), labels.to(DEVICE)
+    attack, plain = compiled(case, model), case.make(model, generator=None)
+    for turn in range(4):
+        shown, said = images.roll(turn, 0), labels.roll(turn, 0)
+        result = attack.run(shown, said)
+        judge(case, result, shown, said, model=model)
+        if case.deterministic:
+            torch.testing.assert_close(result.images, plain(shown, said))
+        else:
+            assert result.success.sum() >= plain.run(shown, said).success.sum() - 2
+
+
+@pytest.mark.parametrize("case", [case for case in RECORDED if case.per_row], ids=str)
+def test_what_is_recorded_takes_values_of_each_image(case: Case) -> None:
+    model, images, labels = trained_net()
+    model, images, labels = there(model), images.to(DEVICE), labels.to(DEVICE)
+    for eps in (0.1, 0.05, 0.2, 0.0):
+        size = torch.linspace(0, eps * (case.budget or 1), len(images), device=DEVICE)
+        attack = compiled(case, model, eps=size)
+        for _ in range(3):
+            distance = attack.run(images, labels).distance(case.norm)
+            assert (distance <= size + 1e-5 * size.amax().clamp_min(1)).all()
+
+
+def test_what_is_recorded_follows_the_weights() -> None:
+    """Those that are trained in place, and those that are other tensors."""
+    model, images, labels = trained_net()
+    model, images, labels = there(model), images.to(DEVICE), labels.to(DEVICE)
+    attack = recorded(advkit.MIFGSM(model))
+    for turn in range(6):
+        for parameter in model.parameters():
+            if turn % 2:
+                parameter.data = parameter.data + 0.1 * torch.randn_like(parameter)
+            else:
+                parameter.data.add_(0.1 * torch.randn_like(parameter))
+        for _ in range(3):
+            torch.testing.assert_close(attack(images, labels), advkit.MIFGSM(model)(images, labels))
+
+
+def test_what_is_recorded_is_that_attacks_alone() -> None:
+    model, images, labels = trained_net()
+    model, images, labels = there(model), images.to(DEVICE), labels.to(DEVICE)
+    attack = recorded(advkit.IFGSM(model, eps=0.1, alpha=0.05))
+    for _ in range(3):
+        attack(images, labels)
+    other = dataclasses.replace(attack, eps=0.02)
+    for _ in range(3):
+        assert other.run(images, labels).distance("linf").max() <= 0.02 + 1e-6
+        assert attack.run(images, labels).distance("linf").max() > 0.05
+    assert pickle.loads(pickle.dumps(attack))(images, labels).equal(attack(images, labels))
+
+
+def test_draws_differ_from_one_play_to_the_next() -> None:
+    model, images, labels = trained_net()
+    model, images, labels = there(model), images.to(DEVICE), labels.to(DEVICE)
+    for generator in (None, torch.Generator(DEVICE).manual_seed(0)):
+        attack = recorded(advkit.PGD(model, eps=0.1, alpha=1e-4, steps=2, generator=generator))
+        found = [attack(images, labels) for _ in range(5)]
+        assert all(not one.equal(other) for one, other in itertools.combinations(found, 2))
+
+
+def test_wrong_labels_are_found_out_when_it_is_played() -> None:
+    model, images, labels = trained_net()
+    model, images, labels = there(model), images.to(DEVICE), labels.to(DEVICE)
+    attack = recorded(advkit.MIFGSM(model))
+    for _ in range(3):
+        attack(images, labels)
+    with pytest.raises(InputError, match=r"labels must lie in \[0, 4\)"):
+        attack(images, labels + 3)
+
+
+def test_a_model_that_turns_to_nan_is_found_out_when_it_is_played() -> None:
+    model, images, labels = trained_net()
+    model, images, labels = there(model), images.to(DEVICE), labels.to(DEVICE)
+    attack = recorded(advkit.MIFGSM(model))
+    for _ in range(3):
+        attack(images, labels)
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    with pytest.raises(ModelError, match="NaN logits"):
+        attack(images, labels)
+
+
+class Turning(nn.Module):
+    """Another model at every other call."""
+
+    def __init__(self, inner: nn.Module, how: str) -> None:
+        super().__init__()
+        self.inner, self.how, self.calls = inner, how, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images)
+        self.calls += 1
+        if self.how == "waits":
+            return logits if float(logits.sum()) else -logits
+        return logits if self.calls < 25 else -logits
+
+
+@needs_gpu
+@pytest.mark.parametrize(("how", "why"), [("waits", "cannot be recorded"), ("turns", "does not repeat itself")])
+def test_what_cannot_be_recorded_says_so_and_runs(how: str, why: str) -> None:
+    model, images, labels = trained_net()
+    model, images, labels = Turning(there(model), how).to(DEVICE).eval(), images.to(DEVICE), labels.to(DEVICE)
+    attack = advkit.MIFGSM(model, eps=0.1, alpha=0.02).compile()
+    attack(images, labels)
+    with pytest.warns(AdvkitWarning, match=why):
+        attack(images, labels)
+    model.calls = -1000
+    torch.testing.assert_close(attack(images, labels), advkit.MIFGSM(model, eps=0.1, alpha=0.02)(images, labels))
