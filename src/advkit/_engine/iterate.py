@@ -55,10 +55,10 @@ def iterate(
         >>> int((model(adversarials).argmax(1) != labels).sum())
         12
     """
-    keep, climbed, inputs = keep or Last(), losses.get(loss), inputs or _as_they_are
+    keep, climbed = keep or Last(), losses.get(loss)
     for count in range(steps):
         x = rows.x.detach().requires_grad_()
-        logits = model.logits(inputs(x))
+        logits = model.logits(x if inputs is None else inputs(x))
         if early_stop:
             fooled = rows.goal.success(logits)
             keep.leave(rows, fooled)
@@ -66,7 +66,7 @@ def iterate(
                 break
         values = rows.climbed(climbed, logits)
         gradient = model.gradient(values, x)
-        look = Look(count, rows.x, logits.detach(), values.detach(), gradient, rows.goal)
+        look = Look(count, rows.x, logits, values, gradient, rows.goal)
         del x, logits, values, gradient  # and with them the graph, before the step makes tensors of its own
         keep.see(rows, look)
         if early_stop:
@@ -78,11 +78,7 @@ def iterate(
     else:
         if keep.looks_back:
             with torch.no_grad():
-                logits = model.logits(inputs(rows.x))
+                logits = model.logits(rows.x if inputs is None else inputs(rows.x))
                 values = rows.climbed(climbed, logits)
             keep.see(rows, Look(steps, rows.x, logits, values, rows.x.new_empty(0), rows.goal))
     return keep.answer(rows)
-
-
-def _as_they_are(x: Tensor) -> Tensor:
-    return x
