@@ -242,7 +242,7 @@ class APGD(_AutoPGD):
         InputError: a number is out of its range; see `Attack` for the rest.
 
     Examples:
-        >>> result = advkit.APGD(model, eps=4 / 255, steps=20).run(images, labels)
+        >>> result = advkit.APGD(model, eps=8 / 255, steps=20).run(images, labels)
         >>> result
         AdversarialResult(12 of 12 successful)
         >>> sparse = advkit.APGD(model, norm="l1", eps=4.0, steps=20, loss="dlr").run(images, labels)
@@ -295,7 +295,7 @@ class APGDT(_AutoPGD):
         InputError: a number is out of its range; see `Attack` for the rest.
 
     Examples:
-        >>> advkit.APGDT(model, eps=4 / 255, steps=20, target_classes=3).run(images, labels)
+        >>> advkit.APGDT(model, eps=8 / 255, steps=20, target_classes=3).run(images, labels)
         AdversarialResult(12 of 12 successful)
     """
 
