@@ -16,6 +16,7 @@ from advkit.attacks import (
     PixelSwap,
     Pixle,
     SparseL1Descent,
+    Square,
 )
 from advkit.defenses import Defense
 from advkit.evaluation import RobustnessReport, evaluate
@@ -44,6 +45,7 @@ __all__ = [
     "Pixle",
     "RobustnessReport",
     "SparseL1Descent",
+    "Square",
     "Targeted",
     "Untargeted",
     "__version__",

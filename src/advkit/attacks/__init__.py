@@ -2,7 +2,7 @@
 
 from advkit.attacks.budget import FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
 from advkit.attacks.minimal import CW, EAD, JSMA, DeepFool
-from advkit.attacks.queries import OnePixel, PixelSwap, Pixle
+from advkit.attacks.queries import OnePixel, PixelSwap, Pixle, Square
 
 __all__ = [
     "CW",
@@ -17,4 +17,5 @@ __all__ = [
     "PixelSwap",
     "Pixle",
     "SparseL1Descent",
+    "Square",
 ]
