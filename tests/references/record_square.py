@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from autoattack.square import SquareAttack
-from network import hard_images, network
+from network import hard_images
 from torch import Tensor
 
 NORMS = {"Linf": 0.08, "L2": 0.9, "L1": 5.0}

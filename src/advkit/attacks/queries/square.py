@@ -102,7 +102,7 @@ class Square(Asking):
 
 def _share(p_init: float, turn: int) -> float:
     """The share of the pixels that a square has, from 0 on for the first query after the start."""
-    return p_init / 2 ** bisect_left(_HALVED, turn)
+    return p_init * 0.5 ** bisect_left(_HALVED, turn)
 
 
 def _sides(share: float, size: tuple[int, int], least: int) -> tuple[int, int]:
@@ -166,7 +166,8 @@ class _Rule(ABC):
             first = (drawn * (free + 1)).long().clamp_max(free)
             ends.append(first + torch.arange(side, device=first.device))
         down, across = ends
-        return (down[:, :, None] * width + across[:, None]).flatten(1)[:, None].expand(-1, channels, -1)
+        window: Tensor = (down[:, :, None] * width + across[:, None]).flatten(1)
+        return window[:, None].expand(-1, channels, -1)
 
 
 class _Edges(_Rule):
