@@ -2,7 +2,7 @@
 
 from advkit.attacks.budget import FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
 from advkit.attacks.minimal import CW, EAD, JSMA, DeepFool
-from advkit.attacks.queries import OnePixel, PixelSwap, Pixle, Square
+from advkit.attacks.queries import NES, SPSA, OnePixel, PixelSwap, Pixle, SimBA, Square
 
 __all__ = [
     "CW",
@@ -11,11 +11,14 @@ __all__ = [
     "IFGSM",
     "JSMA",
     "MIFGSM",
+    "NES",
     "PGD",
+    "SPSA",
     "DeepFool",
     "OnePixel",
     "PixelSwap",
     "Pixle",
+    "SimBA",
     "SparseL1Descent",
     "Square",
 ]
