@@ -73,9 +73,8 @@ def test_the_end_is_the_corner_that_the_weights_point_to(name: str) -> None:
         asked.append(x.clone())
         return linear(x)
 
-    getattr(advkit, name)(model, eps=0.05, steps=25, samples=100, generator=torch.Generator().manual_seed(0))(
-        images, labels
-    )
+    generator = torch.Generator().manual_seed(0)
+    getattr(advkit, name)(model, eps=0.05, steps=25, samples=100, generator=generator)(images, labels)
     last = asked[-1].flatten(1) - 0.5
     assert Linf.size(last).max() <= 0.05 + 1e-6
     clear = WEIGHTS.abs() > 0.2

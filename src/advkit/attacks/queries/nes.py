@@ -40,7 +40,9 @@ class NES(BlackBox):
         steps: how many, at least 1.
         samples: how many pairs of neighbours an estimate has, at least 1. A step costs ``2 * samples + 1`` queries.
         sigma: standard deviation of the neighbours in units of pixels, greater than 0. They may lie outside the ball.
-        loss: what is climbed: "ce", "margin", "dlr", "log_odds", or a function as in `advkit.losses.get`.
+        loss: what is climbed: "log_odds", whose gradient has the direction of that of the probability, as in the paper,
+            but is not lost to rounding where the model is sure; "ce", "margin", "dlr", or a function as in
+            `advkit.losses.get`.
         max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take. The
             last step takes as many neighbours as are left.
         bounds: the lowest and the highest value of a pixel.
@@ -63,7 +65,7 @@ class NES(BlackBox):
     steps: int = number(100, at_least=1, integer=True)
     samples: int = number(50, at_least=1, integer=True)
     sigma: float = number(OfRange(0.001), above=0)
-    loss: str | Loss = loss("ce")
+    loss: str | Loss = loss("log_odds")
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         ball, alpha = Ball.of(self.norm, images, self.eps, self.bounds), torch.as_tensor(self.alpha).to(images)

@@ -10,7 +10,8 @@ from torch import Tensor
 from advkit._base.random import uniform_like
 from advkit._engine.lengths import OfRange
 from advkit.black_box import BlackBox, Oracle, canvas
-from advkit.hyperparameters import choice, number
+from advkit.hyperparameters import choice, loss, number
+from advkit.losses import Loss
 from advkit.norms import L2, Norm, column
 
 __all__ = ["SimBA"]
@@ -34,6 +35,8 @@ class SimBA(BlackBox):
         basis: "pixels", or "dct" for waves.
         frequencies: the share of the frequencies along each side that waves are taken from, the lowest; greater than 0
             and at most 1.
+        loss: what has to rise: "log_odds", which does when the label's probability falls, however sure the model is;
+            "ce", "margin", "dlr", or a function as in `advkit.losses.get`.
         max_queries: how many forwards may be spent on an image, at least 1; None for as many as the basis takes, one on
             the image itself and two on each vector.
         bounds: the lowest and the highest value of a pixel.
@@ -53,6 +56,7 @@ class SimBA(BlackBox):
     alpha: float = number(OfRange(0.2), above=0)
     basis: str = choice("pixels", "dct")
     frequencies: float = number(1 / 8, above=0, at_most=1)
+    loss: str | Loss = loss("log_odds")
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         best, answers = canvas(images), images.clone()
