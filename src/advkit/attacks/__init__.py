@@ -2,7 +2,7 @@
 
 from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
 from advkit.attacks.minimal import CW, EAD, JSMA, DeepFool
-from advkit.attacks.queries import OnePixel, PixelSwap, Pixle
+from advkit.attacks.queries import NES, SPSA, OnePixel, PixelSwap, Pixle, SimBA, Square
 
 __all__ = [
     "APGD",
@@ -13,10 +13,14 @@ __all__ = [
     "IFGSM",
     "JSMA",
     "MIFGSM",
+    "NES",
     "PGD",
+    "SPSA",
     "DeepFool",
     "OnePixel",
     "PixelSwap",
     "Pixle",
+    "SimBA",
     "SparseL1Descent",
+    "Square",
 ]
