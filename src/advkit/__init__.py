@@ -6,6 +6,7 @@ from advkit.attack import AdversarialResult, Attack
 from advkit.attacks import (
     CW,
     EAD,
+    FAB,
     FGSM,
     IFGSM,
     JSMA,
@@ -26,6 +27,7 @@ from advkit.transforms import AttackTransform, FGSMTransform
 __all__ = [
     "CW",
     "EAD",
+    "FAB",
     "FGSM",
     "IFGSM",
     "JSMA",
