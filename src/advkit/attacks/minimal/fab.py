@@ -14,7 +14,7 @@ from advkit._engine.boundaries import Boundaries, dot, nearest_boundaries
 from advkit.attack import Aim, Attack
 from advkit.attacks.minimal.hyperplane import step_to_hyperplane
 from advkit.attacks.minimal.rivals import WithRivals
-from advkit.goals import Goal
+from advkit.goals import Goal, Targeted
 from advkit.hyperparameters import Number, declared, number
 from advkit.norms import Norm, column
 
@@ -26,6 +26,9 @@ _AROUND = {norms.Linf: 0.3, norms.L2: 1.0, norms.L1: 5.0}
 # Of the pixels' range: steps count as this long at least, where a share of one in two is taken.
 _SHORTEST = 1e-8
 
+# A boundary counts as this far away at least: where two logits are equal, going there would be to stay.
+_NEAREST = 1e-6
+
 
 @dataclass
 class _Walk(WithRivals):
@@ -33,6 +36,7 @@ class _Walk(WithRivals):
 
     originals: Tensor  # (n, ...)
     place: Tensor  # int64 (n,), in the whole batch
+    drawn: Tensor  # bool (n,), whether the rows are drawn back to their originals
 
 
 class _Closest:
@@ -148,7 +152,8 @@ class FAB(Attack):
                     break
                 part, originals = goal.rows(place), images[place]
                 sizes = magnitude(logits[place], part.classes)
-                rows = _Walk(originals, part, rivals[place], sizes, originals, place)
+                drawn = torch.full_like(wrong[place], not isinstance(goal, Targeted))
+                rows = _Walk(originals, part, rivals[place], sizes, originals, place, drawn)
                 if restart:
                     rows.x = self._elsewhere(rows, closest)
                 self._walk(rows, closest)
@@ -175,15 +180,19 @@ class FAB(Attack):
         for _ in range(self.steps):
             x = rows.x.detach().requires_grad_()
             logits = self.classifier.logits(x)
-            found = nearest_boundaries(self.classifier, x, rows.gaps(logits).unbind(1), closest.norm)
+            gaps = rows.gaps(logits)
+            gaps = torch.where(gaps < 0, -gaps, gaps)  # a boundary may be behind; that of a tie still has a slope
+            found = nearest_boundaries(self.classifier, x, gaps.unbind(1), closest.norm)
             stays = found.distance.isinf() & (rows.x == rows.originals).flatten(1).all(1)
-            del x, logits  # and the graph, before the step makes tensors of its own
+            del x, logits, gaps  # and the graph, before the step makes tensors of its own
             rows.move(self._step(rows, found, closest.norm))
             with torch.no_grad():
                 logits = self.classifier.logits(rows.x)
             closest.see(rows, logits)
+            fooled = rows.goal.success(logits)
             back = rows.originals + self.beta * (rows.x - rows.originals)
-            rows.move(back.where(column(rows.goal.success(logits), back), rows.x))
+            rows.move(back.where(column(fooled, back), rows.x))
+            rows.drawn = rows.drawn | fooled
             rows.retire(stays | closest.settled[rows.place])
             if rows.finished:
                 break
@@ -191,12 +200,13 @@ class FAB(Attack):
 
     def _step(self, rows: _Walk, found: Boundaries, norm: Norm) -> Tensor:
         """Beyond the boundary, from where the rows stand and from the images, and a mean of the two: (n, ...)."""
-        there, image = rows.x, rows.originals
-        gap = found.gap + dot(found.gradient, image - there)  # of the image, by the linearised model
-        on = step_to_hyperplane(norm, there, found.gradient, found.gap, self.bounds)
-        back = step_to_hyperplane(norm, image, found.gradient, gap, self.bounds)
-        shortest = _SHORTEST * (self.bounds[1] - self.bounds[0])
-        length, other = norm.size(on).clamp_min(shortest), norm.size(back).clamp_min(shortest)
-        share = column((length / (length + other)).clamp_max(self.alpha_max), there)
+        there, image, extent = rows.x, rows.originals, self.bounds[1] - self.bounds[0]
+        slope = found.slopes.gather(1, found.distances.argmin(1, keepdim=True)).squeeze(1)
+        gap = found.gap.maximum(_NEAREST * extent * slope)
+        behind = gap + dot(found.gradient, image - there)  # at the image, by the linearised model
+        on = step_to_hyperplane(norm, there, found.gradient, gap, self.bounds)
+        back = step_to_hyperplane(norm, image, found.gradient, behind, self.bounds)
+        length, other = (norm.size(one).clamp_min(_SHORTEST * extent) for one in (on, back))
+        share = column((length / (length + other)).clamp_max(self.alpha_max).where(rows.drawn, 0), there)
         x = (1 - share) * (there + self.eta * on) + share * (image + self.eta * back)
         return x.clamp(*self.bounds)
