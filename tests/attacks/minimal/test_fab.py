@@ -230,11 +230,15 @@ def test_restarts_begin_where_the_authors_begin_them(norm: str) -> None:
     for eps, radius in ((0.2, 0.1), (None, {"linf": 0.15, "l2": 0.5, "l1": 2.5}[norm])):
         attack = FAB(linear_net(2), norm, eps=eps, generator=torch.Generator().manual_seed(0))
         closest = _Closest(images, norms.get(norm), eps)
-        walk = _Walk(images, advkit.Untargeted(labels), labels[:, None], images[:, 0], images, torch.arange(64), labels > 0)
+        walk = _Walk(
+            images, advkit.Untargeted(labels), labels[:, None], images[:, 0], images, torch.arange(64), labels > 0
+        )
         starts = attack._elsewhere(walk, closest) - images
         torch.testing.assert_close(norms.get(norm).size(starts), torch.full((64,), radius), rtol=1e-4, atol=0)
         assert len(starts.unique(dim=0)) == 64
-        assert starts.mean(0).abs().max() < 4 * radius / 8 * (0.58 if norm == "linf" else 0.1 if norm == "l2" else 0.0126)
+        assert starts.mean(0).abs().max() < 4 * radius / 8 * (
+            0.58 if norm == "linf" else 0.1 if norm == "l2" else 0.0126
+        )
         if eps is None:
             closest.least[:] = 0.02
             assert (norms.get(norm).size(attack._elsewhere(walk, closest) - images) < 0.0101).all()

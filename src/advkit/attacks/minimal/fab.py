@@ -75,15 +75,15 @@ class FAB(Attack):
     With f the lead of the label over a rival class and w = grad_x f, a step projects both where it stands, x, and the
     image, x0, onto the hyperplane f(x) + w . (z - x) = 0 within the box, exactly, in the norm that is to be small.
     With d and d0 the ways there, and a = min(|d| / (|d| + |d0|), ``alpha_max``), it goes to
-    clip((1 - a) (x + ``eta`` d) + a (x0 + ``eta`` d0)). What fools there is a candidate, and the next step begins a part
-    of the way back, at x0 + ``beta`` (x - x0). The closest candidate is the answer; an image that has none comes back
-    unchanged.
+    clip((1 - a) (x + ``eta`` d) + a (x0 + ``eta`` d0)). What fools there is a candidate, and the next step begins a
+    part of the way back, at x0 + ``beta`` (x - x0). The closest candidate is the answer; an image that has none comes
+    back unchanged.
 
-    By default this is FAB-T, as in AutoAttack: one walk of ``steps`` steps for each of the ``target_classes`` largest
-    logits but the label's, in that order, and any class but the label is a success. With ``target_classes=None`` it is
-    the paper's algorithm: one walk, in which each step takes the boundary that is nearest among those of all classes.
-    With ``targets`` there is one walk to the target, whose boundary is that with the largest other logit, and only the
-    target is a success.
+    By default this is FAB-T, as in AutoAttack's "standard": one walk of ``steps`` steps for each of the
+    ``target_classes`` largest logits but the label's, in that order, and any class but the label is a success. With
+    ``target_classes=None`` it is the paper's algorithm, as in AutoAttack's "plus": one walk, in which each step takes
+    the boundary that is nearest among those of all classes. With ``targets`` there is one walk to the target, whose
+    boundary is that with the largest other logit; it is drawn to the image once it has been to the target.
 
     A step takes two forwards and one backward; with ``target_classes=None`` two forwards and a backward for each class
     but the label. One forward more finds the classes, and the images that the model gets wrong, which come back as they
@@ -93,9 +93,10 @@ class FAB(Attack):
     not the closest image, but the verdict on whether there is one is that of all steps. Without it each image takes all
     of them.
 
-    Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020, algorithm 1
-    and eq. (6) to (11); ``target_classes`` is from appendix C, and from Croce & Hein, "Reliable evaluation of
-    adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020.
+    Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020,
+    algorithm 1. As in the authors' code x is projected from either side of the boundary. The walks to one class each
+    are from "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks", ICML
+    2020, by the same authors.
     arXiv:1907.02044.
 
     Args:
@@ -171,7 +172,9 @@ class FAB(Attack):
         norm, (low, high) = closest.norm, self.bounds
         known = closest.least[rows.place]
         radius = (known.clamp_max(_AROUND[norm] * (high - low)) if closest.eps is None else closest.eps[rows.place]) / 2
-        draws = 2 * uniform_like(rows.x, self.generator) - 1 if norm is norms.Linf else normal_like(rows.x, self.generator)
+        draws = (
+            2 * uniform_like(rows.x, self.generator) - 1 if norm is norms.Linf else normal_like(rows.x, self.generator)
+        )
         onto = radius / norm.size(draws).clamp_min(torch.finfo(draws.dtype).tiny)
         return (rows.x + column(onto, draws) * draws).clamp(low, high)
 
