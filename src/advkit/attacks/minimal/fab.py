@@ -124,7 +124,7 @@ class FAB(Attack):
         >>> bool((closest.distance("l2") <= advkit.DeepFool(model).run(images, labels).distance("l2")).all())
         True
         >>> advkit.FAB(model, norm="l2", eps=0.2, steps=20).run(images, labels)
-        AdversarialResult(12 of 12 successful)
+        AdversarialResult(10 of 12 successful)
     """
 
     independent_rows: ClassVar[bool] = True
