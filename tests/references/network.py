@@ -35,3 +35,17 @@ def hard_images(count: int = 40) -> tuple[nn.Module, Tensor, Tensor]:
         images = torch.rand(count, 3, 10, 10, generator=generator, dtype=torch.float64)
         labels = model(images).argmax(1)
     return model, images, labels
+
+
+def of_fab() -> tuple[nn.Module, Tensor, Tensor]:
+    """Weights from a seeded generator, images from hard to easy with half of the pixels black or white, and labels."""
+    generator = torch.Generator().manual_seed(23)
+    model = network()
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            spread = 6 / max(1.0, tensor[0].numel() ** 0.5) if tensor.ndim > 1 else 0.2
+            tensor.copy_(spread * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+        images = torch.rand(2000, 3, 8, 8, generator=generator, dtype=torch.float64).mul(2).sub(0.5).clamp(0, 1)
+        top = model(images).topk(2)
+    kept = (top.values[:, 1] - top.values[:, 0]).argsort()[:1800:150]
+    return model, images[kept], top.indices[kept, 0]

@@ -1,7 +1,7 @@
 """The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
 
 from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
-from advkit.attacks.minimal import CW, EAD, JSMA, DeepFool
+from advkit.attacks.minimal import CW, EAD, FAB, JSMA, DeepFool
 from advkit.attacks.queries import NES, SPSA, OnePixel, PixelSwap, Pixle, SimBA, Square
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "APGDT",
     "CW",
     "EAD",
+    "FAB",
     "FGSM",
     "IFGSM",
     "JSMA",
