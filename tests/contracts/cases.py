@@ -228,7 +228,7 @@ CASES = [
     Case(
         "NES",
         advkit.NES,
-        {"eps": 0.1, "alpha": 0.03, "steps": 8, "samples": 20},
+        {"eps": 0.1, "alpha": 0.06, "steps": 8, "samples": 20},
         budget=0.1,
         deterministic=False,
         per_row=("eps", "alpha"),
@@ -236,7 +236,7 @@ CASES = [
     Case(
         "SPSA",
         advkit.SPSA,
-        {"eps": 0.1, "lr": 0.03, "steps": 8, "samples": 20},
+        {"eps": 0.1, "lr": 0.06, "steps": 8, "samples": 20},
         budget=0.1,
         deterministic=False,
         per_row=("eps",),
