@@ -15,7 +15,9 @@ from advkit.attacks import (
     OnePixel,
     PixelSwap,
     Pixle,
+    Restarts,
     SparseL1Descent,
+    WorstOf,
 )
 from advkit.defenses import Defense
 from advkit.evaluation import RobustnessReport, evaluate
@@ -42,10 +44,12 @@ __all__ = [
     "OnePixel",
     "PixelSwap",
     "Pixle",
+    "Restarts",
     "RobustnessReport",
     "SparseL1Descent",
     "Targeted",
     "Untargeted",
+    "WorstOf",
     "__version__",
     "attacks",
     "data",

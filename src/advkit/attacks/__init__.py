@@ -1,6 +1,7 @@
 """The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
 
 from advkit.attacks.budget import FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
+from advkit.attacks.combined import Restarts, WorstOf
 from advkit.attacks.minimal import CW, EAD, JSMA, DeepFool
 from advkit.attacks.queries import OnePixel, PixelSwap, Pixle
 
@@ -16,5 +17,7 @@ __all__ = [
     "OnePixel",
     "PixelSwap",
     "Pixle",
+    "Restarts",
     "SparseL1Descent",
+    "WorstOf",
 ]

@@ -1,0 +1,6 @@
+"""Attacks made of attacks."""
+
+from advkit.attacks.combined.restarts import Restarts
+from advkit.attacks.combined.worst_of import WorstOf
+
+__all__ = ["Restarts", "WorstOf"]
