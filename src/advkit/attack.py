@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from advkit import hyperparameters, norms
 from advkit._engine.checks import check_bounds, check_choice, check_model
-from advkit._engine.classifier import Classifier, prediction
+from advkit._engine.classifier import Classifier, prediction, warn_of_infinite
 from advkit._engine.lengths import BASES, default, is_given, settle
 from advkit._engine.run import Done, Stage, carry_out
 from advkit._engine.wording import short
@@ -183,7 +183,9 @@ class Attack(ABC):
         Returns:
             The adversarial images: shape, dtype and device of ``images``, within ``bounds``.
         """
-        return self._carry_out(images, labels, targets).images
+        done = self._carry_out(images, labels, targets)
+        warn_of_infinite(done.infinite)
+        return done.images
 
     def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
         """Attack a batch as `__call__` does, and ask the model about the outcome.
@@ -192,6 +194,7 @@ class Attack(ABC):
         with a random defense is asked ten times, and its prediction is what it says most often.
         """
         done = self._carry_out(images, labels, targets)
+        warn_of_infinite(done.infinite)
         labels = labels.to(images.device, torch.int64)
         targets = None if targets is None else targets.to(images.device, torch.int64)
         predictions = self._predict(done.images)

@@ -66,8 +66,9 @@ def test_a_loss_that_does_not_saturate_moves_where_cross_entropy_does_not(case: 
     ],
 )
 def test_a_loss_that_is_none_is_told(case: Case, loss: Any, words: str) -> None:
+    model, images = conv_net(), draw(4, *IMAGE)
     with pytest.raises(InputError, match=words):
-        case.make(conv_net(), loss=loss)(draw(4, *IMAGE), torch.tensor([0, 1, 2, 3]))
+        case.make(model, loss=loss)(images, said_by(model, images))
 
 
 @climbing
@@ -93,4 +94,4 @@ def test_a_loss_without_a_gradient_is_not_only_the_models(case: Case) -> None:
         (lambda logits, classes: by_torch(logits, classes) * torch.nan, "or in the loss if you gave one"),
     ):
         with pytest.raises(ModelError, match=words):
-            case.make(model, loss=loss)(images, torch.tensor([0, 1, 2, 3]))
+            case.make(model, loss=loss)(images, said_by(model, images))

@@ -13,7 +13,7 @@ from advkit._engine.gradients import Scaling, looked_at, passes_halves
 from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError
 from advkit.model import Model, attacking, is_stochastic
 
-__all__ = ["Classifier", "asked", "own", "predict", "prediction"]
+__all__ = ["Classifier", "asked", "own", "predict", "prediction", "warn_of_infinite"]
 
 _DRAWS = 10  # answers of a random model that its prediction is voted on by
 _MOST_WATCHED = 1000  # numbers that wait on the device
@@ -214,10 +214,13 @@ class Classifier:
         The first of them is to blame: what comes after it in a search was computed from it. Warns of the infinite
         gradients that searches met.
         """
+        warn_of_infinite(self.checked())
+
+    def checked(self) -> int:
+        """As `verify`, but for the warning: on how many images at least the searches met infinite gradients."""
         self._look()
         images, self._images = self._images, 0
-        if images:
-            warnings.warn(_INFINITE.format(images), AdvkitWarning, stacklevel=4)
+        return images
 
     def _look(self) -> None:
         watched, self._watched = self._watched, []
@@ -229,6 +232,12 @@ class Classifier:
                 raise LookAgain(_NOT_FINITE)
             if math.isnan(value):
                 raise error(meaning)
+
+
+def warn_of_infinite(images: int) -> None:
+    """Tell the caller of the caller of who calls this of infinite gradients on so many images, if there are any."""
+    if images:
+        warnings.warn(_INFINITE.format(images), AdvkitWarning, stacklevel=4)
 
 
 def predict(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -66,6 +66,7 @@ class Done:
         queries: int64 (N,), the forwards spent on each image by an attack that asks for answers alone; else None.
         forwards: how many images the model answered, each as often as it was asked.
         backwards: how many answers were differentiated, likewise.
+        infinite: on how many images at least a gradient was infinite, which the caller is to be told of.
         stage: int64 (N,), the place of the attack that made each image among those that the attack is made of, -1
             where none moved it; None of an attack that is not made of others.
         stages: what each of them cost.
@@ -75,6 +76,7 @@ class Done:
     queries: Tensor | None
     forwards: int = 0
     backwards: int = 0
+    infinite: int = 0
     stage: Tensor | None = None
     stages: tuple[Stage, ...] = ()
 
@@ -124,9 +126,10 @@ def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | 
         job = _placed(attack, images, classes, per_image, model)
         searched = model if attack.autocast is None else Classifier(attack.model, classes, attack.autocast)
         found = _searched(attack, job, searched)
-        searched.verify()
+        infinite = searched.checked()
         if searched is not model and attack.stops_at_success:
             found = _confirmed(attack, found, job, model)
+            infinite = max(infinite, model.checked())
         if is_coarse and sees_gradients:
             found = _rounded(attack, found, job, model, Halves(images.dtype))
         if job.pixels.dtype != images.dtype:  # a pixel that was not moved is the original's to the bit
@@ -135,7 +138,7 @@ def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | 
         queries = torch.cat(model.ledger).to(images.device) if model.ledger else None  # of who counts them
         models = {model, searched}
         forwards, backwards = (sum(one.forwards for one in models), sum(one.backwards for one in models))
-        return Done(found.to(images.device).clamp(*attack.bounds), queries, forwards, backwards)
+        return Done(found.to(images.device).clamp(*attack.bounds), queries, forwards, backwards, infinite)
 
 
 def check_call(attack: Attack, images: Tensor, classes: Mapping[str, Tensor], per_image: Mapping[str, Tensor]) -> None:
@@ -201,7 +204,6 @@ def _confirmed(attack: Attack, found: Tensor, job: _Job, model: Classifier) -> T
         missed = (~job.goal.success(model(found))).nonzero().squeeze(1)
     if len(missed):
         found = found.index_copy(0, missed, _searched(attack, job.rows(missed), model))
-        model.verify()
     return found
 
 

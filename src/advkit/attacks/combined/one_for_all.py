@@ -81,7 +81,8 @@ class OneForAll(Combined):
         for name in _FOR_ALL:
             object.__setattr__(self, name, self._agreed(name, attacks))
         self._pass_on({name: getattr(self, name) for name in ("generator", "autocast")})
-        if self.aim == "budget" and not balls(self) and (stray := [one for one in attacks if one.aim == "minimal"]):
+        stray = [one for one in attacks if one.aim == "minimal"]
+        if self.aim == "budget" and stray and not any(map(balls, attacks)):
             raise InputError(
                 f"{stray[0]} looks for the closest image, which counts only within a budget, and no other attack in "
                 f"{type(self).__name__} says what its budget is: a norm and eps"
@@ -107,7 +108,9 @@ class OneForAll(Combined):
         for value in values[1:]:
             if value is not values[0] and value != values[0]:
                 told = "" if name == "model" else f": {values[0]!r} and {value!r}"
-                how = "attack.on(model)" if name in ("model", "adaptive") else f"dataclasses.replace(attack, {name}=...)"
+                how = (
+                    "attack.on(model)" if name in ("model", "adaptive") else f"dataclasses.replace(attack, {name}=...)"
+                )
                 raise InputError(
                     f"the attacks in {type(self).__name__} have one {name} for all, and these have different "
                     f"ones{told}; make them alike with {how}"
@@ -129,7 +132,7 @@ class OneForAll(Combined):
         same = [one for one in attacks if one.aim == aim]
         named = {None if (norm := getattr(one, "norm", None)) is None else norms.get(norm) for one in same}
         budgets = [getattr(one, "eps", None) if aim == "budget" else None for one in same]
-        alike = all(type(eps) is type(budgets[0]) and not isinstance(eps, Tensor) and eps == budgets[0] for eps in budgets)
+        alike = not any(isinstance(eps, Tensor) for eps in budgets) and len({*budgets}) == 1
         facts = {
             "access": access,
             "aim": aim,

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,20 +41,27 @@ class Combined(Attack):
         """The attacks, in the order in which they are carried out."""
 
     def _carry_out(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> Done:
+        return self._tried(images, labels, targets)
+
+    def _tried(self, images: Tensor, labels: Tensor, targets: Tensor | None, *, looked: bool = False) -> Done:
+        """The same for images of which the model is known to get all right, if somebody has ``looked``."""
         classes = {"labels": labels} if targets is None else {"labels": labels, "targets": targets}
         check_call(self, images, classes, self._per_row())
-        parts, stages = self._parts(), []
+        parts, stages, infinite = self._parts(), [], 0
         with torch.inference_mode(False), torch.no_grad():
             batch = _Batch.of(self, parts, images, labels, targets)
+            if images.numel() and not looked:
+                batch.rows = batch.rows[~batch.fools(batch.originals, batch.rows)]
             for number, part in enumerate(parts):
                 tried, spent = len(batch.rows), Done(images, None)
                 if tried:
                     spent = batch.attacked(number, part, is_last=number == len(parts) - 1)
+                infinite = max(infinite, spent.infinite)
                 queries = None if spent.queries is None else int(spent.queries.sum())
                 stages.append(Stage(str(part), tried, spent.forwards + batch.looks, spent.backwards, queries))
                 batch.looks = 0
         forwards, backwards = sum(stage.forwards for stage in stages), sum(stage.backwards for stage in stages)
-        return Done(batch.found, batch.queries, forwards, backwards, batch.stage, tuple(stages))
+        return Done(batch.found, batch.queries, forwards, backwards, infinite, batch.stage, tuple(stages))
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         raise AdvkitError(f"{type(self).__name__} has no search of its own to build on; call the attack itself")
@@ -62,7 +70,7 @@ class Combined(Attack):
 def balls(attack: Attack) -> list[Ball]:
     """The budgets within which what an attack gives back counts, as far as it says so."""
     if isinstance(attack, Combined):
-        return [ball for part in attack._parts() for ball in balls(part)]
+        return [ball for part in dict.fromkeys(attack._parts()) for ball in balls(part)]
     norm, eps = getattr(attack, "norm", None), getattr(attack, "eps", None)
     return [(norms.get(norm), eps)] if attack.aim == "budget" and norm is not None and eps is not None else []
 
@@ -101,7 +109,7 @@ class _Batch:
     def of(
         cls, whole: Combined, parts: Sequence[Attack], images: Tensor, labels: Tensor, targets: Tensor | None
     ) -> "_Batch":
-        """A batch before the first attack: those that the model gets wrong do not go there."""
+        """A batch before the first attack."""
         queries = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         norm = getattr(whole, "norm", None) if whole.aim == "minimal" else None
         batch = cls(
@@ -113,8 +121,7 @@ class _Batch:
             None if norm is None else norms.get(norm),
             queries if any(map(_asks_alone, parts)) else None,
         )
-        every = torch.arange(len(images), device=images.device)
-        batch.rows = every[~batch._fools(batch.originals, every)] if images.numel() else every[:0]
+        batch.rows = torch.arange(len(images) if images.numel() else 0, device=images.device)
         return batch
 
     def __post_init__(self) -> None:
@@ -126,7 +133,9 @@ class _Batch:
     def attacked(self, number: int, part: Attack, *, is_last: bool) -> Done:
         """Try an attack on the rows that are left, and say what it spent on them."""
         rows, before = self.rows, self.originals[self.rows]
-        done = part._of_rows(rows)._carry_out(before, *self._classes(rows))
+        some = part._of_rows(rows)
+        carry_out = partial(some._tried, looked=True) if isinstance(some, Combined) else some._carry_out
+        done = carry_out(before, *self._classes(rows))
         if self.queries is not None and done.queries is not None:
             self.queries[rows] += done.queries
         length = self._length(done.images, before)
@@ -135,7 +144,7 @@ class _Batch:
         doubtful = may & (self.length[rows].isfinite() if is_last else True)
         fooled = may.clone()
         if bool(doubtful.any()):
-            fooled[doubtful] = self._fools(done.images[doubtful], rows[doubtful])
+            fooled[doubtful] = self.fools(done.images[doubtful], rows[doubtful])
         stands = may if self.closest is None else fooled
         self.found[rows[stands]] = done.images[stands]
         self.stage[rows[stands]] = number
@@ -171,7 +180,7 @@ class _Batch:
         labels, targets = self.labels, self.targets
         return labels[rows.to(labels.device)], None if targets is None else targets[rows.to(targets.device)]
 
-    def _fools(self, images: Tensor, rows: Tensor) -> Tensor:
+    def fools(self, images: Tensor, rows: Tensor) -> Tensor:
         """Whether the model takes images for what they should be taken for: bool (n,)."""
         labels, targets = self._classes(rows)
         classes = {"labels": labels} if targets is None else {"labels": labels, "targets": targets}

@@ -32,8 +32,8 @@ class WorstOf(OneForAll):
     arXiv:1902.06705.
 
     Args:
-        attacks: the attacks, all pointed at one model; attacks that are made of attacks may be among them. Their numbers
-            may be given for each image.
+        attacks: the attacks, all pointed at one model; attacks that are made of attacks may be among them. Their
+            numbers may be given for each image.
         bounds: those of the attacks, which must be the same.
         generator: where those draw from that have no generator of their own; if they have, it must be one for all.
         autocast: for those that see gradients and have none of their own.
