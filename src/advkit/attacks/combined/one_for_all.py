@@ -1,7 +1,7 @@
 """What attacks that are given attacks share: one model, one range of pixels, one generator for all of them."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit import hyperparameters, norms
-from advkit.attack import Attack
+from advkit.attack import Aim, Attack
 from advkit.attacks.combined.survivors import Combined, balls
 from advkit.errors import DtypeError, InputError
 from advkit.hyperparameters import Hyperparameter
@@ -107,17 +107,15 @@ class OneForAll(Combined):
         values = [value for value in values if value is not None]
         for value in values[1:]:
             if value is not values[0] and value != values[0]:
-                told = "" if name == "model" else f": {values[0]!r} and {value!r}"
-                how = (
-                    "attack.on(model)" if name in ("model", "adaptive") else f"dataclasses.replace(attack, {name}=...)"
-                )
+                these = "different ones" if name in ("model", "generator") else f"{values[0]!r} and {value!r}"
+                how = "attack.on" if name in ("model", "adaptive") else "dataclasses.replace"
                 raise InputError(
-                    f"the attacks in {type(self).__name__} have one {name} for all, and these have different "
-                    f"ones{told}; make them alike with {how}"
+                    f"the attacks in {type(self).__name__} must have the same {name}, and these have {these}; "
+                    f"make them alike with {how}(...)"
                 )
         return values[0] if values else None
 
-    def _pass_on(self, values: dict[str, Any]) -> None:
+    def _pass_on(self, values: Mapping[str, Any]) -> None:
         """Give the attacks these values, and learn what they are of themselves."""
         attacks = []
         for one in self._attacks():
@@ -126,27 +124,12 @@ class OneForAll(Combined):
                 new.pop("autocast", None)  # for which it has no use
             attacks.append(one._with(**new) if new else one)
         self._hold(tuple(attacks))
-        seen, aims = {one.access for one in attacks}, {one.aim for one in attacks}
-        access = next(kind for kind in ("gradient", "scores", "decisions") if kind in seen)
-        aim = "budget" if "budget" in aims else "minimal"
-        same = [one for one in attacks if one.aim == aim]
-        named = {None if (norm := getattr(one, "norm", None)) is None else norms.get(norm) for one in same}
-        budgets = [getattr(one, "eps", None) if aim == "budget" else None for one in same]
-        alike = not any(isinstance(eps, Tensor) for eps in budgets) and len({*budgets}) == 1
-        facts = {
-            "access": access,
-            "aim": aim,
-            "independent_rows": all(one.independent_rows for one in attacks),
-            "norm": named.pop() if len(named) == 1 else None,
-            "eps": budgets[0] if alike and len(named) == 0 else None,
-        }
-        for name, fact in facts.items():
+        for name, fact in _facts(attacks).items():
             object.__setattr__(self, name, fact)
 
     def _with(self, **changes: object) -> Self:
         other = super()._with(**changes)
-        if shared := {name: value for name, value in changes.items() if name in _FOR_ALL}:
-            other._pass_on(shared)
+        other._pass_on({name: value for name, value in changes.items() if name in _FOR_ALL})
         return other
 
     def _of_rows(self, index: Tensor) -> Self:
@@ -160,3 +143,21 @@ class OneForAll(Combined):
             for name, value in one._per_row().items():
                 found[name if name not in found else f"{name} of {one}"] = value
         return found
+
+
+def _facts(attacks: Sequence[Attack]) -> dict[str, object]:
+    """What attacks are together: what they see, look for and measure in."""
+    seen = {one.access for one in attacks}
+    aim: Aim = "budget" if any(one.aim == "budget" for one in attacks) else "minimal"
+    leading = [one for one in attacks if one.aim == aim]
+    measured_in = {None if (norm := getattr(one, "norm", None)) is None else norms.get(norm) for one in leading}
+    norm = measured_in.pop() if len(measured_in) == 1 else None
+    budgets = [getattr(one, "eps", None) for one in leading] if aim == "budget" and norm is not None else []
+    numbers = {None if isinstance(eps, Tensor) and eps.ndim else eps if eps is None else float(eps) for eps in budgets}
+    return {
+        "access": next(kind for kind in ("gradient", "scores", "decisions") if kind in seen),
+        "aim": aim,
+        "independent_rows": all(one.independent_rows for one in attacks),
+        "norm": norm,
+        "eps": numbers.pop() if len(numbers) == 1 else None,
+    }
