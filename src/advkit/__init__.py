@@ -4,6 +4,8 @@ from advkit import attacks, data, defenses, errors, evaluation, goals, losses, n
 from advkit._version import __version__
 from advkit.attack import AdversarialResult, Attack
 from advkit.attacks import (
+    APGD,
+    APGDT,
     CW,
     EAD,
     FGSM,
@@ -26,6 +28,8 @@ from advkit.model import Defended, Normalized
 from advkit.transforms import AttackTransform, FGSMTransform
 
 __all__ = [
+    "APGD",
+    "APGDT",
     "CW",
     "EAD",
     "FGSM",

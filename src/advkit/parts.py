@@ -7,7 +7,7 @@ from advkit._base.random import normal_like, uniform_like
 from advkit._engine.ball import Ball, L1Ball, L2Ball, LinfBall
 from advkit._engine.classifier import Classifier
 from advkit._engine.iterate import iterate
-from advkit._engine.keeps import FirstSuccess, HighestLoss, Keep, Last, Smallest, Worst
+from advkit._engine.keeps import FirstSuccess, HighestLoss, Keep, Last, Smallest, Standing, Worst
 from advkit._engine.looks import Climb, Look, Peak, Seeking
 from advkit._engine.rows import Rows
 from advkit.attack import Attack
@@ -53,6 +53,7 @@ __all__ = [
     "Rows",
     "Seeking",
     "Smallest",
+    "Standing",
     "Targeted",
     "Untargeted",
     "Worst",

@@ -1,11 +1,13 @@
 """The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
 
-from advkit.attacks.budget import FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
+from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
 from advkit.attacks.combined import Restarts, WorstOf
 from advkit.attacks.minimal import CW, EAD, JSMA, DeepFool
 from advkit.attacks.queries import OnePixel, PixelSwap, Pixle
 
 __all__ = [
+    "APGD",
+    "APGDT",
     "CW",
     "EAD",
     "FGSM",
