@@ -34,11 +34,13 @@ class Boundaries:
         distances: (n, m), how far each is; infinite where its slope says nothing.
         slopes: (n, m), the dual norm of each gap's gradient.
         gradient: (n, ...), of the gap of the nearest one, which closes along minus it; 0 where none has a distance.
+        gap: (n,), of the nearest one; 0 where none has a distance.
     """
 
     distances: Tensor
     slopes: Tensor
     gradient: Tensor
+    gap: Tensor
 
     @property
     def distance(self) -> Tensor:
@@ -65,7 +67,7 @@ def nearest_boundaries(
             distance in the norm: because of the box, for one.
     """
     nearest = torch.full(x.shape[:1], torch.inf, dtype=x.dtype, device=x.device)
-    steepest = torch.zeros_like(x)
+    steepest, closing = torch.zeros_like(x), torch.zeros_like(nearest)
     distances, slopes = [], []
     for left, gap in zip(range(len(gaps))[::-1], gaps, strict=True):
         gradient = model.gradient(gap, x, keep_graph=left > 0)
@@ -75,11 +77,12 @@ def nearest_boundaries(
         if length is not None:
             far = length(gap, gradient).where(far.isfinite(), torch.inf)
         steepest = gradient.where(column(far < nearest, x), steepest)
+        closing = gap.where(far < nearest, closing)
         nearest = nearest.minimum(far)
         distances.append(far)
         slopes.append(slope)
         del gradient
-    return Boundaries(torch.stack(distances, 1), torch.stack(slopes, 1), steepest)
+    return Boundaries(torch.stack(distances, 1), torch.stack(slopes, 1), steepest, closing)
 
 
 def linear_distances(gaps: Tensor, slopes: Tensor) -> Tensor:

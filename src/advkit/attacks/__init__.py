@@ -2,7 +2,7 @@
 
 from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
 from advkit.attacks.combined import Restarts, WorstOf
-from advkit.attacks.minimal import CW, EAD, JSMA, DeepFool
+from advkit.attacks.minimal import CW, EAD, FAB, JSMA, DeepFool
 from advkit.attacks.queries import OnePixel, PixelSwap, Pixle
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "APGDT",
     "CW",
     "EAD",
+    "FAB",
     "FGSM",
     "IFGSM",
     "JSMA",

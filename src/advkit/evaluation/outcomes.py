@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advkit import norms
 from advkit.attack import Attack
-from advkit.evaluation.flags import budget, named_norm, reach
+from advkit.evaluation.flags import budget, named_norm, number, reach
 from advkit.evaluation.plan import Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Record, vote
 from advkit.evaluation.records import Outcome as Answers
@@ -42,11 +42,13 @@ class Outcome:
         """Whether this attack might have returned what the other did: bool (N,).
 
         A budget attack might have if that lies within its budget, and within the reach of its steps. A minimal one has
-        no budget, and might have returned anything; but one that counts pixels stops after a number of them, and a
-        black-box one when its queries end.
+        no budget unless it was given one, and might have returned anything; but one that counts pixels stops after a
+        number of them, and a black-box one when its queries end.
         """
         if ball := budget(self.attack):
             return other.within(ball[0], min(ball[1], reach(self.attack)))
+        if (eps := number(self.attack, "eps")) is not None and (norm := named_norm(self.attack)) is not None:
+            return other.within(norm, eps)
         return torch.full_like(other.right, self.is_free)
 
     def rows(self, kept: Tensor) -> "Outcome":
@@ -57,9 +59,8 @@ class Outcome:
     @property
     def is_free(self) -> bool:
         """Whether the attack may change an image as it likes."""
-        return (self.attack.aim == "minimal" and self.attack.access == "gradient") and named_norm(
-            self.attack
-        ) is not norms.L0
+        minimal = self.attack.aim == "minimal" and self.attack.access == "gradient"
+        return minimal and getattr(self.attack, "eps", None) is None and named_norm(self.attack) is not norms.L0
 
 
 def outcomes(

@@ -131,7 +131,7 @@ def security_curve(
     budgets = sorted({float(value) for value in eps})
     if not budgets:
         raise InputError("eps has no budgets; give it a list of numbers, such as [0, 2/255, 4/255, 8/255]")
-    curve = _WithinBudgets(attack, budgets, norm) if _has(attack, "eps") else _AtDistances(attack, budgets, norm)
+    curve = _WithinBudgets(attack, budgets, norm) if _takes_budget(attack) else _AtDistances(attack, budgets, norm)
     batches = track(_batches(images, labels), "security_curve", unit="batch", progress=progress)
     columns = [curve.right(*batch) for _, *batch in pairs(batches, [attack.bounds]) if len(batch[0])]
     if not columns:
@@ -224,6 +224,11 @@ def _batches(images: Tensor | Iterable[Any], labels: Tensor | None) -> Iterable[
     if labels is None:
         raise DtypeError("images are a tensor, and need labels: an int64 tensor of shape (N,)")
     return [(images, labels)]
+
+
+def _takes_budget(attack: Attack) -> bool:
+    """Whether the attack is run within each budget: not a minimal one that may have a budget and was given none."""
+    return _has(attack, "eps") and not (attack.aim == "minimal" and getattr(attack, "eps", None) is None)
 
 
 def _has(attack: Attack, name: str) -> bool:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from advkit import hyperparameters, norms
-from advkit._base.scale import magnitude, power_of_two, rounding_margin
+from advkit._base.scale import magnitude
 from advkit._engine.boundaries import linear_distances, nearest_boundaries
-from advkit._engine.rows import Rows
 from advkit.attack import Aim, Attack
+from advkit.attacks.minimal.rivals import WithRivals
 from advkit.goals import Goal
 from advkit.hyperparameters import number
 from advkit.norms import Norm, column
@@ -26,29 +26,8 @@ _BEYOND = 1e-4
 
 
 @dataclass
-class _Row(Rows):
-    """Rows that know their rivals, the classes whose boundaries they could cross."""
-
-    goal: Goal
-    rivals: Tensor  # int64 (n, m)
-    magnitude: Tensor  # (n,), of the logits that the margin compares, on the original
+class _Row(WithRivals):
     slopes: Tensor  # (n, m), the dual norm of the gradient of each gap, where last computed
-
-    @property
-    def unit(self) -> Tensor:
-        """What logits are measured in, (n, 1): squares of the gradients of tiny ones would underflow."""
-        return power_of_two(self.magnitude).unsqueeze(1)
-
-    def edge(self, logits: Tensor) -> Tensor:
-        """The margin beyond rounding that a success must have: (n,)."""
-        return rounding_margin(magnitude(logits, self.goal.classes).maximum(self.magnitude))
-
-    def gaps(self, logits: Tensor) -> Tensor:
-        """By how much each rival is behind the class that is held, over the unit: (n, m)."""
-        gaps = logits.gather(1, self.goal.held(logits)) - logits.gather(1, self.rivals)
-        edge = self.edge(logits).unsqueeze(1)
-        gaps = torch.where(gaps > edge, gaps, gaps + 2 * edge)  # who is as near is to cross it
-        return (gaps / self.unit).to(self.slopes.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +100,7 @@ class DeepFool(Attack):
             rows.compact()
             count = min(count, _NEAREST)
             x, logits = self._answer(rows.x)  # after the last step only to see who is fooled
-            fooled[rows.index] |= rows.goal.margin(logits) < -rows.edge(logits)
+            fooled[rows.index] |= rows.fooled(logits)
         return rows.whole().where(column(fooled, images), images)
 
     def _answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
