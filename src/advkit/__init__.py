@@ -20,6 +20,7 @@ from advkit.attacks import (
     Pixle,
     Restarts,
     SparseL1Descent,
+    Square,
     WorstOf,
 )
 from advkit.defenses import Defense
@@ -53,6 +54,7 @@ __all__ = [
     "Restarts",
     "RobustnessReport",
     "SparseL1Descent",
+    "Square",
     "Targeted",
     "Untargeted",
     "WorstOf",

@@ -11,7 +11,7 @@ from advkit._engine.keeps import FirstSuccess, HighestLoss, Keep, Last, Smallest
 from advkit._engine.looks import Climb, Look, Peak, Seeking
 from advkit._engine.rows import Rows
 from advkit.attack import Attack
-from advkit.black_box import NO_LIMIT, BlackBox, Oracle, OutOfQueries, as_pixels, overwrite, places
+from advkit.black_box import NO_LIMIT, Asking, BlackBox, Oracle, OutOfQueries, as_pixels, overwrite, places
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.hyperparameters import (
     Hyperparameter,
@@ -30,6 +30,7 @@ from advkit.norms import column
 
 __all__ = [
     "NO_LIMIT",
+    "Asking",
     "Attack",
     "Ball",
     "BlackBox",

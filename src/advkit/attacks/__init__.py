@@ -3,7 +3,7 @@
 from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
 from advkit.attacks.combined import Restarts, WorstOf
 from advkit.attacks.minimal import CW, EAD, FAB, JSMA, DeepFool
-from advkit.attacks.queries import OnePixel, PixelSwap, Pixle
+from advkit.attacks.queries import OnePixel, PixelSwap, Pixle, Square
 
 __all__ = [
     "APGD",
@@ -22,5 +22,6 @@ __all__ = [
     "Pixle",
     "Restarts",
     "SparseL1Descent",
+    "Square",
     "WorstOf",
 ]

@@ -230,7 +230,9 @@ def test_restarts_begin_where_the_authors_begin_them(norm: str) -> None:
         starts = attack._elsewhere(walk, closest) - images
         torch.testing.assert_close(norms.get(norm).size(starts), torch.full((64,), radius), rtol=1e-4, atol=0)
         assert len(starts.unique(dim=0)) == 64
-        assert starts.mean(0).abs().max() < 4 * radius / 8 * (0.58 if norm == "linf" else 0.1 if norm == "l2" else 0.0126)
+        assert starts.mean(0).abs().max() < 4 * radius / 8 * (
+            0.58 if norm == "linf" else 0.1 if norm == "l2" else 0.0126
+        )
         if eps is None:
             closest.least[:] = 0.02
             assert (norms.get(norm).size(attack._elsewhere(walk, closest) - images) < 0.0101).all()

@@ -166,7 +166,9 @@ class FAB(Attack):
         norm, (low, high) = closest.norm, self.bounds
         known = closest.least[rows.place]
         radius = (known.clamp_max(_AROUND[norm] * (high - low)) if closest.eps is None else closest.eps[rows.place]) / 2
-        draws = 2 * uniform_like(rows.x, self.generator) - 1 if norm is norms.Linf else normal_like(rows.x, self.generator)
+        draws = (
+            2 * uniform_like(rows.x, self.generator) - 1 if norm is norms.Linf else normal_like(rows.x, self.generator)
+        )
         onto = radius / norm.size(draws).clamp_min(torch.finfo(draws.dtype).tiny)
         return (rows.x + column(onto, draws) * draws).clamp(low, high)
 

@@ -3,5 +3,6 @@
 from advkit.attacks.queries.one_pixel import OnePixel
 from advkit.attacks.queries.pixel_swap import PixelSwap
 from advkit.attacks.queries.pixle import Pixle
+from advkit.attacks.queries.square import Square
 
-__all__ = ["OnePixel", "PixelSwap", "Pixle"]
+__all__ = ["OnePixel", "PixelSwap", "Pixle", "Square"]
