@@ -122,6 +122,8 @@ class OneForAll(Combined):
             new = {name: value for name, value in values.items() if getattr(one, name) is not value}
             if one.access != "gradient":
                 new.pop("autocast", None)  # for which it has no use
+            if one.access != "gradient" or one.stops_at_success:
+                new.pop("compiled", None)  # likewise
             attacks.append(one._with(**new) if new else one)
         self._hold(tuple(attacks))
         for name, fact in _facts(attacks).items():
@@ -129,10 +131,12 @@ class OneForAll(Combined):
 
     def _with(self, **changes: object) -> Self:
         other = super()._with(**changes)
-        other._pass_on({name: value for name, value in changes.items() if name in _FOR_ALL})
+        other._pass_on({name: value for name, value in changes.items() if name in (*_FOR_ALL, "compiled")})
         return other
 
     def _of_rows(self, index: Tensor) -> Self:
+        if not self._per_row():
+            return self
         other = self._with()
         other._hold(tuple(one._of_rows(index) for one in other._attacks()))
         return other

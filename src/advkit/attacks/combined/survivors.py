@@ -36,6 +36,11 @@ class Combined(Attack):
     stands.
     """
 
+    @property
+    def stops_at_success(self) -> bool:
+        """Whether all of them do."""
+        return all(part.stops_at_success for part in self._parts())
+
     @abstractmethod
     def _parts(self) -> Sequence[Attack]:
         """The attacks, in the order in which they are carried out."""
