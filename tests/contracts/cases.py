@@ -33,6 +33,7 @@ class Case:
         fools: the least share of easy images that it must fool.
         one_way: only raises features, or only lowers them.
         parts: of an attack that is given attacks: theirs.
+        shorter: what is made in its place, if that takes too long.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Case:
     fools: float = 1.0
     one_way: bool = False
     parts: tuple["Case", ...] = ()
+    shorter: type[Attack] | None = None
 
     @property
     def kind(self) -> str:
@@ -63,7 +65,7 @@ class Case:
             overrides.setdefault("generator", torch.Generator().manual_seed(0))
         settings = {**self.settings, **overrides}
         if not self.parts:
-            return self.attack(model, **settings)
+            return (self.shorter or self.attack)(model, **settings)
         own = {name: settings.pop(name) for name in (*OF_THE_WHOLE, "adaptive") if name in settings}
         each = [{name: value for name, value in settings.items() if part.takes(name)} for part in self.parts]
         made = [part.make(model, **some) for part, some in zip(self.parts, each, strict=True)]
@@ -277,6 +279,15 @@ def _parts(*names: str) -> dict[str, Any]:
     return {"parts": tuple(map(_BY_NAME.__getitem__, names))}
 
 
+class ShortAutoAttack(advkit.AutoAttack):
+    """AutoAttack in a twentieth of its steps and queries."""
+
+    def _parts(self) -> Sequence[Attack]:
+        short = {"steps": 5, "target_classes": 2, "max_queries": 30}
+        parts = super()._parts()
+        return [part._with(**{name: short[name] for name in short if hasattr(part, name)}) for part in parts]
+
+
 RESTARTS = Case(
     "Restarts",
     advkit.Restarts,
@@ -287,6 +298,15 @@ RESTARTS = Case(
     **_parts("PGD"),
 )
 CASES += [
+    Case(
+        "AutoAttack",
+        advkit.AutoAttack,
+        {"eps": 0.1},
+        budget=0.1,
+        deterministic=False,
+        per_row=("eps",),
+        shorter=ShortAutoAttack,
+    ),
     RESTARTS,
     Case("Restarts-minimal", advkit.Restarts, {"n": 2}, norm="l0", deterministic=False, **_parts("OnePixel")),
     Case(

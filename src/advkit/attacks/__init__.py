@@ -1,7 +1,7 @@
 """The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
 
 from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
-from advkit.attacks.combined import Restarts, WorstOf
+from advkit.attacks.combined import AutoAttack, Restarts, WorstOf
 from advkit.attacks.minimal import CW, EAD, FAB, JSMA, DeepFool
 from advkit.attacks.queries import OnePixel, PixelSwap, Pixle, Square
 
@@ -16,6 +16,7 @@ __all__ = [
     "JSMA",
     "MIFGSM",
     "PGD",
+    "AutoAttack",
     "DeepFool",
     "OnePixel",
     "PixelSwap",

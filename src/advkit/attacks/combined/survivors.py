@@ -38,8 +38,8 @@ class Combined(Attack):
 
     @property
     def stops_at_success(self) -> bool:
-        """Whether all of them do."""
-        return all(part.stops_at_success for part in self._parts())
+        """Whether all of them do that see gradients."""
+        return all(part.stops_at_success for part in self._parts() if part.access == "gradient")
 
     @abstractmethod
     def _parts(self) -> Sequence[Attack]:
