@@ -261,20 +261,22 @@ def predict(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None =
         return classifier.logits(own(images, *classifier.workplace(images))).to(images.device)
 
 
-def asked(model: Model) -> int:
-    """How many answers of a model its prediction is made of."""
-    return _DRAWS if is_stochastic(model) else 1
+def asked(model: Model, *, is_random: bool = False) -> int:
+    """How many answers of a model its prediction is made of: several if it has a random defense, or is random."""
+    return _DRAWS if is_random or is_stochastic(model) else 1
 
 
-def prediction(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = None) -> Tensor:
+def prediction(
+    model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = None, draws: int | None = None
+) -> Tensor:
     """The class that the model gives to images (N, ...), N at least 1: int64 (N,).
 
     A model with a random defense is asked several times, so that neither side lives off a lucky draw: the class is
-    what it says most often. ``classes`` are as for `predict`.
+    what it says most often, of so many ``draws`` if they are given. ``classes`` are as for `predict`.
     """
     said = predict(model, images, classes)
     votes = torch.zeros_like(said).scatter(1, said.argmax(1, keepdim=True), 1)
-    for _ in range(asked(model) - 1):
+    for _ in range((asked(model) if draws is None else draws) - 1):
         said = predict(model, images).argmax(1, keepdim=True)
         votes = votes.scatter_add(1, said, torch.ones_like(votes))
     return votes.argmax(1)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import advkit
 from advkit import APGD, APGDT, FAB, Attack, AutoAttack, Square, WorstOf, norms
 from advkit.errors import InputError
 from contracts.cases import ShortAutoAttack
@@ -127,6 +126,14 @@ def test_a_random_model() -> None:
 
     model, images, labels = trained_net()
     torch.manual_seed(0)
+    passes = Passes(Noisy())
+    images[0] = 0.5
+    labels = labels.clone()
+    labels[0] = (said_by(model, images[:1]) + 1) % 4
+    wrong = ShortAutoAttack(passes, eps=0.3, version="rand").run(images[:1], labels[:1])
+    assert passes.forwards == [1] * 20  # ten answers before, and ten in the end
+    assert wrong.images.equal(images[:1])
+    images, labels = images[1:], labels[1:]
     result = ShortAutoAttack(Noisy(), eps=0.3, version="rand").run(images, labels)
     assert result.success.all()
     assert [stage.attack for stage in result.stages] == [

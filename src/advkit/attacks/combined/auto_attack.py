@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from advkit import hyperparameters, norms
+from advkit._engine.classifier import asked
 from advkit.attack import Attack
 from advkit.attacks.budget import APGD, APGDT
 from advkit.attacks.combined.survivors import Combined
@@ -39,7 +40,7 @@ class AutoAttack(Combined):
     Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
     ICML 2020, section 5; L1 as in Croce & Hein, "Mind the box", ICML 2021. Numbers are those of the authors' code
     (fra31/auto-attack at a392200). Other than there, rows share no random draws, an image leaves an attack when it is
-    first fooled, and random models are judged by what they say most often in ten answers.
+    first fooled, and in "rand" the model is held to what it says most often in ten answers.
     arXiv:2003.01690.
 
     Args:
@@ -69,6 +70,11 @@ class AutoAttack(Combined):
     norm: str | Norm = hyperparameters.norm("linf", "l2", "l1")
     eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
     version: str = choice("standard", "plus", "rand")
+
+    @property
+    def asked(self) -> int:
+        """How many answers of the model a look at it takes: ten of one that is said to be random."""
+        return asked(self.model, is_random=self.version == "rand")
 
     def _parts(self) -> Sequence[Attack]:
         in_l1 = norms.get(self.norm) is norms.L1

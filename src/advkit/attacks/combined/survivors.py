@@ -41,6 +41,11 @@ class Combined(Attack):
         """Whether all of them do that see gradients."""
         return all(part.stops_at_success for part in self._parts() if part.access == "gradient")
 
+    @property
+    def asked(self) -> int:
+        """How many answers of the model a look at it takes."""
+        return asked(self.model)
+
     @abstractmethod
     def _parts(self) -> Sequence[Attack]:
         """The attacks, in the order in which they are carried out."""
@@ -67,6 +72,9 @@ class Combined(Attack):
                 batch.looks = 0
         forwards, backwards = sum(stage.forwards for stage in stages), sum(stage.backwards for stage in stages)
         return Done(batch.found, batch.queries, forwards, backwards, infinite, batch.stage, tuple(stages))
+
+    def _predict(self, images: Tensor) -> Tensor:
+        return prediction(self.model, images, draws=self.asked) if len(images) else super()._predict(images)
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         raise AdvkitError(f"{type(self).__name__} has no search of its own to build on; call the attack itself")
@@ -189,8 +197,8 @@ class _Batch:
         """Whether the model takes images for what they should be taken for: bool (n,)."""
         labels, targets = self._classes(rows)
         classes = {"labels": labels} if targets is None else {"labels": labels, "targets": targets}
-        said = prediction(self.whole.model, images, classes)
-        count = asked(self.whole.model)
+        count = self.whole.asked
+        said = prediction(self.whole.model, images, classes, count)
         self.looks += count * len(rows)
         if self.queries is not None and self.whole.access != "gradient":
             self.queries[rows] += count
