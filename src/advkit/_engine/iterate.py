@@ -58,11 +58,11 @@ def iterate(
         >>> int((model(adversarials).argmax(1) != labels).sum())
         12
     """
-    keep, climbed, inputs = keep or Last(), losses.get(loss), inputs or _as_they_are
+    keep, climbed = keep or Last(), losses.get(loss)
     for count in range(steps):
         x = rows.x.detach().requires_grad_()
         if draws == 1:
-            logits = model.logits(inputs(x))
+            logits = model.logits(x if inputs is None else inputs(x))
         else:
             logits, values, gradient = _means(model, rows, x, inputs, climbed, draws)
         if early_stop:
@@ -73,7 +73,7 @@ def iterate(
         if draws == 1:
             values = rows.climbed(climbed, logits)
             gradient = model.gradient(values, x)
-        look = Look(count, rows.x, logits.detach(), values.detach(), gradient, rows.goal)
+        look = Look(count, rows.x, logits, values, gradient, rows.goal)
         del x, logits, values, gradient  # and with them the graph, before the step makes tensors of its own
         keep.see(rows, look)
         if early_stop:
@@ -91,7 +91,7 @@ def iterate(
 
 
 def _means(
-    model: Classifier, rows: Seeking, x: Tensor, inputs: Callable[[Tensor], Tensor], climbed: Loss, draws: int
+    model: Classifier, rows: Seeking, x: Tensor, inputs: Callable[[Tensor], Tensor] | None, climbed: Loss, draws: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The means over some draws of the logits (n, K), the loss (n,) and its gradient (n, ...), without a graph.
 
@@ -99,7 +99,7 @@ def _means(
     """
     sums: list[Tensor] = []
     for _ in range(draws):
-        logits = model.logits(inputs(x))
+        logits = model.logits(x if inputs is None else inputs(x))
         values = rows.climbed(climbed, logits)
         gradient = model.gradient(values, x) if x.requires_grad else x.new_empty(0)
         drawn = [logits.detach(), values.detach(), gradient]
@@ -107,7 +107,3 @@ def _means(
         sums = [each + one for each, one in zip(sums, drawn, strict=True)] if sums else drawn
     said, loss, slope = (each / draws for each in sums)
     return said, loss, slope
-
-
-def _as_they_are(x: Tensor) -> Tensor:
-    return x
