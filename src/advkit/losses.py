@@ -76,15 +76,15 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Difference of logits ratio between the label and another class, the target. Shape (N,).
 
     -(Z_y - Z_t) / (Z_(1) - (Z_(3) + Z_(4)) / 2), with Z_(k) the k-th largest logit: positive where the target leads
-    the label. Croce & Hein, as for `dlr`, eq. (8). Of three classes Z_(3) alone is taken, and two classes
-    have neither; for them it is minus the difference, unscaled. The same holds where these logits are out of the race,
-    such as ones that are masked with -inf.
+    the label. Croce & Hein, as for `dlr`, eq. (8). Fewer than four classes have no fourth logit; for them it is minus
+    the difference, unscaled. Z_(1) - Z_(3) would not do: for the last of three it is that difference itself. The same
+    holds where the fourth largest logit is out of the race, such as one that is masked with -inf.
 
     Examples:
         >>> logits = torch.tensor([[4.0, 2.0, 1.0, -1.0, -5.0]])
         >>> advkit.losses.targeted_dlr(logits, torch.tensor([0]), torch.tensor([1]))
         tensor([-0.5000])
-        >>> advkit.losses.targeted_dlr(logits[:, :2], torch.tensor([0]), torch.tensor([1]))
+        >>> advkit.losses.targeted_dlr(logits[:, :3], torch.tensor([0]), torch.tensor([1]))
         tensor([-2.])
     """
     lead = logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])
@@ -94,14 +94,15 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 def _ratio(lead: Tensor, logits: Tensor, rank: int) -> Tensor:
     """A lead (N,) over how far the largest logit is from the mean of the third to the ``rank``-th, if there are such.
 
-    A lead that is infinite, since a class is masked, stays infinite, with the gradient of the lead alone.
+    A lead that is infinite, since a class is masked, is that with its own gradient.
     """
-    top = logits.topk(min(rank, logits.shape[1]), dim=1).values
-    racing = contenders(top)[:, 2:]
-    count = racing.sum(1)
-    below = top[:, 2:].where(racing, 0).sum(1) / count.clamp_min(1)
+    if logits.shape[1] < rank:
+        return lead
+    top = logits.topk(rank, dim=1).values
+    scaled = contenders(top)[:, -1] & lead.isfinite()
+    below = top[:, 2:].where(scaled[:, None], 0).mean(1)
     spread = (top[:, 0] - below).clamp_min(torch.finfo(logits.dtype).tiny)
-    return lead / spread.where((count > 0) & lead.isfinite(), 1)
+    return lead / spread.where(scaled, 1)
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ CASES = [
     Case(
         "APGD-L2",
         advkit.APGD,
-        {"norm": "l2", "eps": 2.0, "steps": 8, "loss": "dlr", "restarts": 2},
+        {"norm": "l2", "eps": 2.0, "steps": 8, "restarts": 2},
         norm="l2",
         budget=2.0,
         deterministic=False,
@@ -166,8 +166,9 @@ CASES = [
     Case(
         "APGDT",
         advkit.APGDT,
-        {"eps": 0.1, "steps": 8, "target_classes": 2},
-        budget=0.1,
+        {"norm": "l2", "eps": 2.0, "steps": 12, "target_classes": 2},
+        norm="l2",
+        budget=2.0,
         deterministic=False,
         per_row=("eps",),
     ),

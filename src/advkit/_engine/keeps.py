@@ -171,8 +171,8 @@ class Standing(Worst):
         [0, 1]
         [0]
         [0]
-        >>> keep.left().tolist(), keep.images
-        ([], tensor([[0.4000], [0.3000]]))
+        >>> keep.left().tolist(), keep.images[:, 0]
+        ([], tensor([0.4000, 0.3000]))
     """
 
     def place(self, rows: Rows) -> Tensor:

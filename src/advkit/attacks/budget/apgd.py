@@ -227,8 +227,9 @@ class APGD(_AutoPGD):
         steps: how many steps a run has, at least 1.
         restarts: how many runs, at least 1, each on the images that those before it have not fooled.
         loss: what is climbed: "ce", "dlr", "margin" or "log_odds", or a function of logits (N, K) and classes (N,) that
-            gives one number an image; see `advkit.losses.get`. With targets it is descended. "dlr" of two classes is
-            the difference of their logits, since there is no third to measure it by.
+            gives one number an image; see `advkit.losses.get`. With targets it is descended, and "dlr" is the targeted
+            one of `APGDT`. "dlr" of two classes, or of three with targets, is a difference of logits that is not
+            divided by anything, since there are too few for that.
         eot_samples: how often a random model is asked for each gradient, at least 1; the mean is taken.
         rho: on what share of the steps the loss has to rise, in [0, 1]. Not used in L1.
         bounds: the lowest and the highest value of a pixel.
@@ -241,7 +242,7 @@ class APGD(_AutoPGD):
         InputError: a number is out of its range; see `Attack` for the rest.
 
     Examples:
-        >>> result = advkit.APGD(model, eps=4 / 255, steps=20).run(images, labels)
+        >>> result = advkit.APGD(model, eps=8 / 255, steps=20).run(images, labels)
         >>> result
         AdversarialResult(12 of 12 successful)
         >>> sparse = advkit.APGD(model, norm="l1", eps=4.0, steps=20, loss="dlr").run(images, labels)
@@ -268,9 +269,9 @@ class APGDT(_AutoPGD):
     ICML 2020, algorithm 1 and eq. (8).
     arXiv:2003.01690.
 
-    Three classes have no fourth logit, and Z_(3) is taken instead of the mean; two have no third either, and the
-    difference is not divided by anything. Classes whose logit for the image is -inf are no targets. With ``targets``
-    an image has only its own, Z_y is the largest other logit, and success is to be taken for the target.
+    Two and three classes have no fourth logit, and the difference is not divided by anything. Classes whose logit for
+    the image is -inf are no targets. With ``targets`` an image has only its own, Z_y is the largest other logit, and
+    success is to be taken for the target.
 
     One forward on the image itself, then for each restart of each target what a run of `APGD` costs.
 
@@ -294,7 +295,7 @@ class APGDT(_AutoPGD):
         InputError: a number is out of its range; see `Attack` for the rest.
 
     Examples:
-        >>> advkit.APGDT(model, eps=4 / 255, steps=20, target_classes=3).run(images, labels)
+        >>> advkit.APGDT(model, eps=8 / 255, steps=20, target_classes=3).run(images, labels)
         AdversarialResult(12 of 12 successful)
     """
 
