@@ -271,6 +271,11 @@ CASES = [
     ),
     Case("EAD-published", advkit.EAD, PUBLISHED, norm="l1"),
     Case("EAD-elastic", advkit.EAD, {**SEARCH, "decision_rule": "elastic"}, norm="l1"),
+    Case("FAB", advkit.FAB, {"steps": 8}),
+    Case("FAB-L2-all", advkit.FAB, {"steps": 3, "norm": "l2", "target_classes": None}, norm="l2"),
+    Case("FAB-L1", advkit.FAB, {"steps": 8, "norm": "l1"}, norm="l1"),
+    Case("FAB-eps", advkit.FAB, {"steps": 8, "norm": "l2", "eps": 4.0}, norm="l2", per_row=("eps",)),
+    Case("FAB-restarts", advkit.FAB, {"steps": 4, "restarts": 2, "target_classes": 2}, deterministic=False),
 ]
 
 _BY_NAME = {case.name: case for case in CASES}

@@ -28,7 +28,7 @@ def least(norm: Norm, x: np.ndarray, slope: np.ndarray, gap: float) -> float | N
         if left(far) * gap > 0 or not slope.any():
             return None
         return float(np.linalg.norm(np.clip(-brentq(left, 0, far, xtol=1e-300, rtol=1e-15) * slope, low, high)))
-    zero, one = np.zeros((features, 1)), np.eye(features)
+    one = np.eye(features)
     size = np.ones((features, 1)) if norm is Linf else one
     rest = size.shape[1]
     answer = linprog(
@@ -39,7 +39,6 @@ def least(norm: Norm, x: np.ndarray, slope: np.ndarray, gap: float) -> float | N
         b_eq=[-gap],
         bounds=[*zip(low, high, strict=True), *[(0, None)] * rest],
     )
-    assert zero.shape == (features, 1)
     return float(answer.fun) if answer.status == 0 else None
 
 

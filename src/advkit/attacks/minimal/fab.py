@@ -14,7 +14,7 @@ from advkit._engine.boundaries import Boundaries, dot, nearest_boundaries
 from advkit.attack import Aim, Attack
 from advkit.attacks.minimal.hyperplane import step_to_hyperplane
 from advkit.attacks.minimal.rivals import WithRivals
-from advkit.goals import Goal
+from advkit.goals import Goal, Targeted
 from advkit.hyperparameters import Number, declared, number
 from advkit.norms import Norm, column
 
@@ -26,6 +26,9 @@ _AROUND = {norms.Linf: 0.3, norms.L2: 1.0, norms.L1: 5.0}
 # Of the pixels' range: steps count as this long at least, where a share of one in two is taken.
 _SHORTEST = 1e-8
 
+# A boundary counts as this far away at least: where two logits are equal, going there would be to stay.
+_NEAREST = 1e-6
+
 
 @dataclass
 class _Walk(WithRivals):
@@ -33,6 +36,7 @@ class _Walk(WithRivals):
 
     originals: Tensor  # (n, ...)
     place: Tensor  # int64 (n,), in the whole batch
+    drawn: Tensor  # bool (n,), whether the rows are drawn back to their originals
 
 
 class _Closest:
@@ -71,15 +75,15 @@ class FAB(Attack):
     With f the lead of the label over a rival class and w = grad_x f, a step projects both where it stands, x, and the
     image, x0, onto the hyperplane f(x) + w . (z - x) = 0 within the box, exactly, in the norm that is to be small.
     With d and d0 the ways there, and a = min(|d| / (|d| + |d0|), ``alpha_max``), it goes to
-    clip((1 - a) (x + ``eta`` d) + a (x0 + ``eta`` d0)). What fools there is a candidate, and the next step begins a part
-    of the way back, at x0 + ``beta`` (x - x0). The closest candidate is the answer; an image that has none comes back
-    unchanged.
+    clip((1 - a) (x + ``eta`` d) + a (x0 + ``eta`` d0)). What fools there is a candidate, and the next step begins a
+    part of the way back, at x0 + ``beta`` (x - x0). The closest candidate is the answer; an image that has none comes
+    back unchanged.
 
-    By default this is FAB-T, as in AutoAttack: one walk of ``steps`` steps for each of the ``target_classes`` largest
-    logits but the label's, in that order, and any class but the label is a success. With ``target_classes=None`` it is
-    the paper's algorithm: one walk, in which each step takes the boundary that is nearest among those of all classes.
-    With ``targets`` there is one walk to the target, whose boundary is that with the largest other logit, and only the
-    target is a success.
+    By default this is FAB-T, as in AutoAttack's "standard": one walk of ``steps`` steps for each of the
+    ``target_classes`` largest logits but the label's, in that order, and any class but the label is a success. With
+    ``target_classes=None`` it is the paper's algorithm, as in AutoAttack's "plus": one walk, in which each step takes
+    the boundary that is nearest among those of all classes. With ``targets`` there is one walk to the target, whose
+    boundary is that with the largest other logit; it is drawn to the image once it has been to the target.
 
     A step takes two forwards and one backward; with ``target_classes=None`` two forwards and a backward for each class
     but the label. One forward more finds the classes, and the images that the model gets wrong, which come back as they
@@ -89,9 +93,10 @@ class FAB(Attack):
     not the closest image, but the verdict on whether there is one is that of all steps. Without it each image takes all
     of them.
 
-    Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020, algorithm 1
-    and eq. (6) to (11); ``target_classes`` is from appendix C, and from Croce & Hein, "Reliable evaluation of
-    adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020.
+    Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020,
+    algorithm 1. As in the authors' code x is projected from either side of the boundary. The walks to one class each
+    are from "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks", ICML
+    2020, by the same authors.
     arXiv:1907.02044.
 
     Args:
@@ -119,7 +124,7 @@ class FAB(Attack):
         >>> bool((closest.distance("l2") <= advkit.DeepFool(model).run(images, labels).distance("l2")).all())
         True
         >>> advkit.FAB(model, norm="l2", eps=0.2, steps=20).run(images, labels)
-        AdversarialResult(12 of 12 successful)
+        AdversarialResult(10 of 12 successful)
     """
 
     independent_rows: ClassVar[bool] = True
@@ -148,7 +153,8 @@ class FAB(Attack):
                     break
                 part, originals = goal.rows(place), images[place]
                 sizes = magnitude(logits[place], part.classes)
-                rows = _Walk(originals, part, rivals[place], sizes, originals, place)
+                drawn = torch.full_like(wrong[place], not isinstance(goal, Targeted))
+                rows = _Walk(originals, part, rivals[place], sizes, originals, place, drawn)
                 if restart:
                     rows.x = self._elsewhere(rows, closest)
                 self._walk(rows, closest)
@@ -177,15 +183,19 @@ class FAB(Attack):
         for _ in range(self.steps):
             x = rows.x.detach().requires_grad_()
             logits = self.classifier.logits(x)
-            found = nearest_boundaries(self.classifier, x, rows.gaps(logits).unbind(1), closest.norm)
+            gaps = rows.gaps(logits)
+            gaps = torch.where(gaps < 0, -gaps, gaps)  # a boundary may be behind; that of a tie still has a slope
+            found = nearest_boundaries(self.classifier, x, gaps.unbind(1), closest.norm)
             stays = found.distance.isinf() & (rows.x == rows.originals).flatten(1).all(1)
-            del x, logits  # and the graph, before the step makes tensors of its own
+            del x, logits, gaps  # and the graph, before the step makes tensors of its own
             rows.move(self._step(rows, found, closest.norm))
             with torch.no_grad():
                 logits = self.classifier.logits(rows.x)
             closest.see(rows, logits)
+            fooled = rows.goal.success(logits)
             back = rows.originals + self.beta * (rows.x - rows.originals)
-            rows.move(back.where(column(rows.goal.success(logits), back), rows.x))
+            rows.move(back.where(column(fooled, back), rows.x))
+            rows.drawn = rows.drawn | fooled
             rows.retire(stays | closest.settled[rows.place])
             if rows.finished:
                 break
@@ -193,12 +203,13 @@ class FAB(Attack):
 
     def _step(self, rows: _Walk, found: Boundaries, norm: Norm) -> Tensor:
         """Beyond the boundary, from where the rows stand and from the images, and a mean of the two: (n, ...)."""
-        there, image = rows.x, rows.originals
-        gap = found.gap + dot(found.gradient, image - there)  # of the image, by the linearised model
-        on = step_to_hyperplane(norm, there, found.gradient, found.gap, self.bounds)
-        back = step_to_hyperplane(norm, image, found.gradient, gap, self.bounds)
-        shortest = _SHORTEST * (self.bounds[1] - self.bounds[0])
-        length, other = norm.size(on).clamp_min(shortest), norm.size(back).clamp_min(shortest)
-        share = column((length / (length + other)).clamp_max(self.alpha_max), there)
+        there, image, extent = rows.x, rows.originals, self.bounds[1] - self.bounds[0]
+        slope = found.slopes.gather(1, found.distances.argmin(1, keepdim=True)).squeeze(1)
+        gap = found.gap.maximum(_NEAREST * extent * slope)
+        behind = gap + dot(found.gradient, image - there)  # at the image, by the linearised model
+        on = step_to_hyperplane(norm, there, found.gradient, gap, self.bounds)
+        back = step_to_hyperplane(norm, image, found.gradient, behind, self.bounds)
+        length, other = (norm.size(one).clamp_min(_SHORTEST * extent) for one in (on, back))
+        share = column((length / (length + other)).clamp_max(self.alpha_max).where(rows.drawn, 0), there)
         x = (1 - share) * (there + self.eta * on) + share * (image + self.eta * back)
         return x.clamp(*self.bounds)

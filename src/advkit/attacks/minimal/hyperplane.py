@@ -1,16 +1,16 @@
 """The closest point of a hyperplane that lies in the box of the pixels: in Linf, L2 and L1, exactly.
 
-A row has to close a gap by moves of its pixels, m_i >= 0, all of them downhill: sum_i w_i m_i = gap with w_i the slope's
-size, and m_i <= r_i, the room that the box leaves. At the optimum one number says how far all have gone: in Linf
-m_i = min(t, r_i), in L2 m_i = min(t w_i, r_i), and what that closes grows with t along straight pieces between the t at
-which a pixel meets its end. In L1 the steepest pixels go first, each to its end. So one sort finds the answer.
+A row has to close a gap by moves of its pixels, m_i >= 0, all of them downhill: sum_i w_i m_i = gap with w_i the size
+of the slope, and m_i <= r_i, the room that the box leaves. At the optimum one number says how far all have gone: in
+Linf m_i = min(t, r_i), in L2 m_i = min(t w_i, r_i), and what that closes grows with t along straight pieces between the
+t at which a pixel meets its end. In L1 the steepest pixels go first, each to its end. So one sort finds the answer.
 """
 
 import torch
 from torch import Tensor
 
 from advkit import norms
-from advkit.norms import Norm, column
+from advkit.norms import Norm
 
 __all__ = ["step_to_hyperplane"]
 
