@@ -13,7 +13,7 @@ from advkit.errors import AdvkitError
 from advkit.goals import Goal
 from advkit.hyperparameters import number
 
-__all__ = ["NO_LIMIT", "Asking", "BlackBox", "Oracle", "OutOfQueries", "as_pixels", "overwrite", "places"]
+__all__ = ["NO_LIMIT", "Asking", "BlackBox", "Oracle", "OutOfQueries", "as_pixels", "canvas", "overwrite", "places"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +125,16 @@ def as_pixels(images: Tensor) -> Tensor:
         torch.Size([2, 1, 5])
     """
     return images.reshape(len(images), -1, math.prod(places(images)))
+
+
+def canvas(images: Tensor) -> Tensor:
+    """Images as (N, C, H, W): those without channels have one, flat vectors are a row, slices of a volume are channels.
+
+    Examples:
+        >>> advkit.black_box.canvas(torch.zeros(2, 5)).shape, advkit.black_box.canvas(torch.zeros(2, 3, 4, 8, 8)).shape
+        (torch.Size([2, 1, 1, 5]), torch.Size([2, 12, 8, 8]))
+    """
+    return images.reshape(len(images), -1, *(1, *places(images))[-2:])
 
 
 def places(images: Tensor) -> torch.Size:

@@ -11,7 +11,7 @@ from advkit._engine.keeps import FirstSuccess, HighestLoss, Keep, Last, Smallest
 from advkit._engine.looks import Climb, Look, Peak, Seeking
 from advkit._engine.rows import Rows
 from advkit.attack import Attack
-from advkit.black_box import NO_LIMIT, Asking, BlackBox, Oracle, OutOfQueries, as_pixels, overwrite, places
+from advkit.black_box import NO_LIMIT, Asking, BlackBox, Oracle, OutOfQueries, as_pixels, canvas, overwrite, places
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.hyperparameters import (
     Hyperparameter,
@@ -60,6 +60,7 @@ __all__ = [
     "Worst",
     "as_pixels",
     "attacking",
+    "canvas",
     "choice",
     "column",
     "declared",

@@ -3,7 +3,7 @@
 from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
 from advkit.attacks.combined import AutoAttack, Restarts, WorstOf
 from advkit.attacks.minimal import CW, EAD, FAB, JSMA, DeepFool
-from advkit.attacks.queries import OnePixel, PixelSwap, Pixle, Square
+from advkit.attacks.queries import NES, SPSA, OnePixel, PixelSwap, Pixle, SimBA, Square
 
 __all__ = [
     "APGD",
@@ -15,13 +15,16 @@ __all__ = [
     "IFGSM",
     "JSMA",
     "MIFGSM",
+    "NES",
     "PGD",
+    "SPSA",
     "AutoAttack",
     "DeepFool",
     "OnePixel",
     "PixelSwap",
     "Pixle",
     "Restarts",
+    "SimBA",
     "SparseL1Descent",
     "Square",
     "WorstOf",

@@ -16,7 +16,7 @@ from advkit._base.random import uniform_like
 from advkit._engine.ball import Ball, LinfBall
 from advkit._engine.lengths import OfRange
 from advkit.attack import Aim
-from advkit.black_box import Asking, Oracle, places
+from advkit.black_box import Asking, Oracle, canvas
 from advkit.hyperparameters import loss, norm, number
 from advkit.losses import Loss
 from advkit.norms import Norm, column
@@ -77,9 +77,8 @@ class Square(Asking):
     loss: str | Loss = loss("margin")
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
-        height, width = (1, *places(images))[-2:]
-        canvas = images.reshape(len(images), -1, height, width)  # (n, C, H, W)
-        ball = Ball.of(self.norm, canvas, self.eps, self.bounds)
+        ball = Ball.of(self.norm, canvas(images), self.eps, self.bounds)
+        height, width = ball.originals.shape[2:]
         rows = (torch.as_tensor(self.eps, device=images.device).expand(len(images)) > 0).nonzero().squeeze(1)
         if not len(rows):  # a budget of nothing is not worth a query
             return images
@@ -102,7 +101,7 @@ class Square(Asking):
 
 def _share(p_init: float, turn: int) -> float:
     """The share of the pixels that a square has, from 0 on for the first query after the start."""
-    return p_init / 2 ** bisect_left(_HALVED, turn)
+    return p_init * 0.5 ** bisect_left(_HALVED, turn)
 
 
 def _sides(share: float, size: tuple[int, int], least: int) -> tuple[int, int]:
@@ -166,7 +165,8 @@ class _Rule(ABC):
             first = (drawn * (free + 1)).long().clamp_max(free)
             ends.append(first + torch.arange(side, device=first.device))
         down, across = ends
-        return (down[:, :, None] * width + across[:, None]).flatten(1)[:, None].expand(-1, channels, -1)
+        window: Tensor = (down[:, :, None] * width + across[:, None]).flatten(1)
+        return window[:, None].expand(-1, channels, -1)
 
 
 class _Edges(_Rule):
