@@ -13,16 +13,32 @@ from advkit import Attack, attacks, hyperparameters, norms
 from advkit._engine.wording import short
 
 ROOT = Path(__file__).parents[1]
+THEIRS = "as its attacks"
 SEES = {"gradient": "gradients", "scores": "scores", "decisions": "decisions"}
 AIM = {"budget": "the worst image within a budget", "minimal": "the closest image that fools"}
 
 
 def listed() -> list[type[Attack]]:
     """The attacks, family by family, and in each in the order in which its package imports them."""
-    families = [attacks.budget, attacks.minimal, attacks.queries]
+    families = [attacks.budget, attacks.minimal, attacks.queries, attacks.combined]
     found = [vars(family)[name] for family in families for name in vars(family) if name in family.__all__]
     assert sorted(attack.__name__ for attack in found) == sorted(attacks.__all__)
     return found
+
+
+def is_given_attacks(attack: type[Attack]) -> bool:
+    """Whether it is what the attacks are that it is given."""
+    return not next(known for known in fields(attack) if known.name == "model").init
+
+
+def sees(attack: type[Attack]) -> str:
+    """What it sees of the model."""
+    return THEIRS if is_given_attacks(attack) else SEES[attack.access]
+
+
+def aim(attack: type[Attack]) -> str:
+    """What it looks for."""
+    return THEIRS if is_given_attacks(attack) else AIM[attack.aim]
 
 
 def paper(attack: type[Attack]) -> str:
@@ -40,6 +56,8 @@ def paper(attack: type[Attack]) -> str:
 
 def norm(attack: type[Attack]) -> str:
     """The norms that it is about."""
+    if is_given_attacks(attack):
+        return THEIRS
     declared = hyperparameters.of(attack).get("norm")
     known = declared.choices if isinstance(declared, hyperparameters.Choice) else [getattr(attack, "norm", "")]
     return ", ".join(repr(norms.get(one)) for one in known)
@@ -51,7 +69,7 @@ def numbers(attack: type[Attack]) -> str:
     said = []
     for name, what in known.items():
         if name not in hyperparameters.of(Attack):
-            default = "" if usual[name] is MISSING else f"={short(usual[name])}"
+            default = "" if usual[name] in (MISSING, None, ()) and not what.optional else f"={short(usual[name])}"
             said.append(f"`{name}{default}`: {what}{', or None' if what.optional else ''}")
     return "<br>".join(said).replace("|", "\\|")
 
@@ -75,8 +93,8 @@ def tables() -> dict[str, dict[str, str]]:
         ["Attack", "Sees", "Looks for", "Norm", "Paper"],
         lambda attack: [
             f"`{attack.__name__}`{also(attack)}",
-            SEES[attack.access],
-            AIM[attack.aim],
+            sees(attack),
+            aim(attack),
             norm(attack),
             paper(attack),
         ],
@@ -85,8 +103,8 @@ def tables() -> dict[str, dict[str, str]]:
         ["Attack", "Sees", "Looks for", "Norm", "Hyperparameters"],
         lambda attack: [
             f"[`{attack.__name__}`][advkit.attacks.{attack.__name__}]",
-            SEES[attack.access],
-            AIM[attack.aim],
+            sees(attack),
+            aim(attack),
             norm(attack),
             numbers(attack),
         ],

@@ -18,16 +18,16 @@ from typing_extensions import Self
 
 from advkit import hyperparameters, norms
 from advkit._engine.checks import check_bounds, check_choice, check_model
-from advkit._engine.classifier import Classifier, prediction
+from advkit._engine.classifier import Classifier, prediction, warn_of_infinite
 from advkit._engine.lengths import BASES, default, is_given, settle
-from advkit._engine.run import carry_out
+from advkit._engine.run import Done, Stage, carry_out
 from advkit._engine.wording import short
 from advkit.goals import Goal
 from advkit.hyperparameters import flag
 from advkit.model import Model, placement
 from advkit.norms import Norm
 
-__all__ = ["Access", "AdversarialResult", "Aim", "Attack"]
+__all__ = ["Access", "AdversarialResult", "Aim", "Attack", "Stage"]
 
 Access = Literal["gradient", "scores", "decisions"]
 """What an attack sees of a model: gradients, or the logits that it answers with, or only which is the largest."""
@@ -56,6 +56,9 @@ class AdversarialResult:
             anything but the label. An image that the model got wrong before the attack counts as a success.
         targets: int64 (N,), or None for an untargeted attack.
         queries: int64 (N,), how many forwards a black-box attack spent on each image; None for other attacks.
+        fooled_by: int64 (N,), of an attack that is made of attacks: the place among ``stages`` of the one that fooled
+            each image, -1 where none did, or none had to; None for other attacks.
+        stages: what each of the attacks that an attack is made of was tried on and cost.
 
     Examples:
         >>> result = advkit.FGSM(model, eps=8 / 255).run(images, labels)
@@ -70,6 +73,8 @@ class AdversarialResult:
     success: Tensor
     targets: Tensor | None = None
     queries: Tensor | None = None
+    fooled_by: Tensor | None = None
+    stages: tuple[Stage, ...] = ()
 
     def distance(self, norm: str | Norm = "l2") -> Tensor:
         """How far each image was moved: floating, (N,), in units of pixels.
@@ -180,7 +185,9 @@ class Attack(ABC):
         Returns:
             The adversarial images: shape, dtype and device of ``images``, within ``bounds``.
         """
-        return carry_out(self, images, labels, targets).images
+        done = self._carry_out(images, labels, targets)
+        warn_of_infinite(done.infinite)
+        return done.images
 
     def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
         """Attack a batch as `__call__` does, and ask the model about the outcome.
@@ -188,19 +195,27 @@ class Attack(ABC):
         Takes what `__call__` takes and costs one forward more: success is judged on the images returned. A model
         with a random defense is asked ten times, and its prediction is what it says most often.
         """
-        done = carry_out(self, images, labels, targets)
+        done = self._carry_out(images, labels, targets)
+        warn_of_infinite(done.infinite)
         labels = labels.to(images.device, torch.int64)
         targets = None if targets is None else targets.to(images.device, torch.int64)
         predictions = self._predict(done.images)
+        success = predictions != labels if targets is None else predictions == targets
         return AdversarialResult(
             images=done.images,
             originals=images.detach(),
             labels=labels,
             predictions=predictions,
-            success=predictions != labels if targets is None else predictions == targets,
+            success=success,
             targets=targets,
             queries=done.queries,
+            fooled_by=None if done.stage is None else done.stage.where(success, -1),
+            stages=done.stages,
         )
+
+    def _carry_out(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> Done:
+        """The attack, from the caller's images to adversarial ones; one that is made of attacks has its own way."""
+        return carry_out(self, images, labels, targets)
 
     def on(self, model: Model, *, adaptive: bool = True) -> Self:
         """The same attack against another model.
@@ -253,6 +268,11 @@ class Attack(ABC):
         """The hyperparameters that are given for each image, (N,); see `hyperparameters.per_image`."""
         values = {name: getattr(self, name) for name in hyperparameters.per_image(type(self))}
         return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 1}
+
+    def _of_rows(self, index: Tensor) -> Self:
+        """The same attack for some of the images of its batch, int64 (n,)."""
+        values = {name: value[index.to(value.device)] for name, value in self._per_row().items()}
+        return self._with(**values) if values else self
 
     def __str__(self) -> str:
         """The name and the numbers that are not as they would be if not given: ``PGD(eps=4/255, steps=40)``."""

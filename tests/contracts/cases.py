@@ -4,7 +4,7 @@ To put a new attack under the whole suite, add one `Case` to `CASES`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
@@ -32,6 +32,8 @@ class Case:
         per_row: hyperparameters that may be tensors of shape (N,).
         fools: the least share of easy images that it must fool.
         one_way: only raises features, or only lowers them.
+        parts: of an attack that is given attacks: theirs.
+        shorter: what is made in its place, if that takes too long.
     """
 
     name: str
@@ -44,9 +46,13 @@ class Case:
     per_row: tuple[str, ...] = ()
     fools: float = 1.0
     one_way: bool = False
+    parts: tuple["Case", ...] = ()
+    shorter: type[Attack] | None = None
 
     @property
     def kind(self) -> str:
+        if kinds := {part.kind for part in self.parts}:
+            return next(kind for kind in ("budget", "minimal", "black-box") if kind in kinds)
         return self.attack.aim if self.attack.access == "gradient" else "black-box"
 
     @property
@@ -57,7 +63,18 @@ class Case:
         """The attack on a model. What it draws, it draws from a generator that is fresh and seeded."""
         if not self.deterministic:
             overrides.setdefault("generator", torch.Generator().manual_seed(0))
-        return self.attack(model, **{**self.settings, **overrides})
+        settings = {**self.settings, **overrides}
+        if not self.parts:
+            return (self.shorter or self.attack)(model, **settings)
+        own = {name: settings.pop(name) for name in (*OF_THE_WHOLE, "adaptive") if name in settings}
+        each = [{name: value for name, value in settings.items() if part.takes(name)} for part in self.parts]
+        made = [part.make(model, **some) for part, some in zip(self.parts, each, strict=True)]
+        whole: Any = self.attack
+        return whole(**({"attacks": made} if whole is advkit.WorstOf else {"attack": made[0]}) | own)
+
+    def takes(self, name: str) -> bool:
+        """Whether it may be made with this argument."""
+        return any(part.takes(name) for part in self.parts) or name in {known.name for known in fields(self.attack)}
 
     def __str__(self) -> str:
         return self.name
@@ -86,6 +103,8 @@ def contract(modules: Iterable[ModuleType], cases: Sequence[Case]) -> Iterator[t
                 again.pytestmark = [*marks, pytest.mark.parametrize("case", kept, ids=str).mark]  # type: ignore[attr-defined]
                 yield name, again
 
+
+OF_THE_WHOLE = ("attack", "attacks", "n")  # arguments of attacks that are given attacks
 
 L1 = {"eps": 12.0, "alpha": 3.0, "steps": 8, "quantile": 0.9}
 LINF = {"eps": 0.1, "alpha": 0.05, "steps": 4}
@@ -281,4 +300,62 @@ CASES = [
     Case("FAB-L1", advkit.FAB, {"steps": 8, "norm": "l1"}, norm="l1"),
     Case("FAB-eps", advkit.FAB, {"steps": 8, "norm": "l2", "eps": 4.0}, norm="l2", per_row=("eps",)),
     Case("FAB-restarts", advkit.FAB, {"steps": 4, "restarts": 2, "target_classes": 2}, deterministic=False),
+]
+
+_BY_NAME = {case.name: case for case in CASES}
+
+
+def _parts(*names: str) -> dict[str, Any]:
+    return {"parts": tuple(map(_BY_NAME.__getitem__, names))}
+
+
+class ShortAutoAttack(advkit.AutoAttack):
+    """AutoAttack in a twentieth of its steps and queries."""
+
+    def _parts(self) -> Sequence[Attack]:
+        short = {"steps": 5, "target_classes": 2, "max_queries": 30}
+        parts = super()._parts()
+        return [part._with(**{name: short[name] for name in short if hasattr(part, name)}) for part in parts]
+
+
+RESTARTS = Case(
+    "Restarts",
+    advkit.Restarts,
+    {**LINF, "n": 2},
+    budget=0.1,
+    deterministic=False,
+    per_row=("eps", "alpha"),
+    **_parts("PGD"),
+)
+CASES += [
+    Case(
+        "AutoAttack",
+        advkit.AutoAttack,
+        {"eps": 0.1},
+        budget=0.1,
+        deterministic=False,
+        per_row=("eps",),
+        shorter=ShortAutoAttack,
+    ),
+    RESTARTS,
+    Case("Restarts-minimal", advkit.Restarts, {"n": 2}, norm="l0", deterministic=False, **_parts("OnePixel")),
+    Case(
+        "WorstOf",
+        advkit.WorstOf,
+        LINF,
+        budget=0.1,
+        per_row=("eps", "alpha"),
+        **_parts("IFGSM", "DeepFool-Linf", "PixelSwap"),
+    ),
+    Case("WorstOf-minimal", advkit.WorstOf, norm="l2", **_parts("DeepFool", "CW")),
+    Case("WorstOf-queries", advkit.WorstOf, norm="l0", deterministic=False, **_parts("PixelSwap", "OnePixel")),
+    Case(
+        "WorstOf-nested",
+        advkit.WorstOf,
+        LINF,
+        budget=0.1,
+        deterministic=False,
+        per_row=("eps",),
+        parts=(*_parts("FGSM")["parts"], RESTARTS),
+    ),
 ]

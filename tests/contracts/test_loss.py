@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advkit import hyperparameters, losses
+from advkit import losses
 from advkit.errors import InputError, ModelError
 from contracts.cases import Case, each
 from contracts.scenes import IMAGE, Shifted, conv_net, draw, said_by, trained_net
 
-climbing = each(lambda case: case.kind == "budget" and "loss" in hyperparameters.of(case.attack))
+climbing = each(lambda case: case.kind == "budget" and case.takes("loss"))
 
 
 def by_torch(logits: Tensor, classes: Tensor) -> Tensor:
@@ -94,4 +94,4 @@ def test_a_loss_without_a_gradient_is_not_only_the_models(case: Case) -> None:
         (lambda logits, classes: by_torch(logits, classes) * torch.nan, "or in the loss if you gave one"),
     ):
         with pytest.raises(ModelError, match=words):
-            case.make(model, loss=loss)(images, torch.tensor([0, 1, 2, 3]))
+            case.make(model, loss=loss)(images, said_by(model, images))

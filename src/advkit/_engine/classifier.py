@@ -13,7 +13,7 @@ from advkit._engine.gradients import Scaling, looked_at, passes_halves
 from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError
 from advkit.model import Model, attacking, is_stochastic
 
-__all__ = ["Classifier", "Watched", "own", "predict", "prediction"]
+__all__ = ["Classifier", "Watched", "asked", "own", "predict", "prediction", "warn_of_infinite"]
 
 _DRAWS = 10  # answers of a random model that its prediction is voted on by
 _MOST_WATCHED = 1000  # numbers that wait on the device
@@ -66,6 +66,7 @@ class Classifier:
         self._halves: bool | None = True if known else None
         self.careful = False
         self._answered = False
+        self.forwards = self.backwards = 0  # of single images: a batch of n counts n
         self.ledger: list[Tensor] = []  # int64 (n,) each, what an attack that asks for answers spent on each image
         self.watched: list[Watched] = []  # oldest first
         self.count = 0  # of the classes, once the model has answered
@@ -120,6 +121,7 @@ class Classifier:
         logits = output
         if output.dtype != torch.float32 or output.device != images.device:
             logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
+        self.forwards += len(logits)
         if self._answered:
             if logits.numel():
                 self._watch(_NAN_LOGITS, logits.detach().amax())
@@ -161,6 +163,7 @@ class Classifier:
         self._watch(f"{attack}._perturb returned images with NaN in them", images.detach().amax(), AdvkitError)
 
     def _watch_gradient(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
         self._watch(_NAN_GRADIENT, gradient.detach().sum())
 
     def _watch(self, meaning: str, value: Tensor, error: type[AdvkitError] = ModelError) -> None:
@@ -170,6 +173,7 @@ class Classifier:
 
     def _note(self, gradient: Tensor) -> None:
         """Take note of what is not finite in a gradient (n, ...) in careful mode."""
+        self.backwards += len(gradient)
         self._watch(_NAN_GRADIENT, torch.where(gradient.isnan().any(), torch.nan, 0.0).to(gradient.dtype))
         count = gradient.isinf().flatten(1).any(1).sum()
         self._infinite = count if self._infinite is None else self._infinite.maximum(count)
@@ -216,10 +220,13 @@ class Classifier:
         The first of them is to blame: what comes after it in a search was computed from it. Warns of the infinite
         gradients that searches met.
         """
+        warn_of_infinite(self.checked())
+
+    def checked(self) -> int:
+        """As `verify`, but for the warning: on how many images at least the searches met infinite gradients."""
         self._look()
         images, self._images = self._images, 0
-        if images:
-            warnings.warn(_INFINITE.format(images), AdvkitWarning, stacklevel=4)
+        return images
 
     def _look(self) -> None:
         watched, self.watched = self.watched, []
@@ -231,6 +238,12 @@ class Classifier:
                 raise LookAgain(_NOT_FINITE)
             if math.isnan(value):
                 raise error(meaning)
+
+
+def warn_of_infinite(images: int) -> None:
+    """Tell the caller of the caller of who calls this of infinite gradients on so many images, if there are any."""
+    if images:
+        warnings.warn(_INFINITE.format(images), AdvkitWarning, stacklevel=4)
 
 
 def predict(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -248,15 +261,22 @@ def predict(model: Model, images: Tensor, classes: Mapping[str, Tensor] | None =
         return classifier.logits(own(images, *classifier.workplace(images))).to(images.device)
 
 
-def prediction(model: Model, images: Tensor) -> Tensor:
+def asked(model: Model, *, is_random: bool = False) -> int:
+    """How many answers of a model its prediction is made of: several if it has a random defense, or is random."""
+    return _DRAWS if is_random or is_stochastic(model) else 1
+
+
+def prediction(
+    model: Model, images: Tensor, classes: Mapping[str, Tensor] | None = None, draws: int | None = None
+) -> Tensor:
     """The class that the model gives to images (N, ...), N at least 1: int64 (N,).
 
     A model with a random defense is asked several times, so that neither side lives off a lucky draw: the class is
-    what it says most often.
+    what it says most often, of so many ``draws`` if they are given. ``classes`` are as for `predict`.
     """
-    said = predict(model, images)
+    said = predict(model, images, classes)
     votes = torch.zeros_like(said).scatter(1, said.argmax(1, keepdim=True), 1)
-    for _ in range(_DRAWS - 1 if is_stochastic(model) else 0):
+    for _ in range((asked(model) if draws is None else draws) - 1):
         said = predict(model, images).argmax(1, keepdim=True)
         votes = votes.scatter_add(1, said, torch.ones_like(votes))
     return votes.argmax(1)

@@ -69,6 +69,7 @@ class _Recording:
         found: where it leaves what the search finds, (N, ...).
         watched: the numbers that `Classifier.verify` looks at, where it leaves them.
         classes: how many logits an image has.
+        passes: how many images the model answers, and how many answers are differentiated.
     """
 
     graph: torch.cuda.CUDAGraph
@@ -76,6 +77,7 @@ class _Recording:
     found: Tensor
     watched: list[Watched]
     classes: int
+    passes: tuple[int, int]
 
     def play(self, model: Classifier, inputs: Sequence[Tensor]) -> Tensor:
         """What the search finds from other inputs of the same shapes: (N, ...)."""
@@ -83,6 +85,7 @@ class _Recording:
         for place, value in zip(self.inputs, inputs, strict=True):
             place.copy_(value)
         self.graph.replay()
+        model.forwards, model.backwards = model.forwards + self.passes[0], model.backwards + self.passes[1]
         model.watched.extend(self.watched)
         return self.found.clone()
 
@@ -118,14 +121,17 @@ class _Recordings:
         if attack.generator is not None and attack.generator.device.type == "cuda":
             graph.register_generator_state(attack.generator)
         draws = [generator.get_state() for generator in _generators(attack)]
+        spent = model.forwards, model.backwards
         try:
             with _beside():
                 search(model, ours)
             undrawn = all(map(torch.equal, draws, [generator.get_state() for generator in _generators(attack)]))
             model.watched.clear()
+            model.forwards = model.backwards = 0
             with torch.cuda.graph(graph, pool=self.pool):
                 result = search(model, ours)
                 watched = [(meaning, value.clone(), error) for meaning, value, error in model.watched]
+            passes = model.forwards, model.backwards
         except RuntimeError as error:
             self._refuse(attack, f"it cannot be recorded as a CUDA graph: {str(error).splitlines()[0]}")
             return
@@ -133,10 +139,12 @@ class _Recordings:
             for generator, state in zip(_generators(attack), draws, strict=True):
                 generator.set_state(state)
             model.watched[:] = before
-        recording = _Recording(graph, ours, result, watched, model.count)
+            model.forwards, model.backwards = spent
+        recording = _Recording(graph, ours, result, watched, model.count, passes)
         if undrawn:
             again = recording.play(model, inputs)
             model.watched[:] = before
+            model.forwards, model.backwards = spent
             if float((again - found).abs().gt(1e-3 * (attack.bounds[1] - attack.bounds[0])).float().mean()) > _ASTRAY:
                 self._refuse(attack, "what was recorded of it finds something else: the model does not repeat itself")
                 return

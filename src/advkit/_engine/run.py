@@ -26,9 +26,36 @@ from advkit.model import attacking
 if TYPE_CHECKING:
     from advkit.attack import Attack
 
-__all__ = ["Done", "carry_out", "check_call"]
+__all__ = ["Done", "Stage", "carry_out", "check_call"]
 
 _ROWS_ON_CPU = 64  # at once; a CNN on images of 32x32 takes 0.7 of the time for each that it takes in a batch of 256
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one of the attacks that an attack is made of was tried on, and what that cost in all.
+
+    Attributes:
+        attack: what it prints as.
+        tried: how many images it was tried on.
+        forwards: how many images the model answered meanwhile, each as often as it was asked; with the looks at what
+            came of it, and for the first stage also the look at the images before.
+        backwards: how many answers were differentiated, likewise.
+        queries: the forwards that an attack which asks for answers alone spent; None of another.
+
+    Examples:
+        >>> attack = advkit.WorstOf([advkit.FGSM(model), advkit.PGD(model, eps=16 / 255)])
+        >>> for stage in attack.run(images, labels).stages:
+        ...     print(stage.attack, stage.tried, stage.forwards, stage.backwards)
+        FGSM 12 36 12
+        PGD(eps=16/255) 0 0 0
+    """
+
+    attack: str
+    tried: int
+    forwards: int
+    backwards: int
+    queries: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,10 +65,21 @@ class Done:
     Attributes:
         images: the adversarial images, in the shape, dtype and place of the originals.
         queries: int64 (N,), the forwards spent on each image by an attack that asks for answers alone; else None.
+        forwards: how many images the model answered, each as often as it was asked.
+        backwards: how many answers were differentiated, likewise.
+        infinite: on how many images at least a gradient was infinite, which the caller is to be told of.
+        stage: int64 (N,), the place of the attack that made each image among those that the attack is made of, -1
+            where none moved it; None of an attack that is not made of others.
+        stages: what each of them cost.
     """
 
     images: Tensor
     queries: Tensor | None
+    forwards: int = 0
+    backwards: int = 0
+    infinite: int = 0
+    stage: Tensor | None = None
+    stages: tuple[Stage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,16 +127,19 @@ def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | 
         job = _placed(attack, images, classes, per_image, model)
         searched = model if attack.autocast is None else Classifier(attack.model, classes, attack.autocast)
         found = _searched(attack, job, searched)
-        searched.verify()
+        infinite = searched.checked()
         if searched is not model and attack.stops_at_success:
             found = _confirmed(attack, found, job, model)
+            infinite = max(infinite, model.checked())
         if is_coarse and sees_gradients:
             found = _rounded(attack, found, job, model, Halves(images.dtype))
         if job.pixels.dtype != images.dtype:  # a pixel that was not moved is the original's to the bit
             originals = images.detach().to(found.device)
             found = torch.where(found == job.pixels, originals, found.to(images.dtype))
         queries = torch.cat(model.ledger).to(images.device) if model.ledger else None  # of who counts them
-        return Done(found.to(images.device).clamp(*attack.bounds), queries)
+        models = {model, searched}
+        forwards, backwards = (sum(one.forwards for one in models), sum(one.backwards for one in models))
+        return Done(found.to(images.device).clamp(*attack.bounds), queries, forwards, backwards, infinite)
 
 
 def check_call(attack: Attack, images: Tensor, classes: Mapping[str, Tensor], per_image: Mapping[str, Tensor]) -> None:
@@ -174,7 +215,6 @@ def _confirmed(attack: Attack, found: Tensor, job: _Job, model: Classifier) -> T
         missed = (~job.goal.success(model(found))).nonzero().squeeze(1)
     if len(missed):
         found = found.index_copy(0, missed, _searched(attack, job.rows(missed), model))
-        model.verify()
     return found
 
 

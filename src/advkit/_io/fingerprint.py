@@ -4,6 +4,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from types import FunctionType
 from typing import Any
 
@@ -48,6 +49,9 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, (tuple, list)):
         return [plain(part) for part in value]
+    if is_dataclass(value) and not isinstance(value, type):  # such as an attack that another is made of
+        own = [field.name for field in fields(value) if field.name not in ("model", "generator")]
+        return {"class": type(value).__qualname__, **{name: plain(getattr(value, name)) for name in own}}
     return value.tolist() if isinstance(value, Tensor) else _without_addresses(repr(value))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advkit.attack import Attack
 from advkit.model import defended
 
 __all__ = ["attack_identity", "digest", "identity", "is_sharded", "layers", "model_identity", "plain", "weights"]
@@ -125,6 +126,8 @@ def identity(value: Any, depth: int = _DEPTH) -> Any:
         return {str(name): identity(each, depth - 1) for name, each in value.items()}
     if isinstance(value, (list, tuple)) and depth:
         return [identity(each, depth - 1) for each in value]
+    if isinstance(value, Attack) and depth:  # one that another is made of
+        return attack_identity(value)
     if is_dataclass(value) and not isinstance(value, type) and depth:
         own = {field.name: getattr(value, field.name) for field in fields(value)}
         own = {name: identity(each, depth - 1) for name, each in own.items() if name not in ("model", "generator")}

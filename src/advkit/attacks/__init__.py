@@ -1,6 +1,7 @@
 """The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
 
 from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
+from advkit.attacks.combined import AutoAttack, Restarts, WorstOf
 from advkit.attacks.minimal import CW, EAD, FAB, JSMA, DeepFool
 from advkit.attacks.queries import NES, SPSA, OnePixel, PixelSwap, Pixle, SimBA, Square
 
@@ -17,11 +18,14 @@ __all__ = [
     "NES",
     "PGD",
     "SPSA",
+    "AutoAttack",
     "DeepFool",
     "OnePixel",
     "PixelSwap",
     "Pixle",
+    "Restarts",
     "SimBA",
     "SparseL1Descent",
     "Square",
+    "WorstOf",
 ]

@@ -204,6 +204,8 @@ class _AtDistances(_Curve):
 
     def __init__(self, attack: Attack, budgets: Sequence[float], norm: str | Norm | None) -> None:
         super().__init__(attack, budgets)
+        if attack.aim == "budget" and getattr(attack, "eps", None) is not None:
+            raise InputError(f"{attack} has its budget in the attacks that it is made of; give one of them instead")
         measured_in = named_norm(attack) if norm is None else norms.get(norm)
         if measured_in is None:
             raise InputError(f"{attack} does not say what its distances are in; name it, such as norm='l2'")
