@@ -13,6 +13,8 @@ from advkit._engine.classifier import predict
 from advkit._io.progress import Bar
 from advkit._io.rng import repeatable
 from advkit.errors import InputError, MissingExtraError
+from advkit.evaluation.flags import balls
+from advkit.evaluation.outcomes import counted
 from advkit.evaluation.passes import Passes, counting
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Outcome, Record, vote
@@ -57,6 +59,7 @@ class BatchEvaluator:
         self.seed = seed
         self.stop_when_fooled = stop_when_fooled
         self.tick = tick
+        self._balls = balls(planned.attack for planned in plan)
         self._worked: set[_Names] = set()
         self._failed: dict[_Names, list[Exception]] = defaultdict(list)
 
@@ -72,14 +75,16 @@ class BatchEvaluator:
         batch = _Batch(index, images, labels.to("cpu", torch.int64))
         self.tick.doing("no attack")
         clean = {contender: self._clean(contender, batch) for contender in self.contenders}
-        standing: dict[tuple[Contender, str | None], Outcome] = {}
+        standing: dict[tuple[Contender, str | None], Tensor] = {}
         cells: list[Outcome] = []
         for planned in self.plan:
             places = [(cell.contender, cell.protocol) for cell in planned.cells]
-            before = [standing.get(place, clean[place[0]]).predictions for place in places]
+            before = [standing.get(place, clean[place[0]].predictions) for place in places]
             outcomes = self._attack(planned, batch, before)
             if self.stop_when_fooled:
-                standing.update(zip(places, outcomes, strict=True))
+                for place, said, outcome in zip(places, before, outcomes, strict=True):
+                    counts = counted(planned.attack, outcome, self._balls)
+                    standing[place] = torch.where(counts, outcome.predictions, said)
             cells += outcomes
             self.tick(1)
         device = str(batch.device(self.contenders[0].model))

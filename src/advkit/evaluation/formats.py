@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from advkit import norms
 from advkit.errors import InputError
 from advkit.evaluation.flags import Flag
 from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, Share, WorstCase
@@ -192,13 +193,12 @@ def _unbounded(report: RobustnessReport) -> list[str]:
     """A sentence where "all together" mixes attacks within a budget with others, which move images at will."""
     known = {score.name: score.arguments.get("eps") for score in report.attacks if score.arguments}
     free = [name for name, eps in known.items() if eps is None]
-    if not free or len(free) == len(known):
+    within = next((worst.within for worst in report.worst), {})
+    if not free or not within:
         return []
     which = f"{free[0]}, which has" if len(free) == 1 else f"{', '.join(free)}, which have"
-    return [
-        f'"{_TOGETHER.capitalize()}" counts {which} no budget, however far the images were moved. For the accuracy '
-        "within a budget, evaluate only attacks that have one."
-    ]
+    far = " or ".join(f"{norms.get(norm)} {eps:.4g}" for norm, eps in within.items())
+    return [f'"{_TOGETHER.capitalize()}" counts {which} no budget, only where images were moved no further than {far}.']
 
 
 def _failures(report: RobustnessReport) -> list[str]:

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from advkit import norms
 from advkit.attack import Attack
-from advkit.evaluation.flags import budget, named_norm, reach
+from advkit.evaluation.flags import Ball, budget, named_norm, reach
 from advkit.evaluation.plan import Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Record, vote
 from advkit.evaluation.records import Outcome as Answers
 
-__all__ = ["Outcome", "judged", "outcomes"]
+__all__ = ["Outcome", "counted", "judged", "outcomes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,18 @@ def outcomes(
         found.append(Outcome(cell.attack, cell.protocol, attack, right, by_norm))
         kept = kept & known
     return found, kept
+
+
+def counted(attack: Attack, answers: Answers, balls: Sequence[Ball]) -> Tensor:
+    """Which images of a batch count for the worst case over attacks, whatever the model says of them: bool (n,).
+
+    A minimal attack moves images as far as it has to, so that only those count that it moved no further than one of
+    the budgets of the other attacks allows. Without any budget all of them do.
+    """
+    everything = torch.ones(answers.predictions.shape[1], dtype=torch.bool, device="cpu")
+    if attack.aim == "budget" or not balls:
+        return everything
+    return torch.stack([answers.within(norm.name, eps) for norm, eps in balls]).any(0)
 
 
 def judged(answers: Sequence[Answers], labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ __all__ = ["LOST", "NORMS", "Outcome", "Record", "vote"]
 
 LOST = -1  # the prediction for an image that was lost to an error
 NORMS = ("l0", "l1", "l2", "linf")
+_ROUNDING = 1e-4  # of a distance, that a budget forgives
 
 
 @dataclass
@@ -47,6 +48,12 @@ class Outcome:
     crafted: int = 0
     forwards: int = 0
     backwards: int = 0
+
+    def within(self, norm: str, eps: float) -> Tensor:
+        """Which of the n images were moved no further than that, bool (n,); those that were not attacked, not at all."""
+        far = torch.zeros(self.predictions.shape[1], device="cpu")
+        far[self.rows] = torch.tensor(self.distances[NORMS.index(norm)], device="cpu")
+        return far <= eps * (1 + _ROUNDING)
 
     def lose(self, errors: Sequence[tuple[Tensor, Exception]]) -> None:
         """Note the rows (m,) that were lost to errors."""

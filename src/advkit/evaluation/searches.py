@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from advkit.evaluation.flags import ATHALYE, CARLINI, FAB, SQUARE, Flag, many, number
+from advkit.evaluation.signs import Sign
 from advkit.evaluation.tries import DRAWS, QUERIES, STARTS, STEPS, WALKS, Survivors, Tries
 from advkit.model import Model, is_stochastic
 from advkit.norms import L2, Linf
@@ -34,8 +35,8 @@ def helped(
     *,
     adaptive: bool,
     passes: float = math.inf,
-) -> list[Flag]:
-    """The flag for a search that fools what no attack did, within the same budget.
+) -> list[Sign]:
+    """The sign of a search that fools what no attack did, within the same budget.
 
     Of n images: 20 steps of PGD, three times: plain, with the margin for its loss, and with gradients averaged over
     noise, which counts three times; and the attack itself with four times its steps, at most 100. If none of these
@@ -64,15 +65,20 @@ def helped(
     searches, last = _affordable(*_searches(tries, left, random=is_stochastic(model)), passes)
     first = int(min(_FIRST, passes // max(1, sum(search.price for search in (*searches, *last)))))
     rest, tests = torch.arange(n, device="cpu"), len(searches) + len(last)
+    lost, flag = torch.zeros(n, dtype=torch.bool, device="cpu"), None
     for group in (searches, last):
         fooled = {search: _fooled(search, rest, first) for search in group if len(rest) >= _LEAST}
         counts = {search: int(rows.sum()) for search, rows in fooled.items()}
         telling = [search for search, count in counts.items() if many(count, len(rest), search.share, tests=tests)]
         if telling:
             best = max(telling, key=counts.__getitem__)
-            return [_flag(best.name, called, left, len(rest), counts[best])]
-        rest = rest[~torch.stack([torch.zeros_like(rest, dtype=torch.bool), *fooled.values()]).any(0)]
-    return []
+            flag = _flag(best.name, called, left, len(rest), counts[best])
+        some = torch.stack([torch.zeros_like(rest, dtype=torch.bool), *fooled.values()]).any(0)
+        lost[rest[some]] = True
+        if flag:
+            break
+        rest = rest[~some]
+    return [Sign(flag, lost, fooled=True)] if bool(lost.any()) else []
 
 
 @dataclass(frozen=True, eq=False)
