@@ -95,6 +95,7 @@ def from_json(written: str) -> dict[str, Any]:
     }
     for name, kind in parts.items():
         content[name] = tuple(_read(kind, part) for part in content[name])
+    content["not_tried"] = tuple(content.get("not_tried", ()))
     return content
 
 
@@ -155,6 +156,7 @@ def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
     paragraphs = [
         _caption(report),
         *_unbounded(report),
+        *_not_tried(report),
         *_failures(report),
         *(f"Flag, {flag}" for flag in report.flags),
     ]
@@ -199,6 +201,13 @@ def _unbounded(report: RobustnessReport) -> list[str]:
     which = f"{free[0]}, which has" if len(free) == 1 else f"{', '.join(free)}, which have"
     far = " or ".join(f"{norms.get(norm)} {eps:.4g}" for norm, eps in within.items())
     return [f'"{_TOGETHER.capitalize()}" counts {which} no budget, only where images were moved no further than {far}.']
+
+
+def _not_tried(report: RobustnessReport) -> list[str]:
+    """A sentence where something is left that other kinds of attacks may fool."""
+    if not report.not_tried or not any(worst.accuracy > 0 for worst in report.worst):
+        return []
+    return [f"Not tried: {', '.join(report.not_tried)}. What is left has not withstood them."]
 
 
 def _failures(report: RobustnessReport) -> list[str]:

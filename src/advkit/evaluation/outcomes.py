@@ -10,7 +10,7 @@ from advkit import norms
 from advkit.attack import Attack
 from advkit.evaluation.flags import Ball, budget, named_norm, reach
 from advkit.evaluation.plan import Contender, PlannedAttack
-from advkit.evaluation.records import LOST, NORMS, Record, vote
+from advkit.evaluation.records import LOST, NORMS, Record, is_refused, vote
 from advkit.evaluation.records import Outcome as Answers
 
 __all__ = ["Outcome", "counted", "judged", "outcomes"]
@@ -67,7 +67,8 @@ def outcomes(
 ) -> tuple[list[Outcome], Tensor]:
     """What each attack on a contender did to the N images of some records, and which of them are not lost: bool (N,).
 
-    An image is lost where the attack or the contender raised an error.
+    An image is lost where the attack or the contender raised an error. An attack that was never carried out, for want
+    of a gradient, is left out.
     An attack that is the same under two protocols counts once, as the adaptive one, which comes last.
     """
     labels = torch.tensor([label for record in records for label in record.labels], device="cpu")
@@ -77,6 +78,8 @@ def outcomes(
     for attack, place in places.items():
         cell = cells[place][1]
         after = [record.cells[place] for record in records]
+        if is_refused(after):
+            continue
         right, known = judged(after, labels)
         by_norm = dict(zip(NORMS, torch.cat([_moved(one) for one in after], 1), strict=True))
         found.append(Outcome(cell.attack, cell.protocol, attack, right, by_norm))

@@ -48,7 +48,7 @@ def probed(
     """The flags of `examined`, of a model behind a defense as ``attacks``, by name, attack it.
 
     Gradients are looked at as these attacks take them: through the surrogates of the model's defenses, unless the
-    attacker is the naive one. Where all attacks are black-box, nobody looks at gradients, which the model need not have.
+    attacker is the naive one. Where all attacks are black-box, nobody looks at gradients: there need be none.
     """
     if attacks and all(attack.access != "gradient" for attack in attacks.values()):
         return ()

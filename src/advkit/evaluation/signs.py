@@ -144,6 +144,9 @@ def signs(called: str, look: Look, constant: Tensor, standing: Tensor, *, averag
         elif name == "random outputs" and bool(look.wavering.any()):
             few = int(look.wavering.sum())
             found.append(
-                Sign(Flag(name, f"now and then, seen on {few} of {n} images that were asked often, {text}.", paper), look.wavering)
+                Sign(
+                    Flag(name, f"now and then, seen on {few} of {n} images that were asked often, {text}.", paper),
+                    look.wavering,
+                )
             )
     return found

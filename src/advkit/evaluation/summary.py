@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from advkit.attack import Attack
-from advkit.evaluation.metrics import macro, wilson
 from advkit.evaluation.flags import Ball, balls
+from advkit.evaluation.metrics import macro, wilson
 from advkit.evaluation.outcomes import counted
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
-from advkit.evaluation.records import LOST, NORMS, Outcome, Record
+from advkit.evaluation.records import LOST, NORMS, Outcome, Record, is_refused
 from advkit.evaluation.scores import AttackScore, DefenseScore, Failure, WorstCase
 
 __all__ = ["hopeless", "summary"]
@@ -120,6 +120,7 @@ def _worst_case(
 ) -> WorstCase:
     """What several attacks leave of a contender, from its outcomes for each batch, without and under each attack."""
     before = _predictions(clean)
+    several = [one for one in several if not is_refused(one[1])] or several
     said = [_predictions(outcomes) for _, outcomes in several]
     kept = torch.stack([(one != LOST).all(0) for one in said]).all(0)
     counts = [torch.cat([counted(attack, one, within) for one in outcomes]) for attack, outcomes in several]
@@ -150,12 +151,18 @@ def _failures(records: Mapping[int, Record], contenders: Sequence[Contender], ce
     return found
 
 
-def hopeless(records: Iterable[Record]) -> str | None:
-    """The error of something that has worked on no image of any batch."""
+def hopeless(records: Iterable[Record], *, without_gradients: bool = False) -> str | None:
+    """The error of something that has worked on no image of any batch.
+
+    Args:
+        records: of the batches.
+        without_gradients: whether some attack does without gradients. One that there is no gradient for is then none.
+    """
     outcomes: tuple[Outcome, ...]
     for outcomes in zip(*([*record.clean, *record.cells] for record in records), strict=True):
         errors = [error for outcome in outcomes for _, error in outcome.errors]
-        if errors and not any(outcome.predicted for outcome in outcomes):
+        works = any(outcome.predicted for outcome in outcomes) or (without_gradients and is_refused(outcomes))
+        if errors and not works:
             return errors[0]
     return None
 
