@@ -93,7 +93,8 @@ def audit(
         images: floating (N, ...), images that the model gets right.
         labels: int64 (N,).
         left: bool (N,), the images that no attack has fooled within the budget.
-        passes: how many forwards and backwards the audit may take. Looking comes first; searches make do with the rest.
+        passes: how many forwards and backwards the audit may take while nothing is found; searches make do with what
+            looking leaves of them, and go on where they fool more than an honest model would lose.
         seed: of the choice of images, and of what a random model draws.
 
     Returns:

@@ -23,6 +23,7 @@ _GAIN = 0.05  # the share of the survivors that an honest attack may fool when i
 _GAIN_OF_LOSS = 0.25  # with a loss that suits robust networks better than cross-entropy does; theirs is a sixth
 _GAIN_OF_NOISE = _GAIN_OF_STEPS = 0.1  # a plain network loses up to an eighth to another start
 _LEAST = 4  # images; of fewer no share is more than chance
+_JUDGED = 4  # forwards that say what a search fooled, at most
 _FIRST = 12  # images that a search begins with, and goes on from only where it fools more than an honest share
 
 
@@ -45,7 +46,7 @@ def helped(
     defenses, whom luck helps, the attack itself is all.
 
     A search begins with 12 images, and with twice as many again for as long as it fools more of them than an honest
-    model might lose. So a model that hides nothing costs at most some 560 passes (Linf) or 1,010 (L2) for each of 12
+    model might lose. So a model that hides nothing costs at most some 580 passes (Linf) or 1,060 (L2) for each of 12
     images, and one that does for each of the n.
 
     Args:
@@ -100,17 +101,19 @@ class _Search:
 
 def _searches(tries: Tries, left: Survivors, *, random: bool) -> tuple[list[_Search], list[_Search]]:
     """The searches along gradients, and the one for what these leave."""
-    again = [_Search("steps", tries.longer, _GAIN_OF_STEPS, 2 * tries.more_steps)]
+    again = [_Search("steps", tries.longer, _GAIN_OF_STEPS, 2 * tries.more_steps + _JUDGED)]
     if random or left.norm not in (Linf, L2):
         return again, []
     climbs = [
-        _Search("plain", lambda rows: tries.climbed(rows, "ce"), _GAIN_OF_STEPS, 2 * STEPS),
-        _Search("margin", lambda rows: tries.climbed(rows, "margin"), _GAIN_OF_LOSS, 2 * STEPS),
-        _Search("noise", lambda rows: tries.climbed(rows, "ce", noisy=True), _GAIN_OF_NOISE, 2 * STEPS * DRAWS),
+        _Search("plain", lambda rows: tries.climbed(rows, "ce"), _GAIN_OF_STEPS, 2 * STEPS + _JUDGED),
+        _Search("margin", lambda rows: tries.climbed(rows, "margin"), _GAIN_OF_LOSS, 2 * STEPS + _JUDGED),
+        _Search(
+            "noise", lambda rows: tries.climbed(rows, "ce", noisy=True), _GAIN_OF_NOISE, 2 * STEPS * DRAWS + _JUDGED
+        ),
     ]
     square, walk = (
-        _Search("square", tries.square, _GAIN, QUERIES),
-        _Search("walk", tries.walked, _GAIN, 2 * WALKS * STARTS),
+        _Search("square", tries.square, _GAIN, QUERIES + _JUDGED),
+        _Search("walk", tries.walked, _GAIN, (2 * WALKS + _JUDGED) * STARTS),
     )
     return [*again, *climbs], [square if left.norm is Linf else walk]
 
