@@ -24,7 +24,7 @@ from advkit._engine.run import carry_out
 from advkit._engine.wording import short
 from advkit.goals import Goal
 from advkit.hyperparameters import flag
-from advkit.model import Model
+from advkit.model import Model, placement
 from advkit.norms import Norm
 
 __all__ = ["Access", "AdversarialResult", "Aim", "Attack"]
@@ -105,6 +105,7 @@ class Attack(ABC):
             the images that do not fool it. Black-box attacks have no use for it.
         adaptive: whether the attacker knows the defenses in the model and differentiates their surrogates, see
             `advkit.defenses.Defense`; False for the naive attacker, who takes the gradient that there is.
+        compiled: whether searches are recorded as CUDA graphs where the model is on such a GPU; see `compile`.
 
     Raises:
         InputError: a number is out of its range, when the attack is made; or images, labels or targets cannot be
@@ -130,6 +131,7 @@ class Attack(ABC):
     generator: torch.Generator | None = field(default=None, repr=False)
     autocast: torch.dtype | None = None
     adaptive: bool = flag(True)
+    compiled: bool = field(default=False, repr=False)
 
     def __init_subclass__(cls, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -211,15 +213,25 @@ class Attack(ABC):
         return self._with(model=model, adaptive=adaptive)
 
     def compile(self, **options: Any) -> Self:
-        """The same attack against the model as `torch.compile` rewrites it: the same answers, to rounding.
+        """The same attack, with less time lost around its passes: the same answers, to rounding.
 
-        The first batch waits for the compiler, and so may another shape of batch. `DeepFool`, `CW`, `EAD` and `JSMA`
-        take several gradients of one answer, which torch allows with ``torch._functorch.config.donated_buffer =
-        False``; otherwise its error says so.
+        Where the model is on a CUDA GPU, an attack that never waits for the device (`FGSM`, `IFGSM`, `MIFGSM`, `PGD`,
+        `SparseL1Descent` without ``early_stop``) is recorded as one CUDA graph for each shape of batch, when that shape
+        comes a second time. The weights may change between batches, and so may images and labels; what the model
+        decides in Python is as it was when it was recorded. An attack that cannot be recorded says so in a warning, and
+        runs as it is.
+
+        Elsewhere, and with ``options``, it is the model that `torch.compile` rewrites. The first batch waits for the
+        compiler, and so may another shape of batch. `DeepFool`, `CW`, `EAD` and `JSMA` take several gradients of one
+        answer, which torch allows with ``torch._functorch.config.donated_buffer = False``; otherwise its error says so.
 
         Args:
-            **options: for `torch.compile`, such as ``mode="reduce-overhead"`` for CUDA graphs.
+            **options: for `torch.compile`, such as ``mode="max-autotune"``.
         """
+        device, _ = placement(self.model)
+        recordable = self.access == "gradient" and not self.stops_at_success
+        if recordable and not options and device is not None and device.type == "cuda":
+            return self._with(compiled=True)
         return self._with(model=torch.compile(self.model, **options))
 
     def _predict(self, images: Tensor) -> Tensor:

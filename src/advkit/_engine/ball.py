@@ -124,8 +124,8 @@ class L1Ball(Ball):
         centre = self.originals.flatten(1)
         y = x.flatten(1) - centre
         magnitudes, room = y.abs(), torch.where(y > 0, high - centre, centre - low)
-        eps = torch.as_tensor(self.eps, dtype=y.dtype, device=y.device).expand(len(y))[:, None]
         unit = torch.finfo(y.dtype).eps
+        eps = y.new_zeros(len(y), 1).add_(column(self.eps, y))
         eps = eps * (1 - 8 * unit)  # room for what a sum over the features rounds off
 
         ends = torch.cat([magnitudes, (magnitudes - room).clamp_min(0), torch.zeros_like(eps)], 1)

@@ -13,7 +13,7 @@ from advkit._engine.gradients import Scaling, looked_at, passes_halves
 from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError, NoGradientError
 from advkit.model import Model, attacking, is_stochastic
 
-__all__ = ["Classifier", "own", "predict", "prediction"]
+__all__ = ["Classifier", "Watched", "own", "predict", "prediction"]
 
 _DRAWS = 10  # answers of a random model that its prediction is voted on by
 _MOST_WATCHED = 1000  # numbers that wait on the device
@@ -29,6 +29,9 @@ _INFINITE = (
     "Look for a power below 1, a root, a logarithm or a division at zero in the model, and keep it off zero, such as "
     "with .clamp(min=1e-6)"
 )
+
+Watched = tuple[str, Tensor, type[AdvkitError]]
+"""What it means that a number is none, the number on the device, and the error to raise."""
 
 
 class Classifier:
@@ -61,12 +64,11 @@ class Classifier:
         # Whether its gradients pass float16: None for not known yet.
         known = torch.float16 in (self._ask.dtype, getattr(model, "autocast", None))
         self._halves: bool | None = True if known else None
-        self._careful = False
+        self.careful = False
         self._answered = False
         self.ledger: list[Tensor] = []  # int64 (n,) each, what an attack that asks for answers spent on each image
-        self._watched: list[
-            tuple[str, Tensor, type[AdvkitError]]
-        ] = []  # what it means that a number is not one; oldest first
+        self.watched: list[Watched] = []  # oldest first
+        self.count = 0  # of the classes, once the model has answered
         self._infinite: Tensor | None = None  # on how many images of this search a gradient was, at most
         self._images = 0  # and on how many of the searches before
 
@@ -76,7 +78,7 @@ class Classifier:
         Its gradients are watched by a hook. That costs a fiftieth of a small network's pass, which `gradient` saves.
         """
         logits = self.logits(images)
-        if images.requires_grad and not self._careful:
+        if images.requires_grad and not self.careful:
             images.register_hook(self._watch_gradient)
         return logits
 
@@ -84,7 +86,7 @@ class Classifier:
         """Logits (N, K) of images (N, ...), from which `gradient` goes back."""
         if not images.requires_grad:
             return self._checked(self._ask(images), images)
-        if self._careful:
+        if self.careful:
             return looked_at(images, self._plainly, self._is_half, self._note)
         if self._halves:
             scaling = Scaling()
@@ -150,7 +152,7 @@ class Classifier:
                 "you gave one, it detaches, rounds to integers or leaves torch; use a black-box attack, or give the "
                 "attack a differentiable surrogate"
             )
-        if not self._careful:
+        if not self.careful:
             self._watch_gradient(gradient)
         return gradient
 
@@ -162,8 +164,8 @@ class Classifier:
         self._watch(_NAN_GRADIENT, gradient.detach().sum())
 
     def _watch(self, meaning: str, value: Tensor, error: type[AdvkitError] = ModelError) -> None:
-        self._watched.append((meaning, value, error))
-        if len(self._watched) >= _MOST_WATCHED:
+        self.watched.append((meaning, value, error))
+        if len(self.watched) >= _MOST_WATCHED:
             self._look()
 
     def _note(self, gradient: Tensor) -> None:
@@ -176,7 +178,11 @@ class Classifier:
         self._answered = True
         if logits.numel() and bool(logits.amax().isnan()):
             raise ModelError(_NAN_LOGITS)
-        count = logits.shape[1]
+        self.check_classes(logits.shape[1])
+
+    def check_classes(self, count: int) -> None:
+        """Hold the caller's classes against the number of the model's logits."""
+        self.count = count
         for name, classes in self.classes.items():
             if (largest := int(classes.long().max())) >= count:
                 raise InputError(
@@ -196,7 +202,7 @@ class Classifier:
             found = search(self)
             self._look()
         except LookAgain:
-            self._watched, self._careful = [], True
+            self.watched, self.careful = [], True
             found = search(self)
             self._look()
         if self._infinite is not None:
@@ -216,12 +222,12 @@ class Classifier:
             warnings.warn(_INFINITE.format(images), AdvkitWarning, stacklevel=4)
 
     def _look(self) -> None:
-        watched, self._watched = self._watched, []
+        watched, self.watched = self.watched, []
         values = torch.stack([value for _, value, _ in watched]).tolist() if watched else []
         if all(map(math.isfinite, values)):
             return
         for (meaning, _, error), value in zip(watched, values, strict=True):
-            if meaning is _NAN_GRADIENT and not self._careful and not math.isfinite(value):
+            if meaning is _NAN_GRADIENT and not self.careful and not math.isfinite(value):
                 raise LookAgain(_NOT_FINITE)
             if math.isnan(value):
                 raise error(meaning)

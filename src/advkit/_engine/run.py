@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from advkit._engine.checks import check_classes, check_images, check_rows, check_targets
 from advkit._engine.classifier import Classifier, own
 from advkit._engine.grid import Grid, Halves, fooling, inward
+from advkit._engine.recorded import searched
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.model import attacking
@@ -147,7 +148,16 @@ def _searched(attack: Attack, job: _Job, model: Classifier) -> Tensor:
 
 
 def _perturbed(attack: Attack, job: _Job, model: Classifier) -> Tensor:
-    found = model.verified(lambda model: attack._with(model=model, **job.values)._attack(job.pixels, job.goal).detach())
+    def search(model: Classifier, inputs: Sequence[Tensor]) -> Tensor:
+        pixels, classes, *values = inputs
+        of_rows = dict(zip(job.values, values, strict=True))
+        return attack._with(model=model, **of_rows)._attack(pixels, type(job.goal)(classes)).detach()
+
+    def carried(model: Classifier) -> Tensor:
+        inputs = [job.pixels, job.goal.classes, *job.values.values()]
+        return searched(attack, model, inputs, search) if attack.compiled else search(model, inputs)
+
+    found = model.verified(carried)
     if found.shape != job.pixels.shape:
         raise AdvkitError(
             f"{type(attack).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "

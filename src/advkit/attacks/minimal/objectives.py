@@ -112,7 +112,7 @@ class WeightedL1(Objective):
         first = self.weight / steep.flatten(1).amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
         low = first.clamp(self.smallest_c, self.largest_c)
         known = isinstance(most, Tensor)
-        high = torch.as_tensor(most, dtype=low.dtype, device=low.device).expand_as(low)
+        high = torch.zeros_like(low).add_(most)  # a number that travelled to a GPU would be waited for
         for _ in range(_HALVINGS if known else 3 * _HALVINGS):
             middle = low.sqrt() * high.sqrt()
             short = dot(steep, self._moved(steep, room, middle)) < level
