@@ -22,7 +22,7 @@ __all__ = ["Survivors", "helped"]
 _GAIN = 0.05  # the share of the survivors that an honest attack may fool when it tries again
 _GAIN_OF_LOSS = 0.25  # with a loss that suits robust networks better than cross-entropy does; theirs is a sixth
 _GAIN_OF_NOISE = _GAIN_OF_STEPS = 0.1  # a plain network loses up to an eighth to another start
-_LEAST = 4  # images; of fewer no share is more than chance
+_LEAST = 4  # images that a search begins with, unless there are fewer; of those no share is more than chance
 _JUDGED = 4  # forwards that say what a search fooled, at most
 _FIRST = 12  # images that a search begins with, and goes on from only where it fools more than an honest share
 
@@ -60,7 +60,7 @@ def helped(
             suffice the searches begin with fewer images, and where that are less than four, the dearest are left out.
     """
     n = len(left.images)
-    if n < _LEAST or not left.eps:
+    if not n or not left.eps:
         return []
     tries = Tries(model, left, others, bounds, adaptive)
     searches, last = _affordable(*_searches(tries, left, random=is_stochastic(model)), passes)
@@ -68,7 +68,7 @@ def helped(
     rest, tests = torch.arange(n, device="cpu"), len(searches) + len(last)
     lost, flag = torch.zeros(n, dtype=torch.bool, device="cpu"), None
     for group in (searches, last):
-        fooled = {search: _fooled(search, rest, first) for search in group if len(rest) >= _LEAST}
+        fooled = {search: _fooled(search, rest, first) for search in group if len(rest)}
         counts = {search: int(rows.sum()) for search, rows in fooled.items()}
         telling = [search for search, count in counts.items() if many(count, len(rest), search.share, tests=tests)]
         if telling:
