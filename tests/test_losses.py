@@ -50,6 +50,34 @@ def test_gradients(loss: object) -> None:
     assert loss(logits[:0], torch.empty(0, dtype=torch.long)).shape == (0,)
 
 
+def test_targeted_dlr_by_hand() -> None:
+    """(Z_t - Z_y) / (Z_(1) - (Z_(3) + Z_(4)) / 2): -2.5 / 3.75, 1 / 3, -1 / 1.5."""
+    targets = torch.tensor([2, 3, 3])
+    expected = torch.tensor([-2.5 / 3.75, 1 / 3, -1 / 1.5]).double()
+    torch.testing.assert_close(losses.targeted_dlr(LOGITS, LABELS, targets), expected)
+    torch.testing.assert_close(losses.targeted_dlr(7 * LOGITS - 2, LABELS, targets), expected)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+def test_targeted_dlr_is_nowhere_flat(classes: int) -> None:
+    logits = torch.linspace(1, -1, classes).square().mul(3).add(torch.linspace(2, 0, classes))[None].requires_grad_()
+    ranked = logits.detach().argsort(1, descending=True)[0]
+    for target in ranked[1:]:
+        loss = losses.targeted_dlr(logits, ranked[:1], target[None])
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient[0, target] > 0.05
+        assert loss < 0
+
+
+def test_masked_classes_leave_dlr_finite_gradients() -> None:
+    logits = torch.tensor([[3.0, 1.0, -torch.inf, -torch.inf, 0.0]], requires_grad=True)
+    for target, finite in ((1, True), (4, True), (2, False)):
+        loss = losses.targeted_dlr(logits, torch.tensor([0]), torch.tensor([target]))
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert bool(loss.isfinite()) is finite
+        assert gradient.isfinite().all()
+
+
 def test_log_odds_are_what_cross_entropy_is_the_softplus_of() -> None:
     logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 5
     labels = torch.arange(50) % 7

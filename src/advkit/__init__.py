@@ -4,18 +4,24 @@ from advkit import attacks, data, defenses, errors, evaluation, goals, losses, n
 from advkit._version import __version__
 from advkit.attack import AdversarialResult, Attack
 from advkit.attacks import (
+    APGD,
+    APGDT,
     CW,
     EAD,
     FGSM,
     IFGSM,
     JSMA,
     MIFGSM,
+    NES,
     PGD,
+    SPSA,
     DeepFool,
     OnePixel,
     PixelSwap,
     Pixle,
+    SimBA,
     SparseL1Descent,
+    Square,
 )
 from advkit.defenses import Defense
 from advkit.evaluation import RobustnessReport, evaluate
@@ -24,13 +30,17 @@ from advkit.model import Defended, Normalized
 from advkit.transforms import AttackTransform, FGSMTransform
 
 __all__ = [
+    "APGD",
+    "APGDT",
     "CW",
     "EAD",
     "FGSM",
     "IFGSM",
     "JSMA",
     "MIFGSM",
+    "NES",
     "PGD",
+    "SPSA",
     "AdversarialResult",
     "Attack",
     "AttackTransform",
@@ -43,7 +53,9 @@ __all__ = [
     "PixelSwap",
     "Pixle",
     "RobustnessReport",
+    "SimBA",
     "SparseL1Descent",
+    "Square",
     "Targeted",
     "Untargeted",
     "__version__",

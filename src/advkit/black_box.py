@@ -13,36 +13,27 @@ from advkit.errors import AdvkitError
 from advkit.goals import Goal
 from advkit.hyperparameters import number
 
-__all__ = ["NO_LIMIT", "BlackBox", "Oracle", "OutOfQueries", "as_pixels", "overwrite", "places"]
+__all__ = ["NO_LIMIT", "Asking", "BlackBox", "Oracle", "OutOfQueries", "as_pixels", "canvas", "overwrite", "places"]
 
 
 @dataclass(frozen=True, eq=False)
-class BlackBox(Attack):
-    """Base of the attacks that see nothing of a model but its answers: any callable will do, gradients or not.
+class Asking(Attack):
+    """`BlackBox` without its field ``max_queries``, for an attack that has its own at a place of its own.
 
-    A subclass overrides `_search`. It says ``access = "decisions"`` if it needs only the model's prediction, and is
-    then shown no more. With ``aim = "budget"`` it looks for any image within a budget that fools, rather than for the
-    closest; what it gives back is one that the model was asked about, or the original. Its oracle's heights are the
-    cross-entropy, or what its hyperparameter ``loss`` says if it has one.
-
-    Args:
-        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the attack wants.
+    A field that is declared again keeps its place among the arguments, which is before those that a subclass adds.
 
     Examples:
-        >>> class Mirror(advkit.black_box.BlackBox):
-        ...     norm = advkit.norms.L2
+        >>> class Half(advkit.black_box.Asking):
+        ...     max_queries = 7
         ...     def _search(self, ask, images, heights):
-        ...         fooled = ask(images.flip(3), torch.arange(len(images))) == torch.inf
-        ...         return images.flip(3).where(advkit.norms.column(fooled, images), images)
-        >>> Mirror(model).run(images, labels).queries.unique()  # the image and its mirror image
+        ...         ask(images / 2, torch.arange(len(images)))
+        ...         return images / 2
+        >>> Half(model).run(images, labels).queries.unique()
         tensor([2])
     """
 
     access: ClassVar[Access] = "scores"
     aim: ClassVar[Aim] = "minimal"
-
-    _: KW_ONLY
-    max_queries: int | None = number(None, at_least=1, integer=True)
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         """The attack itself, on images that do not fool yet. It asks the oracle alone.
@@ -78,7 +69,8 @@ class BlackBox(Attack):
 
     def _attack(self, images: Tensor, goal: Goal) -> Tensor:
         model = self.classifier
-        limit = NO_LIMIT if self.max_queries is None else self.max_queries
+        most: int | None = getattr(self, "max_queries", None)
+        limit = NO_LIMIT if most is None else most
         loss, found = getattr(self, "loss", "ce"), images
         with torch.no_grad():
             oracle = Oracle(model, images, goal, limit, access=self.access, aim=self.aim, loss=loss, bounds=self.bounds)
@@ -88,6 +80,32 @@ class BlackBox(Attack):
                 found = oracle.fooling
             model.ledger.append(oracle.queries)
             return oracle.outcome(found)
+
+
+@dataclass(frozen=True, eq=False)
+class BlackBox(Asking):
+    """Base of the attacks that see nothing of a model but its answers: any callable will do, gradients or not.
+
+    A subclass overrides `_search`. It says ``access = "decisions"`` if it needs only the model's prediction, and is
+    then shown no more. With ``aim = "budget"`` it looks for any image within a budget that fools, rather than for the
+    closest; what it gives back is one that the model was asked about, or the original. Its oracle's heights are the
+    cross-entropy, or what its hyperparameter ``loss`` says if it has one.
+
+    Args:
+        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the attack wants.
+
+    Examples:
+        >>> class Mirror(advkit.black_box.BlackBox):
+        ...     norm = advkit.norms.L2
+        ...     def _search(self, ask, images, heights):
+        ...         fooled = ask(images.flip(3), torch.arange(len(images))) == torch.inf
+        ...         return images.flip(3).where(advkit.norms.column(fooled, images), images)
+        >>> Mirror(model).run(images, labels).queries.unique()  # the image and its mirror image
+        tensor([2])
+    """
+
+    _: KW_ONLY
+    max_queries: int | None = number(None, at_least=1, integer=True)
 
 
 def _by_oracle_alone(images: Tensor) -> Tensor:
@@ -107,6 +125,16 @@ def as_pixels(images: Tensor) -> Tensor:
         torch.Size([2, 1, 5])
     """
     return images.reshape(len(images), -1, math.prod(places(images)))
+
+
+def canvas(images: Tensor) -> Tensor:
+    """Images as (N, C, H, W): those without channels have one, flat vectors are a row, slices of a volume are channels.
+
+    Examples:
+        >>> advkit.black_box.canvas(torch.zeros(2, 5)).shape, advkit.black_box.canvas(torch.zeros(2, 3, 4, 8, 8)).shape
+        (torch.Size([2, 1, 1, 5]), torch.Size([2, 12, 8, 8]))
+    """
+    return images.reshape(len(images), -1, *(1, *places(images))[-2:])
 
 
 def places(images: Tensor) -> torch.Size:

@@ -130,7 +130,13 @@ class Targeted(Goal):
     """
 
     def climbed(self, loss: losses.Loss, logits: Tensor) -> Tensor:
-        """Minus the loss of the target: an attack goes down."""
+        """Minus the loss of the target: an attack goes down.
+
+        For the DLR it is the targeted one, against the largest other class. Minus the DLR of a target that comes third
+        is -1, wherever the image is moved.
+        """
+        if loss is losses.dlr:
+            return losses.targeted_dlr(logits, self.held(logits).squeeze(1), self.classes)
         return -super().climbed(loss, logits)
 
     def held(self, logits: Tensor) -> Tensor:

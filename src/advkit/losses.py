@@ -13,7 +13,7 @@ from torch import Tensor
 from advkit._base.scale import contenders
 from advkit.errors import InputError
 
-__all__ = ["Loss", "best_other", "cross_entropy", "dlr", "get", "log_odds", "margin"]
+__all__ = ["Loss", "best_other", "cross_entropy", "dlr", "get", "log_odds", "margin", "targeted_dlr"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """What an attack climbs: logits (N, K) and classes int64 (N,) to one number an image, (N,), that is large where the
@@ -69,12 +69,40 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
         >>> advkit.losses.dlr(10 * logits + 3, torch.tensor([0, 1]))
         tensor([-0.5000,  0.5000])
     """
-    if logits.shape[1] < 3:
-        return -margin(logits, labels)
-    top = logits.topk(3, dim=1).values
-    third = contenders(top)[:, 2]
-    spread = (top[:, 0] - top[:, 2].where(third, 0)).clamp_min(torch.finfo(logits.dtype).tiny)
-    return -margin(logits, labels) / spread.where(third, 1)
+    return _ratio(-margin(logits, labels), logits, 3)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Difference of logits ratio between the label and another class, the target. Shape (N,).
+
+    -(Z_y - Z_t) / (Z_(1) - (Z_(3) + Z_(4)) / 2), with Z_(k) the k-th largest logit: positive where the target leads
+    the label. Croce & Hein, as for `dlr`, eq. (8). Fewer than four classes have no fourth logit; for them it is minus
+    the difference, unscaled. Z_(1) - Z_(3) would not do: for the last of three it is that difference itself. The same
+    holds where the fourth largest logit is out of the race, such as one that is masked with -inf.
+
+    Examples:
+        >>> logits = torch.tensor([[4.0, 2.0, 1.0, -1.0, -5.0]])
+        >>> advkit.losses.targeted_dlr(logits, torch.tensor([0]), torch.tensor([1]))
+        tensor([-0.5000])
+        >>> advkit.losses.targeted_dlr(logits[:, :3], torch.tensor([0]), torch.tensor([1]))
+        tensor([-2.])
+    """
+    lead = logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])
+    return _ratio(lead.squeeze(1), logits, 4)
+
+
+def _ratio(lead: Tensor, logits: Tensor, rank: int) -> Tensor:
+    """A lead (N,) over how far the largest logit is from the mean of the third to the ``rank``-th, if there are such.
+
+    A lead that is infinite, since a class is masked, is that with its own gradient.
+    """
+    if logits.shape[1] < rank:
+        return lead
+    top = logits.topk(rank, dim=1).values
+    scaled = contenders(top)[:, -1] & lead.isfinite()
+    below = top[:, 2:].where(scaled[:, None], 0).mean(1)
+    spread = (top[:, 0] - below).clamp_min(torch.finfo(logits.dtype).tiny)
+    return lead / spread.where(scaled, 1)
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ from advkit._base.random import normal_like, uniform_like
 from advkit._engine.ball import Ball, L1Ball, L2Ball, LinfBall
 from advkit._engine.classifier import Classifier
 from advkit._engine.iterate import iterate
-from advkit._engine.keeps import FirstSuccess, HighestLoss, Keep, Last, Smallest, Worst
+from advkit._engine.keeps import FirstSuccess, HighestLoss, Keep, Last, Smallest, Standing, Worst
 from advkit._engine.looks import Climb, Look, Peak, Seeking
 from advkit._engine.rows import Rows
 from advkit.attack import Attack
-from advkit.black_box import NO_LIMIT, BlackBox, Oracle, OutOfQueries, as_pixels, overwrite, places
+from advkit.black_box import NO_LIMIT, Asking, BlackBox, Oracle, OutOfQueries, as_pixels, canvas, overwrite, places
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.hyperparameters import (
     Hyperparameter,
@@ -30,6 +30,7 @@ from advkit.norms import column
 
 __all__ = [
     "NO_LIMIT",
+    "Asking",
     "Attack",
     "Ball",
     "BlackBox",
@@ -53,11 +54,13 @@ __all__ = [
     "Rows",
     "Seeking",
     "Smallest",
+    "Standing",
     "Targeted",
     "Untargeted",
     "Worst",
     "as_pixels",
     "attacking",
+    "canvas",
     "choice",
     "column",
     "declared",

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,8 +124,8 @@ def test_a_bar_lives_through_a_long_attack(scene, capsys, monkeypatch):
     advkit.evaluate(net, loader[:1], attacks, {"same": net}, progress=True, flags=False)
     assert "no attack" in seen[0]
     assert not any("1/4" in text for text in seen[:7])  # while the first attack is under way
-    steps = [text for text in seen if "PGD(steps=5) on none, " in text]
-    assert [f"{3 * step} forwards" in text for step, text in enumerate(steps, 1)] == [True] * 5
+    said = re.findall(r"PGD\(steps=5\) on none, (\d+) forwards", "".join(seen))
+    assert list(dict.fromkeys(said)) == ["3", "6", "9", "12", "15"]  # tqdm may draw again what it has drawn
     assert any("DeepFool on same" in text for text in seen)
 
 

@@ -27,6 +27,7 @@ def iterate(
     keep: Keep | None = None,
     early_stop: bool = False,
     inputs: Callable[[Tensor], Tensor] | None = None,
+    draws: int = 1,
 ) -> Tensor:
     """Take ``steps`` steps, each one forward and one backward, and return what is to be kept: (N, ...).
 
@@ -46,6 +47,8 @@ def iterate(
         early_stop: whether rows leave when they are fooled.
         inputs: what the model is shown in place of rows (n, ...), differentiable, such as random resizes of them; the
             gradient passes back through it. None for the rows themselves.
+        draws: how often a model, or ``inputs``, that draws random numbers is asked in one look. What the look then
+            shows are means: of the logits, of the loss and of its gradient.
 
     Examples:
         >>> from advkit.parts import Ball, Classifier, Climb, Untargeted, iterate
@@ -55,18 +58,22 @@ def iterate(
         >>> int((model(adversarials).argmax(1) != labels).sum())
         12
     """
-    keep, climbed, inputs = keep or Last(), losses.get(loss), inputs or _as_they_are
+    keep, climbed = keep or Last(), losses.get(loss)
     for count in range(steps):
         x = rows.x.detach().requires_grad_()
-        logits = model.logits(inputs(x))
+        if draws == 1:
+            logits = model.logits(x if inputs is None else inputs(x))
+        else:
+            logits, values, gradient = _means(model, rows, x, inputs, climbed, draws)
         if early_stop:
             fooled = rows.goal.success(logits)
             keep.leave(rows, fooled)
             if not rows.retire(fooled):
                 break
-        values = rows.climbed(climbed, logits)
-        gradient = model.gradient(values, x)
-        look = Look(count, rows.x, logits.detach(), values.detach(), gradient, rows.goal)
+        if draws == 1:
+            values = rows.climbed(climbed, logits)
+            gradient = model.gradient(values, x)
+        look = Look(count, rows.x, logits, values, gradient, rows.goal)
         del x, logits, values, gradient  # and with them the graph, before the step makes tensors of its own
         keep.see(rows, look)
         if early_stop:
@@ -78,11 +85,25 @@ def iterate(
     else:
         if keep.looks_back:
             with torch.no_grad():
-                logits = model.logits(inputs(rows.x))
-                values = rows.climbed(climbed, logits)
-            keep.see(rows, Look(steps, rows.x, logits, values, rows.x.new_empty(0), rows.goal))
+                logits, values, nothing = _means(model, rows, rows.x, inputs, climbed, draws)
+            keep.see(rows, Look(steps, rows.x, logits, values, nothing, rows.goal))
     return keep.answer(rows)
 
 
-def _as_they_are(x: Tensor) -> Tensor:
-    return x
+def _means(
+    model: Classifier, rows: Seeking, x: Tensor, inputs: Callable[[Tensor], Tensor] | None, climbed: Loss, draws: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The means over some draws of the logits (n, K), the loss (n,) and its gradient (n, ...), without a graph.
+
+    The gradient is of no size where ``x`` asks for none. One graph lives at a time.
+    """
+    sums: list[Tensor] = []
+    for _ in range(draws):
+        logits = model.logits(x if inputs is None else inputs(x))
+        values = rows.climbed(climbed, logits)
+        gradient = model.gradient(values, x) if x.requires_grad else x.new_empty(0)
+        drawn = [logits.detach(), values.detach(), gradient]
+        del logits, values, gradient
+        sums = [each + one for each, one in zip(sums, drawn, strict=True)] if sums else drawn
+    said, loss, slope = (each / draws for each in sums)
+    return said, loss, slope

@@ -9,7 +9,7 @@ from advkit._engine.looks import Look
 from advkit._engine.rows import Rows
 from advkit.norms import Norm, column
 
-__all__ = ["FirstSuccess", "HighestLoss", "Keep", "Last", "Smallest", "Worst"]
+__all__ = ["FirstSuccess", "HighestLoss", "Keep", "Last", "Smallest", "Standing", "Worst"]
 
 
 class Keep(ABC):
@@ -146,6 +146,52 @@ class Worst(_Best):
 
     def value(self, rows: Rows, look: Look) -> Tensor:
         return (-look.loss).where(~look.success, -torch.inf)
+
+
+class Standing(Worst):
+    """`Worst` of several runs, each on the images that none before it has fooled.
+
+    Args:
+        images: (N, ...), the answer for images that have nothing to show.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> from advkit.parts import Classifier, Seeking, Standing, Untargeted, iterate
+        >>> @dataclass
+        ... class Run(Seeking):
+        ...     place: torch.Tensor
+        >>> line = Classifier(lambda x: torch.cat([0.25 - x, x - 0.25], 1))  # class 1 beyond 0.25
+        >>> keep, goal = Standing(torch.tensor([[0.0], [0.2]])), Untargeted(torch.tensor([0, 0]))
+        >>> for length in (0.1, -0.1, 0.3):
+        ...     place = keep.left()
+        ...     rows = Run(keep.images[place], goal.rows(place), place)
+        ...     step = lambda rows, look: rows.x + length
+        ...     _ = iterate(line, rows, step, steps=1, loss="ce", keep=keep, early_stop=True)
+        ...     print(place.tolist())
+        [0, 1]
+        [0]
+        [0]
+        >>> keep.left().tolist(), keep.images[:, 0]
+        ([], tensor([0.4000, 0.3000]))
+    """
+
+    def place(self, rows: Rows) -> Tensor:
+        """Which images the rows are, int64 (n,): what a field ``place`` of theirs says, if they have it."""
+        place: Tensor = getattr(rows, "place", rows.index)
+        return place
+
+    def leave_out(self, images: Tensor) -> None:
+        """Take note of images that need no run, bool (N,), since they fool as they are."""
+        self.least.masked_fill_(images, -torch.inf)
+
+    def left(self, among: Tensor | None = None) -> Tensor:
+        """The images that the model is not yet fooled on: int64 (m,), in order. Waits for the device.
+
+        Args:
+            among: bool (N,), the images that are asked about; None for all.
+        """
+        left = self.least > -torch.inf
+        return (left if among is None else left & among).nonzero().squeeze(1)
 
 
 class Smallest(_Best):

@@ -64,7 +64,6 @@ class Climb(Seeking):
         return self.ball.project(direction.mul_(column(self.alpha, self.x)).add_(self.x))
 
 
-@dataclass
 class Look:
     """What one look at the model shows of each row, where it stands.
 
@@ -83,12 +82,19 @@ class Look:
         tensor([False,  True])
     """
 
-    step: int
-    x: Tensor
-    logits: Tensor
-    loss: Tensor
-    gradient: Tensor
-    goal: Goal
+    def __init__(self, step: int, x: Tensor, logits: Tensor, loss: Tensor, gradient: Tensor, goal: Goal) -> None:
+        self.step, self.x, self.gradient, self.goal = step, x, gradient, goal
+        self._logits, self._loss = logits, loss  # cut from their graph when they are asked for, which few steps do
+
+    @property
+    def logits(self) -> Tensor:
+        """The model's answer."""
+        return self._logits.detach()
+
+    @property
+    def loss(self) -> Tensor:
+        """What is climbed."""
+        return self._loss.detach()
 
     @property
     def success(self) -> Tensor:
@@ -97,7 +103,7 @@ class Look:
 
     def compact(self, rows: Seeking) -> None:
         """Drop the retired rows, where that is worth it, here and in ``rows``."""
-        self.x, self.logits, self.loss, self.gradient = rows.compact(self.x, self.logits, self.loss, self.gradient)
+        self.x, self._logits, self._loss, self.gradient = rows.compact(self.x, self.logits, self.loss, self.gradient)
         self.goal = rows.goal
 
 

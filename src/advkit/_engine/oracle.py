@@ -87,6 +87,7 @@ class Oracle:
         self._queries = torch.zeros_like(goal.classes)
         self._fooled = torch.zeros_like(goal.classes, dtype=torch.bool)
         self._places: Tensor | None = None  # int64 (n,), where the images that this is for are in the batch
+        self._notes = True  # whether a candidate that fools is an answer
         self._model = model
         self._images = images
         self._goal = goal
@@ -129,6 +130,23 @@ class Oracle:
     def seen(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
         """As `scores`, and to an attack that sees decisions alone 1 for the largest logit and 0 for the others."""
         return self._ask(self._visible, torch.nan, candidates, index, *parameters)
+
+    def probe(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
+        """The losses (m,) of m candidates that are no answers, given as in a call; NaN for those that are passed over.
+
+        They are what a search measures with, and may lie outside the budget: one that fools is not taken note of, and
+        its loss is finite. They cost as much as any other.
+
+        Raises:
+            AdvkitError: the attack sees decisions alone.
+        """
+        if self._access == "decisions":
+            raise AdvkitError('an attack with access = "decisions" sees no losses; ask for decisions(...)')
+        blind = copy.copy(self)
+        blind._notes = False
+        return blind._ask(
+            lambda logits, goal: goal.climbed(self._loss, logits), torch.nan, candidates, index, *parameters
+        )
 
     @property
     def queries(self) -> Tensor:
@@ -194,6 +212,8 @@ class Oracle:
         if grid is not None and self._aim == "budget":  # else a rounding might leave the budget
             images = inward(grid, images, self._images[places])
         logits, goal = self._model(images), self._goal.rows(places)
+        if not self._notes:
+            return read(logits, goal)
         fooled = goal.success(logits)
         self._fooled[places[fooled]] = True
         if self._keeps:

@@ -155,7 +155,9 @@ def _perturbed(attack: Attack, job: _Job, model: Classifier) -> Tensor:
 
     def carried(model: Classifier) -> Tensor:
         inputs = [job.pixels, job.goal.classes, *job.values.values()]
-        return searched(attack, model, inputs, search) if attack.compiled else search(model, inputs)
+        found = searched(attack, model, inputs, search) if attack.compiled else search(model, inputs)
+        model.watch_images(found, type(attack).__name__)
+        return found
 
     found = model.verified(carried)
     if found.shape != job.pixels.shape:
@@ -163,7 +165,6 @@ def _perturbed(attack: Attack, job: _Job, model: Classifier) -> Tensor:
             f"{type(attack).__name__}._perturb returned shape {tuple(found.shape)} for images of shape "
             f"{tuple(job.pixels.shape)}"
         )
-    model.watch_images(found, type(attack).__name__)
     return found.to(job.pixels.dtype)
 
 

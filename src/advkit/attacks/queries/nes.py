@@ -1,0 +1,84 @@
+"""Natural evolution strategies."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from advkit._base.random import normal_like
+from advkit._engine.ball import Ball
+from advkit._engine.lengths import OfRange
+from advkit._engine.slopes import estimated
+from advkit.attack import Aim
+from advkit.black_box import BlackBox, Oracle
+from advkit.hyperparameters import loss, norm, number
+from advkit.losses import Loss
+from advkit.norms import Norm, column
+
+__all__ = ["NES"]
+
+
+@dataclass(frozen=True, eq=False)
+class NES(BlackBox):
+    """NES: projected gradient ascent, with gradients estimated from the scores of Gaussian neighbours.
+
+    The estimate is the mean of (f(x + sigma u) - f(x - sigma u)) / (2 sigma) u over normal u, which come in pairs of
+    opposite signs; the step is x <- P(x + alpha dir(g)), the sign of g in Linf. An image leaves when the model is
+    fooled.
+
+    Ilyas, Engstrom, Athalye & Lin, "Black-box adversarial attacks with limited queries and information", ICML 2018,
+    section 3.1 and algorithm 1. The paper takes ``eps=0.05``.
+    arXiv:1804.08598.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
+        norm: "linf", "l2" or "l1".
+        eps: radius of the ball in units of pixels, at least 0; a float or (N,). By default 8/255 of the range of
+            ``bounds``, whatever the norm.
+        alpha: length of a step in the norm, at least 0; a float or (N,).
+        steps: how many, at least 1.
+        samples: how many pairs of neighbours an estimate has, at least 1. A step costs ``2 * samples + 1`` queries.
+        sigma: standard deviation of the neighbours in units of pixels, greater than 0. They may lie outside the ball.
+        loss: what is climbed: "log_odds", whose gradient has the direction of that of the probability, as in the paper,
+            but is not lost to rounding where the model is sure; "ce", "margin", "dlr", or a function as in
+            `advkit.losses.get`.
+        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take. The
+            last step takes as many neighbours as are left.
+        bounds: the lowest and the highest value of a pixel.
+        generator: what neighbours are drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> result = advkit.NES(model, eps=0.1, steps=30, samples=10).run(images, labels)
+        >>> bool(result.success.any()), bool((result.distance("linf") <= 0.1 + 1e-6).all())
+        (True, True)
+    """
+
+    aim: ClassVar[Aim] = "budget"
+
+    norm: str | Norm = norm("linf", "l2", "l1")
+    eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
+    alpha: float | Tensor = number(OfRange(0.01), at_least=0, per_image=True)
+    steps: int = number(100, at_least=1, integer=True)
+    samples: int = number(50, at_least=1, integer=True)
+    sigma: float = number(OfRange(0.001), above=0)
+    loss: str | Loss = loss("log_odds")
+
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
+        ball, alpha = Ball.of(self.norm, images, self.eps, self.bounds), torch.as_tensor(self.alpha).to(images)
+        rows, x, left = torch.arange(len(images), device=images.device), images, ask.limit
+        for _ in range(self.steps):
+            pairs = min(self.samples, (left - 1) // 2)
+            if pairs < 1 or not len(rows):
+                break
+            gradient = estimated(ask, x, rows, self.sigma, pairs, lambda like: normal_like(like, self.generator))
+            steps = ball.norm.steepest(gradient) * column(alpha[rows] if alpha.ndim else alpha, x)
+            x = ball.project(steps.add_(x))
+            kept = (ask(x, rows) != torch.inf).nonzero().squeeze(1)
+            left -= 2 * pairs + 1
+            if len(kept) < len(rows):
+                rows, x, ball = rows[kept], x[kept], ball.rows(kept)
+        return images

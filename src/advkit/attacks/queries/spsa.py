@@ -1,0 +1,90 @@
+"""Simultaneous perturbation stochastic approximation."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from advkit._base.random import uniform_like
+from advkit._engine.ball import Ball
+from advkit._engine.lengths import OfRange
+from advkit._engine.slopes import estimated
+from advkit.attack import Aim
+from advkit.black_box import BlackBox, Oracle
+from advkit.hyperparameters import loss, number
+from advkit.losses import Loss
+from advkit.norms import Linf, Norm
+
+__all__ = ["SPSA"]
+
+_BETAS, _TINY = (0.9, 0.999), 1e-8  # Adam's own
+
+
+@dataclass(frozen=True, eq=False)
+class SPSA(BlackBox):
+    """SPSA: Adam inside the Linf ball, with gradients estimated from two scores along random signs.
+
+    The estimate is the mean of (f(x + delta v) - f(x - delta v)) / (2 delta) v over v whose entries are 1 or -1 with
+    equal chances; Adam climbs it, and each step is brought back into the ball and the box. An image leaves when the
+    model is fooled.
+
+    Uesato, O'Donoghue, van den Oord & Kohli, "Adversarial risk and the dangers of evaluating against weak attacks",
+    ICML 2018, algorithm 1, with the margin of the logits as the loss. The paper takes batches of 256 to 8192 scores.
+    arXiv:1802.05666.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
+        eps: radius of the Linf ball in units of pixels, at least 0; a float or (N,). By default 8/255 of the range of
+            ``bounds``.
+        delta: how far the two scores are from the image, in each pixel, greater than 0. They may lie outside the ball.
+        lr: Adam's, about the length of a step in each pixel, greater than 0.
+        steps: how many, at least 1.
+        samples: how many pairs of scores an estimate has, at least 1. A step costs ``2 * samples + 1`` queries.
+        loss: what is climbed: "margin", "ce", "dlr", "log_odds", or a function as in `advkit.losses.get`.
+        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take. The
+            last step takes as many scores as are left.
+        bounds: the lowest and the highest value of a pixel.
+        generator: what the signs are drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> result = advkit.SPSA(model, eps=0.1, steps=30, samples=10).run(images, labels)
+        >>> bool(result.success.any()), bool((result.distance("linf") <= 0.1 + 1e-6).all())
+        (True, True)
+    """
+
+    aim: ClassVar[Aim] = "budget"
+    norm: ClassVar[Norm] = Linf
+
+    eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
+    delta: float = number(OfRange(0.01), above=0)
+    lr: float = number(OfRange(0.01), above=0)
+    steps: int = number(100, at_least=1, integer=True)
+    samples: int = number(128, at_least=1, integer=True)
+    loss: str | Loss = loss("margin")
+
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
+        ball = Ball.of(self.norm, images, self.eps, self.bounds)
+        rows, x, left = torch.arange(len(images), device=images.device), images, ask.limit
+        first, second = torch.zeros_like(x), torch.zeros_like(x)
+        for step in range(1, self.steps + 1):
+            pairs = min(self.samples, (left - 1) // 2)
+            if pairs < 1 or not len(rows):
+                break
+            gradient = estimated(ask, x, rows, self.delta, pairs, self._signs)
+            first = _BETAS[0] * first + (1 - _BETAS[0]) * gradient
+            second = _BETAS[1] * second + (1 - _BETAS[1]) * gradient.square()
+            spread = (second / (1 - _BETAS[1] ** step)).sqrt() + _TINY
+            x = ball.project(x + self.lr * first / (1 - _BETAS[0] ** step) / spread)
+            kept = (ask(x, rows) != torch.inf).nonzero().squeeze(1)
+            left -= 2 * pairs + 1
+            if len(kept) < len(rows):
+                rows, x, ball = rows[kept], x[kept], ball.rows(kept)
+                first, second = first[kept], second[kept]
+        return images
+
+    def _signs(self, like: Tensor) -> Tensor:
+        return (uniform_like(like, self.generator) < 0.5).to(like) * 2 - 1
