@@ -1,6 +1,14 @@
 """What advkit raises and warns of: sentences that say what was wrong, what was seen and what to do."""
 
-__all__ = ["AdvkitError", "AdvkitWarning", "DtypeError", "InputError", "MissingExtraError", "ModelError"]
+__all__ = [
+    "AdvkitError",
+    "AdvkitWarning",
+    "DtypeError",
+    "InputError",
+    "MissingExtraError",
+    "ModelError",
+    "NoGradientError",
+]
 
 
 class AdvkitError(Exception):
@@ -46,6 +54,20 @@ class ModelError(AdvkitError, RuntimeError):
         Traceback (most recent call last):
             ...
         advkit.errors.ModelError: the model returned NaN logits; check its weights, and its inputs' normalisation
+    """
+
+
+class NoGradientError(ModelError):
+    """The model under attack has no gradient to follow: nothing in it is differentiable, or a defense has no surrogate.
+
+    `advkit.evaluate` goes on without the attack where others see only outputs.
+
+    Examples:
+        >>> silent = lambda pixels: model(pixels.detach())
+        >>> advkit.FGSM(silent)(images, labels)
+        Traceback (most recent call last):
+            ...
+        advkit.errors.NoGradientError: no gradient flows from the model's logits back to its images: somewhere ...
     """
 
 

@@ -191,8 +191,8 @@ def test_a_probe_leaves_the_model_as_it_was_and_is_cheap():
     state = torch.get_rng_state()
     with torch.inference_mode():
         assert probed("none", model, {}, images.clone(), labels) == ()
-    assert len(calls) <= 5 + 1 + 10 + 1
-    assert sum(calls) <= (5 + 10 + 1) * len(images) + 8
+    assert len(calls) <= 5 + 13 + 1 + 10 + 1
+    assert sum(calls) <= (5 + 10 + 1) * len(images) + 4 * 13 + 8
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
@@ -329,6 +329,39 @@ def test_an_attack_that_cannot_reach_its_budget_is_told_so_and_no_more():
         assert "lead no further than" in found[0].sentence
     enough = advkit.MIFGSM(net, eps=0.5, alpha=0.05)
     assert compared("none", clean, [made(enough, torch.arange(100) < 0)], labels) == ()
+
+
+@dataclass(frozen=True, eq=False)
+class Guess(Attack):
+    """A black-box attack with a budget."""
+
+    access = "scores"
+    eps: float = EPS
+    norm: str = "linf"
+
+    def _perturb(self, images, goal):
+        return images
+
+
+@dataclass(frozen=True, eq=False)
+class OnMargin(advkit.PGD):
+    """Known by its loss to go by differences of logits."""
+
+    loss: str = "margin"
+
+
+def test_a_random_search_that_takes_a_few_images_after_thorough_attacks():
+    net = trained(True)[0]
+    clean, right = torch.arange(1000) < 900, torch.arange(1000) < 500
+    guess = made(Guess(net), clean & ~((torch.arange(1000) >= 490) & right), distance=EPS)
+    steps = {"eps": EPS, "alpha": EPS / 4, "steps": 50}
+    rivals = [made(advkit.PGD(net, **steps), right), made(OnMargin(net, **steps), right)]
+    assert names(compared("none", clean, [*rivals, guess])) == ["black-box beats white-box"]
+    assert compared("none", clean, [rivals[0], guess]) == ()  # cross-entropy alone may well have missed some
+    few = made(Guess(net), clean & ~((torch.arange(1000) >= 498) & right), distance=EPS)
+    assert compared("none", clean, [*rivals, few]) == ()
+    further = made(Guess(net), guess.right, distance=2 * EPS)
+    assert compared("none", clean, [*rivals, further]) == ()
 
 
 def test_what_does_not_last():

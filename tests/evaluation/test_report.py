@@ -252,8 +252,11 @@ def test_the_worst_case_over_attacks_with_and_without_a_budget_is_explained():
     loader = [(torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1]))]
     pgd, deepfool, cw = advkit.PGD(model), advkit.DeepFool(model), advkit.CW(model)
     for attacks, words in (
-        ([pgd, deepfool], '"All together" counts DeepFool, which has no budget, however far'),
-        ([pgd, deepfool, cw], '"All together" counts DeepFool, CW, which have no budget, however far'),
+        (
+            [pgd, deepfool],
+            '"All together" counts DeepFool, which has no budget, only where images were moved no further than Linf',
+        ),
+        ([pgd, deepfool, cw], '"All together" counts DeepFool, CW, which have no budget, only where images were moved'),
         ([pgd, advkit.FGSM(model)], None),
         ([deepfool, cw], None),
     ):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advkit._engine.asking import Asking, LookAgain, plain
 from advkit._engine.gradients import Scaling, looked_at, passes_halves
-from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError
+from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError, NoGradientError
 from advkit.model import Model, attacking, is_stochastic
 
 __all__ = ["Classifier", "Watched", "asked", "own", "predict", "prediction", "warn_of_infinite"]
@@ -149,7 +149,7 @@ class Classifier:
                 values, images, torch.ones_like(values), retain_graph=keep_graph, allow_unused=True
             )
         if gradient is None:
-            raise ModelError(
+            raise NoGradientError(
                 "no gradient flows from the model's logits back to its images: somewhere inside it, or in the loss if "
                 "you gave one, it detaches, rounds to integers or leaves torch; use a black-box attack, or give the "
                 "attack a differentiable surrogate"

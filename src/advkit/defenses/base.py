@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advkit.errors import InputError, ModelError
+from advkit.errors import InputError, ModelError, NoGradientError
 from advkit.model import Defended, Model
 
 __all__ = ["Defense", "Expectation", "InputTransformation"]
@@ -82,7 +82,7 @@ class Defense:
             model: the model that `wrap` was given.
 
         Raises:
-            ModelError: the defense is not differentiable, and does not say what to differentiate instead.
+            NoGradientError: the defense is not differentiable, and does not say what to differentiate instead.
         """
         one_draw = self._one_draw(model)
         return Expectation(one_draw, self.eot_samples) if self.stochastic else one_draw
@@ -90,7 +90,7 @@ class Defense:
     def _one_draw(self, model: Model) -> Model:
         """The surrogate for one draw of random numbers: pixels to logits."""
         if not self.differentiable:
-            raise ModelError(
+            raise NoGradientError(
                 f"{type(self).__name__} is not differentiable and has no surrogate, so that a gradient through it "
                 "says nothing: write its surrogate(model), use a black-box attack, or ask for the naive attacker with "
                 "attack.on(model, adaptive=False)"

@@ -32,6 +32,7 @@ __all__ = [
     "in_order",
     "named_attacks",
     "named_defenses",
+    "settings",
 ]
 
 PROTOCOLS = ("oblivious", "naive", "adaptive")
@@ -40,7 +41,13 @@ the gradient of the defended model as it comes; and the one who knows the defens
 
 
 def check_surrogates(plan: Iterable[PlannedAttack]) -> None:
-    """Refuse a defense that an adaptive attack could not differentiate, before any work is done."""
+    """Refuse a defense that an adaptive attack could not differentiate, before any work is done.
+
+    Where other attacks need no gradient, they are carried out, and the report says which were not.
+    """
+    plan = list(plan)
+    if any(planned.attack.access != "gradient" for planned in plan):
+        return
     for planned in plan:
         if planned.attack.access == "gradient":
             with attacking(planned.attack.model, adaptive=planned.attack.adaptive):

@@ -12,7 +12,9 @@ from advkit import norms
 from advkit._engine.classifier import predict
 from advkit._io.progress import Bar
 from advkit._io.rng import repeatable
-from advkit.errors import InputError, MissingExtraError
+from advkit.errors import InputError, MissingExtraError, NoGradientError
+from advkit.evaluation.flags import balls
+from advkit.evaluation.outcomes import counted
 from advkit.evaluation.passes import Passes, counting
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Outcome, Record, vote
@@ -57,6 +59,7 @@ class BatchEvaluator:
         self.seed = seed
         self.stop_when_fooled = stop_when_fooled
         self.tick = tick
+        self._balls = balls(planned.attack for planned in plan)
         self._worked: set[_Names] = set()
         self._failed: dict[_Names, list[Exception]] = defaultdict(list)
 
@@ -72,18 +75,25 @@ class BatchEvaluator:
         batch = _Batch(index, images, labels.to("cpu", torch.int64))
         self.tick.doing("no attack")
         clean = {contender: self._clean(contender, batch) for contender in self.contenders}
-        standing: dict[tuple[Contender, str | None], Outcome] = {}
+        standing: dict[tuple[Contender, str | None], Tensor] = {}
         cells: list[Outcome] = []
         for planned in self.plan:
             places = [(cell.contender, cell.protocol) for cell in planned.cells]
-            before = [standing.get(place, clean[place[0]]).predictions for place in places]
+            before = [standing.get(place, clean[place[0]].predictions) for place in places]
             outcomes = self._attack(planned, batch, before)
             if self.stop_when_fooled:
-                standing.update(zip(places, outcomes, strict=True))
+                for place, said, outcome in zip(places, before, outcomes, strict=True):
+                    counts = counted(planned.attack, outcome, self._balls)
+                    standing[place] = torch.where(counts, outcome.predictions, said)
             cells += outcomes
             self.tick(1)
         device = str(batch.device(self.contenders[0].model))
         return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells)
+
+    @property
+    def has_black_box(self) -> bool:
+        """Whether some attack does without gradients, so that a model that has none can be attacked nevertheless."""
+        return any(planned.attack.access != "gradient" for planned in self.plan)
 
     def first_error(self) -> Exception | None:
         """The first error of something that has not worked so far."""
@@ -164,6 +174,8 @@ class BatchEvaluator:
             errors += more_errors
             outcome = Outcome(said.clone(), attack_seconds=seconds, crafted=len(made), **asdict(passes))
             outcome.lose([(rows[torch.isin(rows, wanted)], error) for rows, error in errors])
+            if outcome.refused and not len(made):
+                outcome.predictions.fill_(LOST)  # of an attack that was not carried out no image says anything
             self._show(outcome, cell, batch, adversarials, wanted[torch.isin(wanted, made)], said)
             outcomes.append(outcome)
         return outcomes
@@ -206,6 +218,9 @@ class BatchEvaluator:
         outcome.lose(errors)
         return torch.cat([rows[:0], *(some for some, _ in parts)])
 
+    def _can_do_without(self, error: Exception) -> bool:
+        return isinstance(error, NoGradientError) and self.has_black_box
+
     def _salvaged(
         self, work: Callable[[Tensor], Tensor], rows: Tensor, batch: "_Batch", model: nn.Module, names: "_Names"
     ) -> "tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Exception]]]":
@@ -217,7 +232,7 @@ class BatchEvaluator:
             parts, errors = _salvaged(work, rows)
         if parts:
             self._worked.add(names)
-        elif errors and names not in self._worked:
+        elif errors and names not in self._worked and not self._can_do_without(errors[0][1]):
             self._failed[names].append(errors[0][1])
             if len(self._failed[names]) == _ENOUGH:
                 raise self._failed[names][0]

@@ -23,6 +23,7 @@ from advkit.evaluation.flags import (
     share,
     who,
 )
+from advkit.evaluation.kinds import has_another_loss, missing, refused
 from advkit.evaluation.outcomes import Outcome, judged, outcomes
 from advkit.evaluation.plan import Contender, PlannedAttack
 from advkit.evaluation.records import Record
@@ -34,6 +35,8 @@ __all__ = ["compared", "comparison"]
 _FEW = 0.02  # the share of images on which an honest model may look masked
 _GAIN = 0.05  # the share of the survivors that an honest attack may fool when it tries again
 _UNDONE = 0.05  # the share of a minimal attack's finds that rounding may undo
+_TAKEN = 0.002  # the share of the images that a black-box attack may take after thorough ones
+_THOROUGH = 50  # steps
 _STUCK = 0.1  # the share of images on which an honest minimal attack may end without a find
 
 
@@ -56,10 +59,13 @@ def comparison(
     for index, contender in enumerate(contenders):
         clean, kept = judged([record.clean[index] for record in records.values()], labels)
         tried, known = outcomes(list(records.values()), contender, plan)
+        unasked = refused(list(records.values()), contender, plan)
+        found += unasked
         kept = kept & known
         if bool(kept.any()):
             rows = [outcome.rows(kept) for outcome in tried]
-            found += compared(contender.name, clean[kept], rows, labels[kept], whole=whole)
+            more = compared(contender.name, clean[kept], rows, labels[kept], whole=whole)
+            found += [flag for flag in more if not (unasked and flag.name == "no gradient attack")]
     return tuple(found)
 
 
@@ -77,7 +83,7 @@ def compared(
         whole: whether each attack was tried on every image that the model gets right.
     """
     called = who(defense)
-    found = _of_arsenal(called, outcomes)
+    found = missing(called, outcomes)
     for one in outcomes:
         found += _about(one, _of_length(called, one))
     undone = [flag for one in outcomes for flag in _about(one, _of_lasting(called, one))] if whole else []
@@ -99,30 +105,6 @@ def compared(
 def _about(one: Outcome, found: Iterable[Flag]) -> list[Flag]:
     """The flags, which put in doubt what this attack left."""
     return [replace(flag, attack=one.name, protocol=one.protocol) for flag in found]
-
-
-def _of_arsenal(called: str, outcomes: Sequence[Outcome]) -> list[Flag]:
-    """Whether a kind of attack is missing that what is left has to withstand."""
-    direct = [one for one in outcomes if one.protocol != "oblivious"]
-    if not direct:
-        return []
-    n, left = len(direct[0].right), int(torch.stack([one.right for one in direct]).all(0).sum())
-    seeing = [one.attack for one in direct if one.attack.access == "gradient"]
-    if not many(left, n, _FEW):
-        return []
-    if not seeing:
-        sentence = (
-            f"{called} is right on {left} of {n} images under attacks that see only outputs; none that follows "
-            "gradients was tried, and those fool most models on more images."
-        )
-        return [Flag("no gradient attack", sentence, CARLINI)]
-    if all(isinstance(attack, FGSM) or (attack.aim == "budget" and number(attack, "steps") == 1) for attack in seeing):
-        sentence = (
-            f"{called} is right on {left} of {n} images under attacks whose only look at the gradient is one step; "
-            "none that takes many was tried, such as PGD, and those fool most models on more images."
-        )
-        return [Flag("no iterative attack", sentence, CARLINI)]
-    return []
 
 
 def _of_length(called: str, one: Outcome) -> list[Flag]:
@@ -249,7 +231,10 @@ def _of_budgets(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Fla
 def _of_sight(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
     """Whether an attack that sees only answers beats all that see gradients."""
     seeing = [other for other in peers if other.attack.access == "gradient"]
-    if one.attack.access == "gradient" or one.protocol == "oblivious" or not (won := _beaten_all(seeing, one)):
+    if one.attack.access == "gradient" or one.protocol == "oblivious":
+        return []
+    won = _beaten_all(seeing, one) or _beaten_within(seeing, one)
+    if not won:
         return []
     sentence = (
         f"{called} falls to {_called(one)}, which sees only outputs, on {won} images that every attack that sees "
@@ -317,6 +302,25 @@ def _beaten_all(stronger: Sequence[Outcome], weaker: Outcome) -> int:
         failed = failed & other.right
     fooled = ~weaker.right & (allowed | ~failed)
     return int((fooled & failed).sum()) if beats(fooled, ~failed) else 0
+
+
+def _beaten_within(seeing: Sequence[Outcome], one: Outcome) -> int:
+    """How many images fall to a black-box attack alone, within the budget of attacks of many steps; 0 for few.
+
+    AutoAttack's own rule (Croce & Hein 2020, in their code): what Square Attack takes after attacks that follow
+    gradients is not more than .2 points of the accuracy, unless gradients are misleading.
+    """
+    ball = budget(one.attack)
+    rivals = [other.attack for other in seeing if budget(other.attack) == ball and _is_long(other.attack)]
+    if ball is None or not any(map(has_another_loss, rivals)):
+        return 0
+    fooled = ~one.right & one.within(*ball) & torch.stack([other.right for other in seeing]).all(0)
+    return int(fooled.sum()) if many(int(fooled.sum()), len(fooled), _TAKEN) else 0
+
+
+def _is_long(attack: Attack) -> bool:
+    """Whether an attack takes enough steps to be held to AutoAttack's rule."""
+    return _is_thorough(attack) and (number(attack, "steps") or 0) >= _THOROUGH
 
 
 def _called(one: Outcome) -> str:

@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advkit._engine.checks import check_number
 from advkit._io.identity import digest
@@ -26,16 +26,19 @@ from advkit.evaluation.arguments import (
     in_order,
     named_attacks,
     named_defenses,
+    settings,
 )
 from advkit.evaluation.batch_evaluator import BatchEvaluator
 from advkit.evaluation.batches import pairs
 from advkit.evaluation.comparison import comparison
+from advkit.evaluation.kinds import carried_out, not_tried
 from advkit.evaluation.plan import Contender, planned_attacks
 from advkit.evaluation.pool import Pool
 from advkit.evaluation.records import Record
 from advkit.evaluation.report import RobustnessReport
 from advkit.evaluation.runs import Ranks, RunFolder, together
 from advkit.evaluation.scores import BARE
+from advkit.evaluation.standin import with_stand_in
 from advkit.evaluation.summary import hopeless, summary
 from advkit.model import Model
 
@@ -49,6 +52,7 @@ def evaluate(
     defenses: Sequence[Any] | Mapping[str, Any] | None = None,
     protocols: Sequence[str] = PROTOCOLS,
     *,
+    surrogate: Model | None = None,
     stop_when_fooled: bool = False,
     draws: int = 10,
     seed: int | None = 0,
@@ -82,6 +86,9 @@ def evaluate(
         protocols: who attacks the defenses, some of "oblivious" (images made against the bare model), "naive"
             (the gradient of the defended model as it comes) and "adaptive" (knows the defense; see
             `advkit.defenses.Defense`). For the bare model they are one.
+        surrogate: what attacks that know of it differentiate in place of ``model``, pixels (N, ...) to logits (N, K),
+            such as the same network without the step that rounds; what is attacked and judged is the model. None for
+            the model's own gradient. It is for a model that stands alone; a defense brings its own.
         stop_when_fooled: whether an attack is only tried on the images that all attacks before it left. It takes
             less time, and only the worst case over attacks, which is the same, means what it otherwise does: the
             accuracy of an attack is what it leaves together with those before it.
@@ -106,8 +113,9 @@ def evaluate(
     Raises:
         InputError: the loader has no images, or something in it or in the other arguments cannot be used; or the
             loader gives other batches to another process, or than it gave before the kill.
-        ModelError: the model returned NaN for every image, or something that is no batch of logits; or a defense has
-            neither a gradient nor a surrogate.
+        ModelError: the model returned NaN for every image, or something that is no batch of logits.
+        NoGradientError: the model or a defense has neither a gradient nor a surrogate, and all attacks need one. Where
+            some see only outputs, these are carried out, and a flag says which were not.
         MissingExtraError: ``progress`` is True and tqdm is not installed.
 
     Examples:
@@ -125,7 +133,7 @@ def evaluate(
     protocols = in_order(protocols)
     named = named_attacks(attacks)
     given = {BARE: model, **named_defenses(defenses)}
-    bare = hookable(model)
+    bare = with_stand_in(hookable(model), surrogate)
     models = {name: bare if name == BARE else defended_by(bare, name, one) for name, one in given.items()}
     contenders = [Contender(name, one, draws) for name, one in models.items()]
     plan = planned_attacks(named, contenders, protocols, keep_generators=seed is None)
@@ -140,6 +148,8 @@ def evaluate(
         "seed": seed,
         "flags": flags,
     }
+    if surrogate is not None:
+        setup["surrogate"] = [type(surrogate).__name__, settings(surrogate)]
     batches = pairs(loader, {attack.bounds for attack in named.values()})
     folder = RunFolder(run_folder, setup if run_folder is None else {**setup, **identities(given, models, named)})
     steps = len(loader) * len(plan) if isinstance(loader, Sized) else None
@@ -151,24 +161,37 @@ def evaluate(
         evaluator = BatchEvaluator(contenders, plan, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick)
         pool = Pool(contenders, plan, seed) if flags else None
         records = _records(batches, evaluator, folder, ranks, pool)
-        if records and (error := hopeless(records.values())):
-            raise evaluator.first_error() or ModelError(f"something failed on every image: {error}")
-        probed = pool.flags(records, ranks, folder.path) if pool and records else []
-    if not records:
-        raise InputError("the loader has no images; a generator that was gone through before has none left")
+        _check_worked(records, evaluator)
+        probed = pool.flags(records, ranks, folder.path) if pool else []
     compared = comparison(records, contenders, plan, whole=not stop_when_fooled) if flags else ()
     return RobustnessReport(
         **summary(records, contenders, plan, setup),
         flags=(*probed, *compared),
-        stop_when_fooled=stop_when_fooled,
-        seed=seed,
-        device=", ".join(dict.fromkeys(record.device for record in records.values())),
-        hardware=hardware(bare),
-        data_digest=digest(*(record.digest for record in records.values())),
-        advkit_version=__version__,
-        torch_version=str(torch.__version__),
-        python_version=platform.python_version(),
+        not_tried=not_tried(carried_out(records.values(), plan)),
+        **_circumstances(records, setup, bare),
     )
+
+
+def _circumstances(records: Mapping[int, Record], setup: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Where, when and on what a report was made, by its attributes."""
+    return {
+        "stop_when_fooled": setup["stop_when_fooled"],
+        "seed": setup["seed"],
+        "device": ", ".join(dict.fromkeys(record.device for record in records.values())),
+        "hardware": hardware(model),
+        "data_digest": digest(*(record.digest for record in records.values())),
+        "advkit_version": setup["advkit"],
+        "torch_version": setup["torch"],
+        "python_version": platform.python_version(),
+    }
+
+
+def _check_worked(records: Mapping[int, Record], evaluator: BatchEvaluator) -> None:
+    """Refuse to report nothing: no images, or something that failed on all of them."""
+    if not records:
+        raise InputError("the loader has no images; a generator that was gone through before has none left")
+    if error := hopeless(records.values(), without_gradients=evaluator.has_black_box):
+        raise evaluator.first_error() or ModelError(f"something failed on every image: {error}")
 
 
 def _records(

@@ -15,10 +15,12 @@ The papers:
 - Andriushchenko, Croce, Flammarion & Hein, "Square Attack: a query-efficient black-box adversarial attack via random
   search", ECCV 2020
 - Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020
+- Croce, Gowal, Brunner, Shelhamer, Hein & Cemgil, "Evaluating the adversarial robustness of adaptive test-time
+  defenses", ICML 2022
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,8 +35,11 @@ __all__ = [
     "DISTILLED",
     "FAB",
     "SQUARE",
+    "TEST_TIME",
     "TRAMER",
+    "Ball",
     "Flag",
+    "balls",
     "beats",
     "budget",
     "many",
@@ -54,6 +59,10 @@ TRAMER = "Tramèr et al. 2020"
 DISTILLED = "Carlini & Wagner 2016"
 SQUARE = "Andriushchenko et al. 2020"
 FAB = "Croce & Hein 2020"
+TEST_TIME = "Croce et al. 2022"
+
+Ball = tuple[norms.Norm, float]
+"""A norm and a radius in it, in units of pixels: the budget of an attack."""
 
 CHANCE = 0.01  # how probable the numbers behind a flag may be where nothing is wrong
 
@@ -163,10 +172,19 @@ def named_norm(attack: Attack) -> norms.Norm | None:
     return None if norm is None else norms.get(norm)
 
 
-def budget(attack: Attack) -> tuple[norms.Norm, float] | None:
+def budget(attack: Attack) -> Ball | None:
     """The ball that a budget attack searches, its norm and its radius; None for other attacks."""
     norm, eps = named_norm(attack), number(attack, "eps")
     return None if attack.aim != "budget" or norm is None or eps is None else (norm, eps)
+
+
+def balls(attacks: Iterable[Attack]) -> list[Ball]:
+    """The budgets that attacks have, of each norm the largest, by the order of the norms' names."""
+    largest: dict[str, Ball] = {}
+    for ball in filter(None, map(budget, attacks)):
+        if ball[0].name not in largest or ball[1] > largest[ball[0].name][1]:
+            largest[ball[0].name] = ball
+    return [largest[name] for name in sorted(largest)]
 
 
 def reach(attack: Attack) -> float:

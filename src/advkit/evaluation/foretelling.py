@@ -5,24 +5,28 @@ from torch import Tensor
 
 from advkit._engine.classifier import Classifier, own
 from advkit.evaluation.flags import ATHALYE, Flag, many
+from advkit.evaluation.looks import grain
+from advkit.evaluation.signs import Sign
 from advkit.evaluation.tries import Survivors
 from advkit.goals import Untargeted
 from advkit.losses import log_odds
 from advkit.model import Model, attacking, defended, is_stochastic
 
-__all__ = ["foretold", "grain"]
+__all__ = ["foretold"]
 
 _SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little
-_DIRECTIONS = 8  # random ones, of signs; two forwards each
+_DIRECTIONS, _MOST = 8, 32  # random ones, of signs; two forwards each
+_ENOUGH = 32  # images; of fewer, more directions
 _AGAIN = 9  # times that a model is asked whether its answers last
 _FEWER = 2  # of the directions, for what has to be told apart
 _SHORT, _LONG = 1 / 255, 4 / 255  # half of the budget, but no shorter and no longer, in parts of the pixels' range
 _LITTLE = 0.5  # a correlation below which a gradient foretells little; honest ones have 0.8 and more
+_UNSEEN = 0.1  # of the pixels: an honest gradient may be zero in more, but not where they matter
 _TINY = 1 / 100  # of the length; the change of a smooth function falls as much
 
 
-def foretold(called: str, model: Model, left: Survivors, bounds: tuple[float, float], *, adaptive: bool) -> list[Flag]:
-    """The flag for gradients that do not foretell how the answers change along random directions.
+def foretold(called: str, model: Model, left: Survivors, bounds: tuple[float, float], *, adaptive: bool) -> list[Sign]:
+    """The sign for gradients that do not foretell how the answers change along random directions.
 
     Through the surrogate of a defense that has no gradient this is not asked: that it is another function than the
     defense is known. Nor is it asked of a defense that says it is random.
@@ -41,7 +45,7 @@ def foretold(called: str, model: Model, left: Survivors, bounds: tuple[float, fl
     device, work = classifier.workplace(left.images)
     x, labels = own(left.images, device, work), own(left.labels, device, torch.int64)
     with attacking(model, adaptive=adaptive):
-        return _Directions(classifier, x, Untargeted(labels), left.eps, bounds).flags(called)
+        return _Directions(classifier, x, Untargeted(labels), left.eps, bounds).signs(called)
 
 
 class _Directions:
@@ -69,53 +73,57 @@ class _Directions:
         self.x, logits = self.x.detach(), logits.detach()
         self.floor = 16 * grain(logits) * logits.abs().amax(1)  # a change that may be rounding
 
-    def flags(self, called: str) -> list[Flag]:
+    def signs(self, called: str) -> list[Sign]:
         n = len(self.x)
-        came, fore = self.changes(_DIRECTIONS, self.length)
+        came, fore = self.changes(max(_DIRECTIONS, min(_MOST, _DIRECTIONS * _ENOUGH // n)), self.length)
         size = _size(came)
         still = self.finite & (came == 0).all(0) & (fore != 0).any(0)
         told = (came * fore).mean(0) / (size * _size(fore)).clamp_min(torch.finfo(came.dtype).tiny)
         low = self.finite & (size > self.floor) & (told < _LITTLE)
-        if not many(int((still | low).sum()), n, _SHARE) or self.wavers():
-            return []
-        jumpy = low & (_size(self.changes(_FEWER, self.length * _TINY)[0]) > size / 2)
         unseen = (self.gradient == 0).flatten(1).double().mean(1)
-        hidden = _size(self.changes(_FEWER, self.length, where=self.gradient == 0)[0])
-        cut = low & ~jumpy & (unseen > 0.5) & (hidden > size / 4) & (hidden > self.floor)
-        kinds = {"still": still, "jumpy": jumpy, "cut": cut, "low": low & ~jumpy & ~cut}
+        sparse = self.finite & (unseen > _UNSEEN) & (size > self.floor)
+        cut = torch.zeros_like(low)
+        if many(int(sparse.sum()), n, _SHARE):
+            hidden = _size(self.changes(_FEWER, self.length, where=self.gradient == 0)[0])
+            # As much as that many pixels change of the outputs of an ordinary network, or half of it.
+            cut = sparse & (hidden > size * unseen.sqrt().to(size) / 2) & (hidden > self.floor)
+        if not many(int((still | low | cut).sum()), n, _SHARE) or self.wavers():
+            return []
+        jumpy = torch.zeros_like(low)
+        if bool(low.any()):
+            jumpy = low & (_size(self.changes(_FEWER, self.length * _TINY)[0]) > size / 2)
+        kinds = {"still": still, "jumpy": jumpy, "cut": cut & ~jumpy, "low": low & ~jumpy & ~cut}
         kind = max(kinds, key=lambda name: int(kinds[name].sum()))
-        count = int((still if kind == "still" else low).sum())
-        seen = f"on {count} of {n} images that no attack fooled, "
+        rows = {"still": still, "cut": low | cut}.get(kind, low)
+        seen = f"on {int(rows.sum())} of {n} images that no attack fooled, "
         if kind == "still":
             sentence = (
                 f"{called} returns the same logits to the last bit when every pixel moves by {self.length:.3g}, though "
                 "its gradient is not zero; it remembers earlier images, or looks its outputs up, so evaluate a fresh "
                 "copy, and attack the model behind it"
             )
-            return [Flag("answers that stand still", seen + sentence + ".", ATHALYE)]
+            return [Sign(Flag("answers that stand still", seen + sentence + ".", ATHALYE), rows)]
         if kind == "jumpy":
             sentence = (
                 f"the outputs of {called} change as much when the pixels move by {self.length * _TINY:.2g} as by "
                 f"{self.length:.2g}, so its gradient predicts nothing; it draws random numbers that depend on the "
                 "image, or is discontinuous everywhere, so attack the model behind it, or the mean over such draws"
             )
-            return [Flag("answers that jump", seen + sentence + ".", ATHALYE)]
-        foretells = (
-            f"the gradient of {called} says little about how its outputs change along random directions: the "
-            "correlation, which is near 1 for an ordinary network, is "
-            f"{float(told[low].median()):.2f}"
-        )
+            return [Sign(Flag("answers that jump", seen + sentence + ".", ATHALYE), rows)]
         if kind == "cut":
             sentence = (
-                f"{foretells}; it is zero in {100 * float(unseen[cut].median()):.0f} % of the pixels, although these "
-                "change the outputs; give attacks a differentiable stand-in for the operation that rounds or clips"
+                f"the gradient of {called} is zero in {100 * float(unseen[cut].median()):.0f} % of the pixels, "
+                "although these change the outputs; give attacks a differentiable stand-in for the operation that "
+                "rounds, clips or detaches"
             )
-            return [Flag("partly zero gradients", seen + sentence + ".", ATHALYE)]
+            return [Sign(Flag("partly zero gradients", seen + sentence + ".", ATHALYE), rows)]
         sentence = (
-            f"{foretells}; part of the model is hidden from it (rounded, detached, or replaced by another gradient), "
-            "so give attacks a differentiable stand-in for that part, or use black-box attacks"
+            f"the gradient of {called} says little about how its outputs change along random directions: the "
+            f"correlation, which is near 1 for an ordinary network, is {float(told[low].median()):.2f}; part of the "
+            "model is hidden from it (rounded, detached, or replaced by another gradient), so give attacks a "
+            "differentiable stand-in for that part, or use black-box attacks"
         )
-        return [Flag("misleading gradients", seen + sentence + ".", ATHALYE)]
+        return [Sign(Flag("misleading gradients", seen + sentence + ".", ATHALYE), rows)]
 
     def wavers(self) -> bool:
         """Whether the answers change when nothing does, so that there was nothing to foretell."""
@@ -148,10 +156,3 @@ class _Directions:
 def _size(changes: Tensor) -> Tensor:
     """The root of the mean square over directions: (count, n) to (n,)."""
     return changes.square().mean(0).sqrt()
-
-
-def grain(logits: Tensor) -> float:
-    """The relative spacing of the coarsest floats that hold all of the logits: what they were computed in."""
-    kinds = (torch.bfloat16, torch.float16, torch.float32)
-    held = (kind for kind in kinds if bool((logits.to(kind).to(logits.dtype) == logits).all()))
-    return torch.finfo(next(held, logits.dtype)).eps

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from advkit import norms
 from advkit.errors import InputError
 from advkit.evaluation.flags import Flag
 from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, Share, WorstCase
@@ -94,6 +95,7 @@ def from_json(written: str) -> dict[str, Any]:
     }
     for name, kind in parts.items():
         content[name] = tuple(_read(kind, part) for part in content[name])
+    content["not_tried"] = tuple(content.get("not_tried", ()))
     return content
 
 
@@ -154,6 +156,7 @@ def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
     paragraphs = [
         _caption(report),
         *_unbounded(report),
+        *_not_tried(report),
         *_failures(report),
         *(f"Flag, {flag}" for flag in report.flags),
     ]
@@ -192,13 +195,19 @@ def _unbounded(report: RobustnessReport) -> list[str]:
     """A sentence where "all together" mixes attacks within a budget with others, which move images at will."""
     known = {score.name: score.arguments.get("eps") for score in report.attacks if score.arguments}
     free = [name for name, eps in known.items() if eps is None]
-    if not free or len(free) == len(known):
+    within = next((worst.within for worst in report.worst), {})
+    if not free or not within:
         return []
     which = f"{free[0]}, which has" if len(free) == 1 else f"{', '.join(free)}, which have"
-    return [
-        f'"{_TOGETHER.capitalize()}" counts {which} no budget, however far the images were moved. For the accuracy '
-        "within a budget, evaluate only attacks that have one."
-    ]
+    far = " or ".join(f"{norms.get(norm)} {eps:.4g}" for norm, eps in within.items())
+    return [f'"{_TOGETHER.capitalize()}" counts {which} no budget, only where images were moved no further than {far}.']
+
+
+def _not_tried(report: RobustnessReport) -> list[str]:
+    """A sentence where something is left that other kinds of attacks may fool."""
+    if not report.not_tried or not any(worst.accuracy > 0 for worst in report.worst):
+        return []
+    return [f"Not tried: {', '.join(report.not_tried)}. What is left has not withstood them."]
 
 
 def _failures(report: RobustnessReport) -> list[str]:

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from advkit._engine.classifier import Classifier
-from advkit.evaluation.foretelling import grain
 from advkit.goals import Untargeted
 from advkit.losses import cross_entropy, log_odds
 from advkit.norms import L2
 
-__all__ = ["Look", "looked"]
+__all__ = ["Look", "grain", "looked"]
 
 _AGAIN = 8  # times that a model is asked which has answered differently
 _AGREE = 0.99  # the least cosine of two gradients that are the same but for rounding
 _SIGNAL = 0.5  # the least cosine of two means over random draws that are more than noise
+_FEW, _OFTEN = 4, 12  # images that are asked so many times more: chance may be rare
 _SAME = 1e-3  # how far two answers may be apart, in parts of the range of the logits
 
 
@@ -25,6 +25,8 @@ class Look:
 
     Attributes:
         climbing: the gradient is finite and not zero.
+        inside: the model takes a gradient while it answers.
+        wavering: of the few images that were asked often, those whose answer changed.
     """
 
     moody: Tensor
@@ -37,6 +39,8 @@ class Look:
     noisy: Tensor
     saturated: Tensor
     climbing: Tensor
+    inside: Tensor
+    wavering: Tensor
 
 
 def looked(classifier: Classifier, x: Tensor, goal: Untargeted, *, averaged: bool) -> Look:
@@ -51,12 +55,12 @@ def looked(classifier: Classifier, x: Tensor, goal: Untargeted, *, averaged: boo
     spread = (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).tiny)
     tolerance = max(_SAME, 16 * grain(logits)) * spread
 
-    def differ(one: Tensor, other: Tensor) -> Tensor:
-        return ((one - other).abs().amax(1) > tolerance) & (not averaged)
+    def differ(one: Tensor, other: Tensor, allowed: Tensor = tolerance) -> Tensor:
+        return ((one - other).abs().amax(1) > allowed) & (not averaged)
 
     moody = differ(logits, again)
     with torch.no_grad():
-        silent = classifier.logits(x)
+        silent, inside = _silent(classifier, x)
         # A companion for a single image, so that there is a batch to depend on.
         whole = silent if len(x) > 1 else classifier.logits(torch.cat([x, x.flip(-1)]))[:1]
         parts = torch.cat([classifier.logits(part) for part in (x.tensor_split(2) if len(x) > 1 else (x,))])
@@ -65,6 +69,10 @@ def looked(classifier: Classifier, x: Tensor, goal: Untargeted, *, averaged: boo
             for _ in range(_AGAIN):  # it may as well be chance, or a count of questions
                 moody = moody | differ(silent, classifier.logits(x))
             recorded, batched = recorded & ~moody, batched & ~moody & ~recorded
+        wavering = torch.zeros_like(moody)
+        if not averaged and not bool(moody.any()):
+            first, *others = (classifier.logits(x[:_FEW]) for _ in range(1 + _OFTEN))
+            wavering[:_FEW] = torch.stack([differ(first, other, tolerance[:_FEW]) for other in others]).any(0)
 
     nan = gradient.isnan().flatten(1).any(1)
     infinite = gradient.isinf().flatten(1).any(1) & ~nan
@@ -77,9 +85,38 @@ def looked(classifier: Classifier, x: Tensor, goal: Untargeted, *, averaged: boo
     lost_by_loss = (lost.sum(1) > sloping.sum(1) / 2) & (sloping.sum(1) > sloping.shape[1] / 2)
     saturated = climbing & ~noisy & (lost_by_loss | (at_logits.abs().amax(1) < torch.finfo(logits.dtype).tiny))
     sums_to_one = ((logits.sum(1) - 1).abs() < 1e-3) & (logits >= 0).all(1)
+    probabilities = sums_to_one & sums_to_one.all()
     return Look(
-        moody, recorded, batched, sums_to_one & sums_to_one.all(), nan, infinite, flat, noisy, saturated, climbing
+        moody,
+        recorded,
+        batched,
+        probabilities,
+        nan,
+        infinite,
+        flat,
+        noisy,
+        saturated,
+        climbing,
+        torch.full_like(moody, inside),
+        wavering,
     )
+
+
+def _silent(classifier: Classifier, x: Tensor) -> tuple[Tensor, bool]:
+    """Logits where no gradient is recorded, and whether the model takes one nevertheless."""
+    taken = []
+
+    def used(kept: Tensor) -> Tensor:
+        taken.append(True)
+        return kept
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, used):
+            return classifier.logits(x), bool(taken)
+    except RuntimeError as error:
+        if "saved tensor hooks" not in str(error):  # which torch.func refuses to differentiate under
+            raise
+        return classifier.logits(x), True
 
 
 def _gradient(values: Tensor, images: Tensor) -> Tensor:
@@ -93,3 +130,10 @@ def _gradient(values: Tensor, images: Tensor) -> Tensor:
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
     """The cosine of the angle between the perturbations (n, ...) of each row, however small they are: (n,)."""
     return (L2.steepest(one) * L2.steepest(other)).flatten(1).sum(1)
+
+
+def grain(logits: Tensor) -> float:
+    """The relative spacing of the coarsest floats that hold all of the logits: what they were computed in."""
+    kinds = (torch.bfloat16, torch.float16, torch.float32)
+    held = (kind for kind in kinds if bool((logits.to(kind).to(logits.dtype) == logits).all()))
+    return torch.finfo(next(held, logits.dtype)).eps

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from advkit import norms
 from advkit.attack import Attack
-from advkit.evaluation.flags import budget, named_norm, number, reach
+from advkit.evaluation.flags import Ball, budget, named_norm, number, reach
 from advkit.evaluation.plan import Contender, PlannedAttack
-from advkit.evaluation.records import LOST, NORMS, Record, vote
+from advkit.evaluation.records import LOST, NORMS, Record, is_refused, vote
 from advkit.evaluation.records import Outcome as Answers
 
-__all__ = ["Outcome", "judged", "outcomes"]
+__all__ = ["Outcome", "counted", "judged", "outcomes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,8 @@ def outcomes(
 ) -> tuple[list[Outcome], Tensor]:
     """What each attack on a contender did to the N images of some records, and which of them are not lost: bool (N,).
 
-    An image is lost where the attack or the contender raised an error.
+    An image is lost where the attack or the contender raised an error. An attack that was never carried out, for want
+    of a gradient, is left out.
     An attack that is the same under two protocols counts once, as the adaptive one, which comes last.
     """
     labels = torch.tensor([label for record in records for label in record.labels], device="cpu")
@@ -78,11 +79,25 @@ def outcomes(
     for attack, place in places.items():
         cell = cells[place][1]
         after = [record.cells[place] for record in records]
+        if is_refused(after):
+            continue
         right, known = judged(after, labels)
         by_norm = dict(zip(NORMS, torch.cat([_moved(one) for one in after], 1), strict=True))
         found.append(Outcome(cell.attack, cell.protocol, attack, right, by_norm))
         kept = kept & known
     return found, kept
+
+
+def counted(attack: Attack, answers: Answers, balls: Sequence[Ball]) -> Tensor:
+    """Which images of a batch count for the worst case over attacks, whatever the model says of them: bool (n,).
+
+    A minimal attack moves images as far as it has to, so that only those count that it moved no further than one of
+    the budgets of the other attacks allows. Without any budget all of them do.
+    """
+    everything = torch.ones(answers.predictions.shape[1], dtype=torch.bool, device="cpu")
+    if attack.aim == "budget" or not balls:
+        return everything
+    return torch.stack([answers.within(norm.name, eps) for norm, eps in balls]).any(0)
 
 
 def judged(answers: Sequence[Answers], labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The images that probes look at, gathered over the whole loader while it goes by once."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advkit._io.files import write_atomic
 from advkit._io.rng import repeatable
-from advkit.evaluation.flags import Flag, budget
+from advkit.evaluation.flags import Flag, balls, budget
 from advkit.evaluation.outcomes import Outcome, outcomes
 from advkit.evaluation.plan import Contender, PlannedAttack
 from advkit.evaluation.probes import probed
@@ -20,13 +20,11 @@ from advkit.evaluation.records import Record, vote
 from advkit.evaluation.runs import Ranks
 from advkit.evaluation.tries import Survivors
 from advkit.model import placement
-from advkit.norms import Norm
 
 __all__ = ["Pool"]
 
 _RIGHT = 64  # images of a contender that it gets right
 _LEFT = 48  # images of a contender that no attack fooled, for each norm
-_Ball = tuple[Norm, float]
 
 
 @dataclass(frozen=True, order=True)
@@ -79,7 +77,7 @@ class Pool:
             self._pick((one.name, ""), _RIGHT, right, index, priorities, images, labels)
             tried, kept = outcomes([record], one, self.plan)
             tried = _direct(tried)
-            for ball in _balls(tried):
+            for ball in balls(each.attack for each in tried):
                 fooled = torch.stack([~each.right & each.within(*ball) for each in tried]).any(0)
                 self._pick((one.name, ball[0].name), _LEFT, right & kept & ~fooled, index, priorities, images, labels)
         wanted = {(one.batch, one.row) for picked in self._picked.values() for one in picked}
@@ -128,7 +126,7 @@ class Pool:
         if not attacks:
             return ()
         left = []
-        for ball in _balls(tried):
+        for ball in balls(each.attack for each in tried):
             best = min((each for each in tried if budget(each.attack) == ball), key=lambda each: int(each.right.sum()))
             if self._picked.get((one.name, ball[0].name)):
                 images, labels = self._stacked((one.name, ball[0].name))
@@ -197,12 +195,3 @@ def _direct(tried: Sequence[Outcome]) -> list[Outcome]:
         if some := [one for one in tried if one.protocol == protocol]:
             return some
     return []
-
-
-def _balls(tried: Iterable[Outcome]) -> list[_Ball]:
-    """For each norm the largest budget, by the order of norms' names: an honest model has least to hide there."""
-    largest: dict[str, _Ball] = {}
-    for ball in filter(None, (budget(one.attack) for one in tried)):
-        if ball[0].name not in largest or ball[1] > largest[ball[0].name][1]:
-            largest[ball[0].name] = ball
-    return [largest[name] for name in sorted(largest)]

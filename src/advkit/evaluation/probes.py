@@ -19,20 +19,19 @@ from advkit._engine.classifier import Classifier, own, prediction
 from advkit._engine.iterate import iterate
 from advkit._engine.looks import Climb
 from advkit.attack import Attack
-from advkit.evaluation.flags import ATHALYE, CARLINI, DISTILLED, Flag, many, who
+from advkit.evaluation.flags import CARLINI, Flag, who
 from advkit.evaluation.foretelling import foretold
-from advkit.evaluation.looks import Look, looked
+from advkit.evaluation.looks import looked
 from advkit.evaluation.passes import Passes, counting
 from advkit.evaluation.searches import helped
+from advkit.evaluation.signs import STEPS, Sign, signs
 from advkit.evaluation.tries import Survivors
 from advkit.goals import Untargeted
 from advkit.model import Model, attacking, is_stochastic
 
-__all__ = ["FEW", "probed"]
+__all__ = ["examined", "probed"]
 
-FEW = 0.02  # the share of images on which an honest model may look masked
 _LEAST = 4  # images; of fewer no share is more than chance
-_STEPS = 10  # of the attack without a budget, each a quarter of the pixels' range
 _NO_CAUSE = ("not probed", "NaN gradients", "infinite gradients", "unbounded attack")  # or that of a few images
 
 
@@ -46,78 +45,102 @@ def probed(
     *,
     passes: float = math.inf,
 ) -> tuple[Flag, ...]:
-    """The flags that need passes of their own, on a few images.
+    """The flags of `examined`, of a model behind a defense as ``attacks``, by name, attack it.
 
-    What is right costs a model five forwards, three backwards and at most eleven steps of an attack without a budget;
-    what is left, for each norm, five forwards, three backwards and at most 24 forwards that look at how the answers
-    change. If that shows nothing, other searches try their luck, see `advkit.evaluation.searches.helped`. Where all
-    attacks are black-box, nobody looks at gradients, which the model need not have.
+    Gradients are looked at as these attacks take them: through the surrogates of the model's defenses, unless the
+    attacker is the naive one. Where all attacks are black-box, nobody looks at gradients: there need be none.
+    """
+    if attacks and all(attack.access != "gradient" for attack in attacks.values()):
+        return ()
+    adaptive = all(attack.adaptive for attack in attacks.values() if attack.access == "gradient")
+    bounds = next((attack.bounds for attack in attacks.values()), (0.0, 1.0))
+    found, _ = examined(model, images, labels, left, bounds, called=who(defense), adaptive=adaptive, passes=passes)
+    return tuple(replace(flag, defense=defense) for flag in _once(found))
+
+
+def examined(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    left: Sequence[Survivors],
+    bounds: tuple[float, float],
+    *,
+    called: str,
+    adaptive: bool,
+    passes: float = math.inf,
+) -> tuple[list[Sign], Passes]:
+    """What there is to see on a few images, and how many passes it took to look.
+
+    What is right costs a model five forwards, three backwards and at most eleven steps of an attack without a budget,
+    and four images of it 13 more; what is left, for each norm, five forwards, three backwards and some 20 forwards that
+    look at how the answers change. If that shows nothing, other searches try their luck, see
+    `advkit.evaluation.searches.helped`.
 
     Args:
-        defense: what the report calls the model's defense; "none" for the bare model.
         model: pixels (N, ...) to logits (N, K), in any mode; it is left as it was.
-        attacks: by name, pointed at the model. Gradients are looked at as these attacks take them: through the
-            surrogates of the model's defenses, unless the attacker is the naive one.
         images: floating (n, ...), images that the model gets right.
         labels: int64 (n,).
         left: for each norm, images that no attack fooled within its budget.
+        bounds: of the pixels.
+        called: what sentences call the model.
+        adaptive: whether the attacker knows the model's defenses, and differentiates their surrogates.
         passes: how many forwards and backwards all of it may take, so that it costs no more than the attacks did. The
             other searches make do with what the rest leaves of them.
 
     Returns:
-        The flags. A probe that raises is one more: it looks for reasons to doubt, and must not stop what it looks at.
+        The signs, and the passes, which are not counted where the model is no module. A probe that raises is one more
+        sign: it looks for reasons to doubt, and must not stop what it looks at.
     """
-    called = who(defense)
-    if attacks and all(attack.access != "gradient" for attack in attacks.values()):
-        return ()
+    spent = Passes()
     if len(images) < _LEAST:
         count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
         sentence = f"{called} is right on {count}, and its gradients are only examined on {_LEAST} or more."
-        return (Flag("not probed", sentence, CARLINI, defense),)
-    adaptive = all(attack.adaptive for attack in attacks.values() if attack.access == "gradient")
-    bounds = next((attack.bounds for attack in attacks.values()), (0.0, 1.0))
+        return [_unlooked(sentence)], spent
     look = partial(_of_model, called, model, bounds=bounds, adaptive=adaptive)
     gradients, answers, searches = (f"{what} of {called}" for what in ("gradients", "answers", "searches"))
-    spent = Passes()
     with ExitStack() as stack:
         if isinstance(model, nn.Module):
             stack.enter_context(counting(model, spent))
         found = _probe(gradients, partial(look, images, labels, unbounded=True))
-        for group in left:
+        for place, group in enumerate(left, 1):
             if not _is_unexplained(found):
                 break
-            found += _probe(gradients, partial(look, group.images, group.labels))
+            found += _probe(gradients, partial(look, group.images, group.labels), place)
             if _is_unexplained(found):
-                found += _probe(answers, partial(foretold, called, model, group, bounds, adaptive=adaptive))
-        for place, group in enumerate(left):
+                found += _probe(answers, partial(foretold, called, model, group, bounds, adaptive=adaptive), place)
+        for place, group in enumerate(left, 1):
             if not _is_unexplained(found):
                 break
-            rest = (passes - spent.forwards - spent.backwards) / (len(left) - place)
+            rest = (passes - spent.forwards - spent.backwards) / (len(left) - place + 1)
             tell = partial(helped, called, model, group, (images, labels), bounds, adaptive=adaptive, passes=rest)
-            found += _probe(searches, tell)
-    return tuple(replace(flag, defense=defense) for flag in _once(found))
+            found += _probe(searches, tell, place)
+    return found, spent
 
 
-def _is_unexplained(found: Iterable[Flag]) -> bool:
+def _is_unexplained(found: Iterable[Sign]) -> bool:
     """Whether no flag has said what is wrong."""
-    return all(flag.name in _NO_CAUSE for flag in found)
+    return all(sign.flag is None or sign.flag.name in _NO_CAUSE for sign in found)
 
 
-def _once(found: Iterable[Flag]) -> list[Flag]:
+def _once(found: Iterable[Sign]) -> list[Flag]:
     """The first flag of each name, and each probe that raised."""
     once: dict[tuple[str, str], Flag] = {}
-    for flag in found:
+    for flag in filter(None, (sign.flag for sign in found)):
         once.setdefault((flag.name, flag.sentence if flag.name == "not probed" else ""), flag)
     return list(once.values())
 
 
-def _probe(what: str, look: Callable[[], list[Flag]]) -> list[Flag]:
+def _unlooked(sentence: str) -> Sign:
+    return Sign(Flag("not probed", sentence, CARLINI), torch.zeros(0, dtype=torch.bool, device="cpu"))
+
+
+def _probe(what: str, look: Callable[[], list[Sign]], group: int = 0) -> list[Sign]:
     try:
         with torch.inference_mode(False):  # whose tensors could not be differentiated
-            return look()
+            return [replace(sign, group=group) for sign in look()]
     except Exception as error:
         sentence = f"the {what} could not be examined, since a probe raised {type(error).__name__}: {error}"
-        return [Flag("not probed", sentence, CARLINI)]
+        return [_unlooked(sentence)]
 
 
 def _of_model(
@@ -129,7 +152,7 @@ def _of_model(
     bounds: tuple[float, float],
     adaptive: bool,
     unbounded: bool = False,
-) -> list[Flag]:
+) -> list[Sign]:
     """What the answers and the gradients of the model look like, and whether an attack without a budget fails."""
     if not len(images):
         return []
@@ -147,7 +170,7 @@ def _of_model(
             anywhere = _anywhere(classifier, x, goal, look.climbing & elsewhere, bounds)
     standing = elsewhere & look.climbing & (prediction(model, anywhere) == labels) if unbounded else elsewhere
     look.flat = look.flat & ~constant
-    return _flags(called, look, constant, standing, averaged=averaged)
+    return signs(called, look, constant, standing, averaged=averaged)
 
 
 def _says_otherwise(classifier: Classifier, x: Tensor, labels: Tensor, bounds: tuple[float, float]) -> Tensor:
@@ -184,106 +207,8 @@ def _anywhere(
         classifier,
         Climb(starts, goal.rows(moving), LinfBall(starts, high - low, bounds), (high - low) / 4),
         lambda rows, look: rows.stepped(look.gradient.sign()),
-        steps=_STEPS,
+        steps=STEPS,
         loss="log_odds",
         early_stop=True,
     )
-    return found
-
-
-_NOISE = (
-    "the gradients of {who} differ from one call to the next, while its outputs do not; differentiate the model "
-    "without whatever draws random numbers in its backward pass"
-)
-_MOSTLY_NOISE = (
-    "the gradient of {who} is mostly noise, though it is a mean over draws of its random defense; raise eot_samples"
-)
-_SENTENCES = {
-    "NaN gradients": (
-        0.0,
-        "the loss of {who} has a gradient that is NaN; look for a root, a division or a logarithm of zero",
-        CARLINI,
-    ),
-    "infinite gradients": (
-        0.0,
-        "the loss of {who} has a gradient that is infinite; look for the root of zero, or for a division by it, whose "
-        "slope is infinite where its value is not",
-        CARLINI,
-    ),
-    "constant answers": (
-        FEW,
-        "{who} returns the same logits as for black, grey, white and noise; no attack can fool it, and it cannot tell "
-        "the classes apart",
-        CARLINI,
-    ),
-    "zero gradients": (
-        FEW,
-        "the logits of {who} have a gradient of zero, so that an attack that follows it never moves; give "
-        "attacks a differentiable stand-in for the operation that rounds or clips (BPDA, `surrogate` of a defense), or "
-        "use black-box attacks",
-        ATHALYE,
-    ),
-    "saturated softmax": (
-        FEW,
-        "the gradient of the cross-entropy of {who} underflows to zero in most or all of the pixels, while the logits, "
-        "which are huge or computed in few bits, still have one; use attacks on the margin (CW, DeepFool), "
-        "divide the logits by a temperature, or attack the model in float32",
-        DISTILLED,
-    ),
-    "gradient noise": (FEW, "{noise}", ATHALYE),
-    "random outputs": (
-        FEW,
-        "{who} returns different outputs for the same images, so that an attack chases one draw and is judged by luck; "
-        "attack the mean over draws (EOT, a defense that is `stochastic`), and judge by several outputs",
-        ATHALYE,
-    ),
-    "answers under autograd": (
-        FEW,
-        "{who} returns different outputs while gradients are recorded, so that attacks see one function and are judged "
-        "by another; make them the same function",
-        ATHALYE,
-    ),
-    "batch-dependent answers": (
-        FEW,
-        "{who} returns different outputs when the image is in another batch, so that what fools it in one may not in "
-        "the next; look for batch statistics in eval mode (BatchNorm with track_running_stats=False)",
-        CARLINI,
-    ),
-    "probabilities": (
-        FEW,
-        "{who} returns numbers that sum to 1 instead of logits, and a softmax of a softmax is nearly flat; "
-        "return the logits, or the logarithms of the probabilities",
-        CARLINI,
-    ),
-    "unbounded attack": (
-        FEW,
-        f"{{who}} is still right after {_STEPS} steps of an attack that may change every pixel to anything, although "
-        "it assigns other images to other classes; its gradients are misleading, so use a surrogate for what masks "
-        "them, or black-box attacks",
-        ATHALYE,
-    ),
-}
-
-
-def _flags(called: str, look: Look, constant: Tensor, standing: Tensor, *, averaged: bool) -> list[Flag]:
-    """A sentence for each sign that is there more often than by chance."""
-    seen = {
-        "NaN gradients": look.nan,
-        "infinite gradients": look.infinite,
-        "constant answers": constant,
-        "zero gradients": look.flat,
-        "saturated softmax": look.saturated,
-        "gradient noise": look.noisy,
-        "random outputs": look.moody,
-        "answers under autograd": look.recorded,
-        "batch-dependent answers": look.batched,
-        "probabilities": look.probabilities & ~constant,
-        "unbounded attack": standing,
-    }
-    found = []
-    for name, rows in seen.items():
-        (share, sentence, paper), count, n = _SENTENCES[name], int(rows.sum()), len(rows)
-        if many(count, n, share):
-            text = sentence.replace("{noise}", _MOSTLY_NOISE if averaged else _NOISE).format(who=called)
-            found.append(Flag(name, f"on {count} of {n} images {text}.", paper))
     return found

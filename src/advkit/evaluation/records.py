@@ -1,19 +1,22 @@
 """What is kept of a batch: a few numbers an image, and not the images."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from advkit.errors import NoGradientError
 from advkit.evaluation.witness import Witness
 
-__all__ = ["LOST", "NORMS", "Outcome", "Record", "vote"]
+__all__ = ["LOST", "NORMS", "Outcome", "Record", "is_refused", "vote"]
 
 LOST = -1  # the prediction for an image that was lost to an error
 NORMS = ("l0", "l1", "l2", "linf")
+_REFUSED = f"{NoGradientError.__name__}: "
+_ROUNDING = 1e-4  # of a distance, that a budget forgives
 
 
 @dataclass
@@ -47,6 +50,17 @@ class Outcome:
     crafted: int = 0
     forwards: int = 0
     backwards: int = 0
+
+    @property
+    def refused(self) -> bool:
+        """Whether there was no gradient for the attack on any of these images, though it needs one."""
+        return bool(self.errors) and not self.predicted and all(error.startswith(_REFUSED) for _, error in self.errors)
+
+    def within(self, norm: str, eps: float) -> Tensor:
+        """Which of the n images were moved no further than that, bool (n,); those not attacked were not moved."""
+        far = torch.zeros(self.predictions.shape[1], device="cpu")
+        far[self.rows] = torch.tensor(self.distances[NORMS.index(norm)], device="cpu")
+        return far <= eps * (1 + _ROUNDING)
 
     def lose(self, errors: Sequence[tuple[Tensor, Exception]]) -> None:
         """Note the rows (m,) that were lost to errors."""
@@ -90,6 +104,12 @@ class Record:
             content[name] = [Outcome(**outcome) for outcome in content[name]]
         content["answers"] = [Witness(**said) for said in content["answers"]]
         return cls(**content)
+
+
+def is_refused(outcomes: Iterable[Outcome]) -> bool:
+    """Whether an attack, from its outcomes for each batch, was never carried out for want of a gradient."""
+    tried = [outcome for outcome in outcomes if outcome.predicted or outcome.errors]
+    return bool(tried) and all(outcome.refused for outcome in tried)
 
 
 def vote(predictions: Tensor) -> Tensor:

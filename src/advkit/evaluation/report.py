@@ -27,6 +27,7 @@ class RobustnessReport:
         worst: what all attacks together leave of each defense under each protocol.
         flags: reasons to doubt the numbers, a sentence each.
         failures: the images lost to errors, which are in no number.
+        not_tried: the kinds of attacks of which none was carried out, as parts of a sentence.
         stop_when_fooled: whether each attack was only tried on what those before it left; its accuracy is then what
             it and those before it leave.
         seed: what the random numbers were drawn from; None if from elsewhere.
@@ -51,6 +52,7 @@ class RobustnessReport:
     worst: tuple[WorstCase, ...]
     flags: tuple[Flag, ...] = ()
     failures: tuple[Failure, ...] = ()
+    not_tried: tuple[str, ...] = ()
     stop_when_fooled: bool = False
     seed: int | None = 0
     device: str

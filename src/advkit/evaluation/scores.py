@@ -140,11 +140,13 @@ class AttackScore(Score):
 class WorstCase(Share):
     """What all attacks together leave: an image counts only where the model is right under every one of them.
 
-    For a random model each image has the attack that leaves the smallest share of draws right.
+    For a random model each image has the attack that leaves the smallest share of draws right. Where some attacks have
+    a budget, an image that a minimal attack fooled counts only if it was moved no further than a budget allows.
 
     Attributes:
         defense: how the report calls the defense; "none" for the bare model.
         protocol: as in `AttackScore`.
+        within: by the name of a norm, the largest budget that an attack had in it, in units of pixels.
 
     Examples:
         >>> attacks = [advkit.FGSM(model, eps=1 / 255), advkit.PGD(model, eps=1 / 255)]
@@ -155,6 +157,7 @@ class WorstCase(Share):
 
     defense: str = BARE
     protocol: str | None = None
+    within: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from advkit.evaluation.flags import ATHALYE, CARLINI, FAB, SQUARE, Flag, many, number
+from advkit.evaluation.signs import Sign
 from advkit.evaluation.tries import DRAWS, QUERIES, STARTS, STEPS, WALKS, Survivors, Tries
 from advkit.model import Model, is_stochastic
 from advkit.norms import L2, Linf
@@ -21,7 +22,8 @@ __all__ = ["Survivors", "helped"]
 _GAIN = 0.05  # the share of the survivors that an honest attack may fool when it tries again
 _GAIN_OF_LOSS = 0.25  # with a loss that suits robust networks better than cross-entropy does; theirs is a sixth
 _GAIN_OF_NOISE = _GAIN_OF_STEPS = 0.1  # a plain network loses up to an eighth to another start
-_LEAST = 4  # images; of fewer no share is more than chance
+_LEAST = 4  # images that a search begins with, unless there are fewer; of those no share is more than chance
+_JUDGED = 4  # forwards that say what a search fooled, at most
 _FIRST = 12  # images that a search begins with, and goes on from only where it fools more than an honest share
 
 
@@ -34,8 +36,8 @@ def helped(
     *,
     adaptive: bool,
     passes: float = math.inf,
-) -> list[Flag]:
-    """The flag for a search that fools what no attack did, within the same budget.
+) -> list[Sign]:
+    """The sign of a search that fools what no attack did, within the same budget.
 
     Of n images: 20 steps of PGD, three times: plain, with the margin for its loss, and with gradients averaged over
     noise, which counts three times; and the attack itself with four times its steps, at most 100. If none of these
@@ -44,7 +46,7 @@ def helped(
     defenses, whom luck helps, the attack itself is all.
 
     A search begins with 12 images, and with twice as many again for as long as it fools more of them than an honest
-    model might lose. So a model that hides nothing costs at most some 560 passes (Linf) or 1,010 (L2) for each of 12
+    model might lose. So a model that hides nothing costs at most some 580 passes (Linf) or 1,060 (L2) for each of 12
     images, and one that does for each of the n.
 
     Args:
@@ -58,21 +60,26 @@ def helped(
             suffice the searches begin with fewer images, and where that are less than four, the dearest are left out.
     """
     n = len(left.images)
-    if n < _LEAST or not left.eps:
+    if not n or not left.eps:
         return []
     tries = Tries(model, left, others, bounds, adaptive)
     searches, last = _affordable(*_searches(tries, left, random=is_stochastic(model)), passes)
     first = int(min(_FIRST, passes // max(1, sum(search.price for search in (*searches, *last)))))
     rest, tests = torch.arange(n, device="cpu"), len(searches) + len(last)
+    lost, flag = torch.zeros(n, dtype=torch.bool, device="cpu"), None
     for group in (searches, last):
-        fooled = {search: _fooled(search, rest, first) for search in group if len(rest) >= _LEAST}
+        fooled = {search: _fooled(search, rest, first) for search in group if len(rest)}
         counts = {search: int(rows.sum()) for search, rows in fooled.items()}
         telling = [search for search, count in counts.items() if many(count, len(rest), search.share, tests=tests)]
         if telling:
             best = max(telling, key=counts.__getitem__)
-            return [_flag(best.name, called, left, len(rest), counts[best])]
-        rest = rest[~torch.stack([torch.zeros_like(rest, dtype=torch.bool), *fooled.values()]).any(0)]
-    return []
+            flag = _flag(best.name, called, left, len(rest), counts[best])
+        some = torch.stack([torch.zeros_like(rest, dtype=torch.bool), *fooled.values()]).any(0)
+        lost[rest[some]] = True
+        if flag:
+            break
+        rest = rest[~some]
+    return [Sign(flag, lost, fooled=True)] if bool(lost.any()) else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,17 +101,19 @@ class _Search:
 
 def _searches(tries: Tries, left: Survivors, *, random: bool) -> tuple[list[_Search], list[_Search]]:
     """The searches along gradients, and the one for what these leave."""
-    again = [_Search("steps", tries.longer, _GAIN_OF_STEPS, 2 * tries.more_steps)]
+    again = [_Search("steps", tries.longer, _GAIN_OF_STEPS, 2 * tries.more_steps + _JUDGED)]
     if random or left.norm not in (Linf, L2):
         return again, []
     climbs = [
-        _Search("plain", lambda rows: tries.climbed(rows, "ce"), _GAIN_OF_STEPS, 2 * STEPS),
-        _Search("margin", lambda rows: tries.climbed(rows, "margin"), _GAIN_OF_LOSS, 2 * STEPS),
-        _Search("noise", lambda rows: tries.climbed(rows, "ce", noisy=True), _GAIN_OF_NOISE, 2 * STEPS * DRAWS),
+        _Search("plain", lambda rows: tries.climbed(rows, "ce"), _GAIN_OF_STEPS, 2 * STEPS + _JUDGED),
+        _Search("margin", lambda rows: tries.climbed(rows, "margin"), _GAIN_OF_LOSS, 2 * STEPS + _JUDGED),
+        _Search(
+            "noise", lambda rows: tries.climbed(rows, "ce", noisy=True), _GAIN_OF_NOISE, 2 * STEPS * DRAWS + _JUDGED
+        ),
     ]
     square, walk = (
-        _Search("square", tries.square, _GAIN, QUERIES),
-        _Search("walk", tries.walked, _GAIN, 2 * WALKS * STARTS),
+        _Search("square", tries.square, _GAIN, QUERIES + _JUDGED),
+        _Search("walk", tries.walked, _GAIN, (2 * WALKS + _JUDGED) * STARTS),
     )
     return [*again, *climbs], [square if left.norm is Linf else walk]
 

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advkit.attack import Attack
+from advkit.evaluation.flags import Ball, balls
 from advkit.evaluation.metrics import macro, wilson
+from advkit.evaluation.outcomes import counted
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
-from advkit.evaluation.records import LOST, NORMS, Outcome, Record
+from advkit.evaluation.records import LOST, NORMS, Outcome, Record, is_refused
 from advkit.evaluation.scores import AttackScore, DefenseScore, Failure, WorstCase
 
 __all__ = ["hopeless", "summary"]
@@ -38,9 +41,13 @@ def summary(
     scores = [_attack_score(cell, labels, of_cell, setup) for cell, of_cell in zip(cells, of_cells, strict=True)]
     # By defense, and for each attack by protocol.
     order = {name: place for place, name in enumerate([one.name for one in contenders])}
-    together: dict[tuple[str, str | None], list[Sequence[Outcome]]] = defaultdict(list)
-    for cell, of_cell in sorted(zip(cells, of_cells, strict=True), key=lambda pair: order[pair[0].contender.name]):
-        together[cell.contender.name, cell.protocol].append(of_cell)
+    attacks = [planned.attack for planned in plan for _ in planned.cells]
+    together: dict[tuple[str, str | None], list[_Under]] = defaultdict(list)
+    tried = zip(cells, attacks, of_cells, strict=True)
+    for cell, attack, of_cell in sorted(tried, key=lambda one: order[one[0].contender.name]):
+        together[cell.contender.name, cell.protocol].append((attack, of_cell))
+    clean = {one.name: of_one for one, of_one in zip(contenders, of_contenders, strict=True)}
+    within = balls(attacks)
     return {
         "images": len(labels),
         "defenses": tuple(
@@ -48,7 +55,9 @@ def summary(
             for one, outcomes in zip(contenders, of_contenders, strict=True)
         ),
         "scores": tuple(sorted(scores, key=lambda score: order[score.defense])),
-        "worst": tuple(_worst_case(*place, labels, several) for place, several in together.items()),
+        "worst": tuple(
+            _worst_case(*place, labels, clean[place[0]], several, within) for place, several in together.items()
+        ),
         "failures": tuple(_failures(records, contenders, cells)),
     }
 
@@ -98,12 +107,31 @@ def _attack_score(cell: Cell, labels: Tensor, outcomes: Sequence[Outcome], setup
     )
 
 
-def _worst_case(defense: str, protocol: str | None, labels: Tensor, several: Sequence[Sequence[Outcome]]) -> WorstCase:
-    """What several attacks leave of a contender, from the outcomes of each for each batch."""
-    said = [_predictions(outcomes) for outcomes in several]
+_Under = tuple[Attack, Sequence[Outcome]]
+
+
+def _worst_case(
+    defense: str,
+    protocol: str | None,
+    labels: Tensor,
+    clean: Sequence[Outcome],
+    several: Sequence[_Under],
+    within: Sequence[Ball],
+) -> WorstCase:
+    """What several attacks leave of a contender, from its outcomes for each batch, without and under each attack."""
+    before = _predictions(clean)
+    several = [one for one in several if not is_refused(one[1])] or several
+    said = [_predictions(outcomes) for _, outcomes in several]
     kept = torch.stack([(one != LOST).all(0) for one in said]).all(0)
-    hits = torch.stack([(one == labels).sum(0) for one in said]).amin(0)[kept]
-    return WorstCase(defense=defense, protocol=protocol, **_share(int(hits.sum()), len(said[0]), len(hits)))
+    counts = [torch.cat([counted(attack, one, within) for one in outcomes]) for attack, outcomes in several]
+    shown = [torch.where(counting, one, before) for counting, one in zip(counts, said, strict=True)]
+    hits = torch.stack([(one == labels).sum(0) for one in shown]).amin(0)[kept]
+    return WorstCase(
+        defense=defense,
+        protocol=protocol,
+        within={norm.name: eps for norm, eps in within},
+        **_share(int(hits.sum()), len(before), len(hits)),
+    )
 
 
 def _failures(records: Mapping[int, Record], contenders: Sequence[Contender], cells: Sequence[Cell]) -> list[Failure]:
@@ -123,12 +151,18 @@ def _failures(records: Mapping[int, Record], contenders: Sequence[Contender], ce
     return found
 
 
-def hopeless(records: Iterable[Record]) -> str | None:
-    """The error of something that has worked on no image of any batch."""
+def hopeless(records: Iterable[Record], *, without_gradients: bool = False) -> str | None:
+    """The error of something that has worked on no image of any batch.
+
+    Args:
+        records: of the batches.
+        without_gradients: whether some attack does without gradients. One that there is no gradient for is then none.
+    """
     outcomes: tuple[Outcome, ...]
     for outcomes in zip(*([*record.clean, *record.cells] for record in records), strict=True):
         errors = [error for outcome in outcomes for _, error in outcome.errors]
-        if errors and not any(outcome.predicted for outcome in outcomes):
+        works = any(outcome.predicted for outcome in outcomes) or (without_gradients and is_refused(outcomes))
+        if errors and not works:
             return errors[0]
     return None
 

@@ -1,0 +1,145 @@
+"""Whether the gradients of a model are to be believed: one question, for whoever plans which attacks to carry out."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from advkit._io.rng import repeatable
+from advkit.attack import Attack
+from advkit.errors import InputError
+from advkit.evaluation.flags import Flag, budget
+from advkit.evaluation.probes import examined
+from advkit.evaluation.signs import Sign
+from advkit.evaluation.tries import Survivors
+from advkit.model import placement
+
+__all__ = ["ANSWERS", "STRENGTH", "Audit", "audit"]
+
+ANSWERS = frozenset(
+    {
+        "random outputs",
+        "answers under autograd",
+        "batch-dependent answers",
+        "answers that jump",
+        "answers that stand still",
+    }
+)
+"""The flags for answers that depend on more than the image: no attack on such a model is judged fairly."""
+STRENGTH = frozenset({"more steps help", "another loss helps"})
+"""The flags for attacks that were too weak, whose gradients may be followed further."""
+_HARMLESS = frozenset({"not probed", "constant answers"})
+_RIGHT, _LEFT = 64, 48  # images that are looked at
+
+Verdict = Literal["believed", "stronger attacks", "misleading", "unstable", "unknown"]
+"""What an audit comes to: gradients may be believed; they may, and attacks along them have to be stronger; they do not
+tell what the model answers; the answers themselves depend on more than the image; or too little could be looked at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """Whether the gradients of a model are to be believed, on which images not, and why.
+
+    Attributes:
+        verdict: see `Verdict`. The worst of what the causes say.
+        causes: a flag for each thing that was seen.
+        doubted: bool (N,), the images on which one of the causes was seen. Only ``examined`` ones can be among them.
+        fooled: bool (N,), the images among those that were left that a search of the audit fooled within the budget.
+            They are no longer robust, whatever the verdict.
+        examined: bool (N,), the images that were looked at.
+        forwards: how many times the model answered for an image.
+        backwards: how many answers were differentiated.
+    """
+
+    verdict: Verdict
+    causes: tuple[Flag, ...]
+    doubted: Tensor
+    fooled: Tensor
+    examined: Tensor
+    forwards: int
+    backwards: int
+
+    @property
+    def believed(self) -> bool:
+        """Whether nothing was seen that speaks against following gradients."""
+        return self.verdict in ("believed", "stronger attacks")
+
+    @property
+    def share(self) -> float:
+        """The share of the images that were looked at on which one of the causes was seen; NaN of none."""
+        return int(self.doubted.sum()) / n if (n := int(self.examined.sum())) else math.nan
+
+
+def audit(
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    left: Tensor,
+    *,
+    passes: float = math.inf,
+    seed: int | None = 0,
+) -> Audit:
+    """Look at the gradients of the model that an attack was carried out on.
+
+    At most 64 of the images are looked at for signs of masked gradients anywhere, and at most 48 of those that the
+    attack left for whether gradients foretell the answers there. If nothing is wrong so far, other searches try their
+    luck on these.
+
+    Args:
+        attack: an attack with a budget, on the model; of several, the one that left fewest. How it takes gradients is
+            how they are looked at: through the surrogates of the model's defenses, unless it is not ``adaptive``.
+        images: floating (N, ...), images that the model gets right.
+        labels: int64 (N,).
+        left: bool (N,), the images that no attack has fooled within the budget.
+        passes: how many forwards and backwards the audit may take while nothing is found; searches make do with what
+            looking leaves of them, and go on where they fool more than an honest model would lose.
+        seed: of the choice of images, and of what a random model draws.
+
+    Returns:
+        The verdict, and what it rests on, image by image.
+
+    Raises:
+        InputError: the attack has no budget.
+    """
+    ball = budget(attack)
+    if ball is None:
+        raise InputError(f"an audit looks within the budget of an attack, and {attack} has none")
+    generator = torch.Generator("cpu").manual_seed(seed or 0)
+    order = torch.randperm(len(labels), generator=generator, device="cpu")
+    kept = left.to("cpu")
+    groups = [order[:_RIGHT], order[kept[order]][:_LEFT]]
+    right, rest = ((images[rows.to(images.device)], labels[rows.to(labels.device)]) for rows in groups)
+    survivors = [Survivors(*ball, str(attack), attack, *rest)] if len(groups[1]) else []
+    device = placement(attack.model)[0] or images.device
+    with repeatable(seed, "audit", device=device):
+        signs, spent = examined(
+            attack.model,
+            *right,
+            survivors,
+            attack.bounds,
+            called="the model",
+            adaptive=attack.adaptive,
+            passes=passes,
+        )
+    causes = list({sign.flag.name: sign.flag for sign in reversed(signs) if sign.flag}.values())[::-1]
+    doubted, fooled, seen = (torch.zeros(len(labels), dtype=torch.bool, device="cpu") for _ in range(3))
+    seen[torch.cat(groups)] = True
+    for sign in signs:
+        if len(sign.rows):
+            rows = groups[sign.group][sign.rows.cpu()]
+            doubted[rows] |= sign.flag is not None
+            fooled[rows] |= sign.fooled
+    return Audit(_verdict(signs), tuple(causes), doubted, fooled & kept, seen, spent.forwards, spent.backwards)
+
+
+def _verdict(signs: list[Sign]) -> Verdict:
+    names = {sign.flag.name for sign in signs if sign.flag}
+    if names & ANSWERS:
+        return "unstable"
+    if names - STRENGTH - _HARMLESS:
+        return "misleading"
+    if "not probed" in names:
+        return "unknown"
+    return "stronger attacks" if names & STRENGTH else "believed"
