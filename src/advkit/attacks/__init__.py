@@ -1,6 +1,6 @@
 """The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
 
-from advkit.attacks.budget import FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
+from advkit.attacks.budget import FGSM, IFGSM, MIFGSM, PGD, MultiTargeted, SparseL1Descent
 from advkit.attacks.minimal import CW, EAD, JSMA, DeepFool
 from advkit.attacks.queries import OnePixel, PixelSwap, Pixle
 
@@ -13,6 +13,7 @@ __all__ = [
     "MIFGSM",
     "PGD",
     "DeepFool",
+    "MultiTargeted",
     "OnePixel",
     "PixelSwap",
     "Pixle",
