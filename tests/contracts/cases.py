@@ -125,7 +125,7 @@ CASES = [
         budget=2.0,
         per_row=("eps", "alpha"),
     ),
-    Case("MultiTargeted", advkit.MultiTargeted, {"eps": 0.1, "restarts": 1}, budget=0.1, per_row=("eps",)),
+    Case("MultiTargeted", advkit.MultiTargeted, {"eps": 0.1, "steps": 5, "restarts": 1}, budget=0.1, per_row=("eps",)),
     Case(
         "MultiTargeted-L2",
         advkit.MultiTargeted,

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advkit import losses
+from advkit import hyperparameters, losses
 from advkit.errors import InputError, ModelError
 from contracts.cases import Case, each
 from contracts.scenes import IMAGE, Shifted, conv_net, draw, said_by, trained_net
 
-climbing = each(lambda case: case.kind == "budget")
+climbing = each(lambda case: case.kind == "budget" and "loss" in hyperparameters.of(case.attack))
 
 
 def by_torch(logits: Tensor, classes: Tensor) -> Tensor:
