@@ -14,7 +14,7 @@ from advkit import norms
 from advkit._engine.classifier import Classifier
 from advkit.norms import Norm, column
 
-__all__ = ["Boundaries", "dot", "linear_distances", "nearest_boundaries"]
+__all__ = ["Boundaries", "dot", "dual_size", "linear_distances", "nearest_boundaries"]
 
 # How fast a gap can close when a step has size 1 in a norm. One feature, which is what L0 counts, has no such limit:
 # for it, as for L1, the steepest feature tells whether there is a slope at all.
@@ -72,7 +72,7 @@ def nearest_boundaries(
     for left, gap in zip(range(len(gaps))[::-1], gaps, strict=True):
         gradient = model.gradient(gap, x, keep_graph=left > 0)
         gap = gap.detach()
-        slope = _DUAL[norm].size(gradient)
+        slope = dual_size(gradient, norm)
         far = linear_distances(gap, slope)
         if length is not None:
             far = length(gap, gradient).where(far.isfinite(), torch.inf)
@@ -83,6 +83,11 @@ def nearest_boundaries(
         slopes.append(slope)
         del gradient
     return Boundaries(torch.stack(distances, 1), torch.stack(slopes, 1), steepest, closing)
+
+
+def dual_size(gradient: Tensor, norm: Norm) -> Tensor:
+    """How fast a gap with this gradient (n, ...) can close when a step has size 1 in the norm: (n,)."""
+    return _DUAL[norm].size(gradient)
 
 
 def linear_distances(gaps: Tensor, slopes: Tensor) -> Tensor:

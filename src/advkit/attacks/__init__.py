@@ -1,6 +1,6 @@
 """The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
 
-from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, SparseL1Descent
+from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, MultiTargeted, SparseL1Descent
 from advkit.attacks.combined import AutoAttack, Restarts, WorstOf
 from advkit.attacks.minimal import CW, EAD, FAB, JSMA, DeepFool
 from advkit.attacks.queries import NES, SPSA, OnePixel, PixelSwap, Pixle, SimBA, Square
@@ -20,6 +20,7 @@ __all__ = [
     "SPSA",
     "AutoAttack",
     "DeepFool",
+    "MultiTargeted",
     "OnePixel",
     "PixelSwap",
     "Pixle",

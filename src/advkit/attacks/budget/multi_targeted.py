@@ -1,0 +1,259 @@
+"""The MultiTargeted attack."""
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from advkit import hyperparameters, norms
+from advkit._base.random import normal_like
+from advkit._base.scale import contenders, magnitude, power_of_two
+from advkit._engine.ball import Ball
+from advkit._engine.boundaries import dual_size, linear_distances, nearest_boundaries
+from advkit._engine.iterate import iterate
+from advkit._engine.keeps import Worst
+from advkit._engine.looks import Look, Seeking
+from advkit._engine.rows import Rows
+from advkit.attack import Attack
+from advkit.goals import Goal
+from advkit.hyperparameters import OfRange, number
+from advkit.losses import Loss
+from advkit.norms import Norm, column
+
+__all__ = ["MultiTargeted"]
+
+_MEMORY = 0.7  # what a step keeps of the directions before: signs of single gradients go to and fro at an edge
+_FEWEST = 3  # steps towards a class, however late its turn
+_AGAIN = 3  # classes that a restart tries,
+_LONGER = 2  # in so many times the steps,
+_NEAR = 0.75  # if they came this near before, in parts of the budget
+_NOISE = (5.0, 1.0)  # of a restart at first and in the end, over what each feature has of the budget
+_LOOK = 5  # steps of a restart between looks at who is fooled
+_MOVED = (0.05, 0.01)  # in L1: the share of the features that a step moves, at first and in the end
+_SHARE = {norms.Linf: 0.0, norms.L2: 0.5, norms.L1: 1.0}  # of d features each has eps / d ** this of the budget
+
+
+@dataclass(frozen=True, eq=False)
+class MultiTargeted(Attack):
+    """MultiTargeted: towards each class in turn, the nearest first, until the model says any other (Linf, L2 or L1).
+
+    For each class k that the label y competes with, the difference of logits Z_k - Z_y is climbed inside the ball: it
+    does not saturate, as cross-entropy does, and going straight for one class does not get stuck between two. An
+    image leaves, for all classes and restarts, at its first success. What is here beside the paper was measured:
+
+    - The classes go by their linearised distance (Z_y - Z_k) / ||grad (Z_y - Z_k)||_q, at the price of a backward for
+      each, and the k-th has ``steps`` / k steps: hardly ever does another than the first decide.
+    - x <- project(x + eta steepest(d)) from the image itself, with d <- 0.7 d + g / ||g||_2 and eta from 2 eps down to
+      0 as a cosine falls. In L1 a step moves the few features with the largest d that have room, fewer by and by.
+    - Restarts see the gradient at points that Gaussian noise moves away, far at first, and look at success where
+      they stand. That finds the way where a network is flat or rough about the image. They are for the images that
+      still stand, and try the three classes that came nearest, if they came near.
+
+    Images that were never fooled come back where their margin was least. With ``targets`` the only class is the target.
+
+    Gowal et al., "An alternative surrogate loss for PGD-based adversarial testing", 2019, section 3 (algorithm 1), with
+    the ranking of Melamed et al., "MALT powers up adversarial attacks", NeurIPS 2024. arXiv:1910.09338.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        norm: "linf", "l2" or "l1", or an object of `advkit.norms`.
+        eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of ``bounds``
+            if not given.
+        steps: how many steps towards the nearest class, at least 1; the k-th takes 1/k of them, but at least 3.
+            A step is one forward and one backward. A restart takes twice as many towards each of its classes.
+        target_classes: how many classes are tried, those with the largest logits; if there are fewer, all are.
+        restarts: how many rounds, at least 1. The first draws nothing.
+        bounds: the lowest and the highest value of a pixel.
+        generator: where the noise of the restarts is drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range, or there is no MultiTargeted for the norm; see `Attack` for the rest.
+
+    Examples:
+        >>> result = advkit.MultiTargeted(model, norm="l2", eps=0.5).run(images, labels)
+        >>> result
+        AdversarialResult(12 of 12 successful)
+        >>> bool((result.distance("l2") <= 0.5 + 1e-6).all())
+        True
+    """
+
+    independent_rows: ClassVar[bool] = True
+
+    norm: str | Norm = hyperparameters.norm("linf", "l2", "l1")
+    eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
+    steps: int = number(20, at_least=1, integer=True)
+    target_classes: int = number(9, at_least=1, integer=True)
+    restarts: int = number(3, at_least=1, integer=True)
+    _: KW_ONLY
+
+    @property
+    def stops_at_success(self) -> bool:
+        """It does: an image leaves the search as soon as the model is fooled."""
+        return True
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        ball = Ball.of(self.norm, images, self.eps, self.bounds)
+        found = _Found(images, goal)
+        routes = self._survey(images, goal, found)
+        for restart in range(self.restarts):
+            order = routes.far.argsort(dim=1, stable=True)
+            wanted = routes.open
+            if restart:
+                order = order[:, :_AGAIN]
+                near = routes.far < _NEAR * column(self.eps, routes.far)
+                wanted = wanted & (near | routes.far.isinf())  # of which the gradients said nothing
+            for turn, rank in enumerate(order.unbind(1)):
+                place = (wanted.gather(1, rank[:, None]).squeeze(1) & found.standing).nonzero().squeeze(1)
+                if not len(place):
+                    continue
+                rows = routes.towards(rank[place], goal, ball, place)
+                if restart:
+                    self._through_noise(rows, found, _LONGER * self.steps)
+                else:
+                    self._straight(rows, found, max(self.steps // (turn + 1), min(self.steps, _FEWEST)))
+                routes.learn(rows, rank)
+        return found.images
+
+    def _survey(self, images: Tensor, goal: Goal, found: "_Found") -> "_Routes":
+        """Who is fooled already; and for the others the classes to try, and how far they are: one Jacobian."""
+        with torch.no_grad():
+            logits = self.classifier.logits(images)
+        found.note(goal, logits)
+        unit = power_of_two(magnitude(logits, goal.classes))
+        rivals = goal.rivals(logits, self.target_classes)
+        far = torch.full_like(rivals, torch.inf, dtype=images.dtype)
+        place = found.standing.nonzero().squeeze(1)
+        if rivals.shape[1] > 1 and len(place):  # one class needs no ranking
+            x, standing = images[place].requires_grad_(), goal.rows(place)
+            seen = self.classifier.logits(x)
+            gaps = [standing.towards(rival).margin(seen) / unit[place] for rival in rivals[place].unbind(1)]
+            far[place] = nearest_boundaries(self.classifier, x, gaps, norms.get(self.norm)).distances.to(far)
+        return _Routes(rivals, far, contenders(logits).gather(1, rivals), unit)
+
+    def _straight(self, rows: "_Aim", found: "_Found", steps: int) -> None:
+        """From the image, by the gradients where the rows stand."""
+
+        def step(rows: _Aim, look: Look) -> Tensor:
+            return self._step(rows, look, steps)
+
+        iterate(self.classifier, rows, step, steps=steps, loss="margin", keep=found, early_stop=True)
+
+    def _through_noise(self, rows: "_Aim", found: "_Found", steps: int) -> None:
+        """From the image, by the gradients at points about the rows, which come nearer step by step."""
+        share = rows.x[0].numel() ** _SHARE[rows.ball.norm]
+
+        def step(rows: _Aim, look: Look) -> Tensor:
+            return self._step(rows, look, steps)
+
+        def noisy(x: Tensor) -> Tensor:
+            size = _between(*_NOISE, rows.taken / steps) / share
+            noise = normal_like(x, self.generator) * column(rows.ball.eps, x) * size
+            return x + ((x.detach() + noise).clamp(*self.bounds) - x.detach())
+
+        while rows.taken < steps and not rows.finished:
+            few = min(_LOOK, steps - rows.taken)
+            iterate(self.classifier, rows, step, steps=few, loss="margin", inputs=noisy)
+            with torch.no_grad():
+                logits = self.classifier.logits(rows.x)
+            look = Look(rows.taken, rows.x, logits, rows.nearest, rows.x, rows.goal)
+            found.see(rows, look)
+            rows.retire(look.success)
+            rows.compact()
+
+    def _step(self, rows: "_Aim", look: Look, steps: int) -> Tensor:
+        """Where the rows are after a step along the mean of their directions: (n, ...), inside the ball."""
+        done, x, ball = rows.taken / steps, rows.x, rows.ball
+        rows.nearest = rows.nearest.minimum(
+            linear_distances(-look.loss, dual_size(look.gradient, ball.norm)).to(rows.nearest)
+        )
+        rows.direction = _MEMORY * rows.direction + norms.L2.steepest(look.gradient).to(x)
+        rows.taken += 1
+        ahead = self._sparse(rows, done) if ball.norm is norms.L1 else ball.norm.steepest(rows.direction)
+        return ball.project(x + (1 + math.cos(math.pi * done)) * column(ball.eps, x) * ahead)
+
+    def _sparse(self, rows: "_Aim", done: float) -> Tensor:
+        """Along the largest entries of the direction, where a feature has room, all by the same; of L1 norm 1."""
+        low, high = self.bounds
+        room = torch.where(rows.direction > 0, rows.x < high, rows.x > low)
+        direction = rows.direction.where(room, 0).flatten(1)
+        count = max(1, round(_between(*_MOVED, done) * direction.shape[1]))
+        top = direction.abs().topk(count, dim=1).indices
+        signs = direction.gather(1, top).sign() / count
+        return torch.zeros_like(direction).scatter(1, top, signs).view_as(rows.x)
+
+
+@dataclass
+class _Aim(Seeking):
+    """Rows that are on the way to one class each."""
+
+    ball: Ball
+    place: Tensor  # int64 (n,), in the whole batch
+    unit: Tensor  # (n,), what their logits are measured in
+    direction: Tensor  # (n, ...), the mean of the gradients' directions so far
+    nearest: Tensor  # (n,), how far the class still was by linearisation, where that was least
+    taken: int = 0  # steps
+
+    def climbed(self, loss: Loss, logits: Tensor) -> Tensor:
+        """Minus the gap to the class, over the unit; flat where that class is out of the race by now."""
+        gap = self.goal.margin(logits)
+        return -(gap.where(gap.isfinite(), 0) / self.unit)
+
+
+class _Found(Worst):
+    """The first place where each image fooled the model in any search, or else the one where its margin was least."""
+
+    def __init__(self, images: Tensor, goal: Goal) -> None:
+        super().__init__(images)
+        self.goal = goal
+
+    @property
+    def standing(self) -> Tensor:
+        """The images that the model was not fooled on: bool (N,)."""
+        return self.least > -torch.inf
+
+    def note(self, goal: Goal, logits: Tensor) -> None:
+        """Take note of what the model says of the images themselves, logits (N, K)."""
+        self.least = goal.margin(logits).to(self.least).where(~goal.success(logits), -torch.inf)
+
+    def place(self, rows: Rows) -> Tensor:
+        """Which images the rows are: int64 (n,)."""
+        return rows.place if isinstance(rows, _Aim) else rows.index
+
+    def value(self, rows: Rows, look: Look) -> Tensor:
+        """The margin to any class, of a success minus infinity: (n,)."""
+        margin = self.goal.rows(self.place(rows)).margin(look.logits)
+        return margin.where(~look.success, -torch.inf)
+
+    def leave(self, rows: Rows, fooled: Tensor) -> None:
+        """A success is the answer, whatever came before."""
+        self._put(rows, self.least.new_full(fooled.shape, -torch.inf), fooled & rows.active)
+
+
+@dataclass
+class _Routes:
+    """The classes that each image may be taken for, by their places among its rivals."""
+
+    rivals: Tensor  # int64 (N, m)
+    far: Tensor  # (N, m), how far they are by linearisation, where that was least so far
+    open: Tensor  # bool (N, m), whether they are in the race at all
+    unit: Tensor  # (N,), what the image's logits are measured in
+
+    def towards(self, rank: Tensor, goal: Goal, ball: Ball, place: Tensor) -> _Aim:
+        """Rows for the images ``place``, int64 (n,), each towards the rival of that rank, int64 (n,)."""
+        rival = self.rivals[place, rank]
+        part = ball.rows(place)
+        unknown = torch.full_like(self.far[place, rank], torch.inf)
+        blank = torch.zeros_like(part.originals)
+        return _Aim(part.originals, goal.rows(place).towards(rival), part, place, self.unit[place], blank, unknown)
+
+    def learn(self, rows: _Aim, rank: Tensor) -> None:
+        """Take note of how near the rows came to the rivals of these ranks, int64 (N,)."""
+        rank = rank[rows.place]
+        self.far[rows.place, rank] = self.far[rows.place, rank].minimum(rows.nearest)
+
+
+def _between(first: float, last: float, done: float) -> float:
+    """The geometric mean of two sizes, ``last`` having the weight ``done``."""
+    return first * (last / first) ** done
