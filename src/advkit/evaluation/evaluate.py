@@ -40,7 +40,9 @@ from advkit.evaluation.runs import Ranks, RunFolder, together
 from advkit.evaluation.scores import BARE
 from advkit.evaluation.standin import with_stand_in
 from advkit.evaluation.summary import hopeless, summary
+from advkit.evaluation.verdict import verdict
 from advkit.model import Model
+from advkit.norms import Norm
 
 __all__ = ["PROTOCOLS", "evaluate"]
 
@@ -48,10 +50,13 @@ __all__ = ["PROTOCOLS", "evaluate"]
 def evaluate(
     model: Model,
     loader: Iterable[Any],
-    attacks: Sequence[Attack] | Mapping[str, Attack],
+    attacks: Sequence[Attack] | Mapping[str, Attack] | str,
     defenses: Sequence[Any] | Mapping[str, Any] | None = None,
     protocols: Sequence[str] = PROTOCOLS,
     *,
+    norm: str | Norm = "linf",
+    eps: float | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
     surrogate: Model | None = None,
     stop_when_fooled: bool = False,
     draws: int = 10,
@@ -80,12 +85,17 @@ def evaluate(
             and integer (N,) or (N, 1). They may be on another device than the model. Batches that are dicts, or have
             more in them, are understood as by `advkit.data.attacked`.
         attacks: attacks, which the report calls by ``str(attack)``, with a number after a name that comes again;
-            or attacks by the names that the report should use.
+            or attacks by the names that the report should use. Or the name of a verdict: "standard" for the number to
+            report, from few passes, and more of them where gradients are not to be trusted; or "autoattack" for that
+            of AutoAttack, to compare with papers. Each of its attacks is tried on what those before it left.
         defenses: defenses to wrap around ``model``, and models that have theirs built in, such as one that was
             trained against attacks; or these by the names that the report should use. None for the bare model alone.
         protocols: who attacks the defenses, some of "oblivious" (images made against the bare model), "naive"
             (the gradient of the defended model as it comes) and "adaptive" (knows the defense; see
             `advkit.defenses.Defense`). For the bare model they are one.
+        norm: of the budget of a verdict: "linf", "l2" or "l1". Attacks that are given have their own.
+        eps: the budget of a verdict, in units of pixels; 8/255 of their range if None, in Linf alone.
+        bounds: the lowest and the highest value of a pixel, for a verdict.
         surrogate: what attacks that know of it differentiate in place of ``model``, pixels (N, ...) to logits (N, K),
             such as the same network without the step that rounds; what is attacked and judged is the model. None for
             the model's own gradient. It is for a model that stands alone; a defense brings its own.
@@ -126,15 +136,20 @@ def evaluate(
         >>> adaptive, naive = (report.score("ten steps", "3 bits", who).accuracy for who in ("adaptive", "naive"))
         >>> adaptive < naive
         True
+        >>> report = advkit.evaluate(model, loader, "standard", norm="l2", eps=0.5)
+        >>> report.robust_accuracy, report.robust.shape
+        (0.0, torch.Size([12]))
     """
     check_number("draws", draws, at_least=1, integer=True)
     if seed is not None:
         check_number("seed", seed, integer=True)
     protocols = in_order(protocols)
-    named = named_attacks(attacks)
     given = {BARE: model, **named_defenses(defenses)}
     bare = with_stand_in(hookable(model), surrogate)
     models = {name: bare if name == BARE else defended_by(bare, name, one) for name, one in given.items()}
+    if isinstance(attacks, str):
+        attacks, stop_when_fooled = verdict(attacks, models.values(), norm=norm, eps=eps, bounds=bounds), True
+    named = named_attacks(attacks)
     contenders = [Contender(name, one, draws) for name, one in models.items()]
     plan = planned_attacks(named, contenders, protocols, keep_generators=seed is None)
     check_surrogates(plan)

@@ -67,8 +67,9 @@ def as_csv(report: RobustnessReport) -> str:
 def as_json(content: Mapping[str, Any]) -> str:
     """Everything in a report, with null for NaN."""
     written = json.dumps(_without_nan({"schema": _SCHEMA, **content}), indent=2, allow_nan=False)
-    # The triples of a confusion a line each.
-    return re.sub(r"\[\s+(\d+),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3]", written) + "\n"
+    # The triples of a confusion a line each, and what there is a value of for each image on one line.
+    written = re.sub(r"\[\s+(\d+),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3]", written)
+    return re.sub(r",\s+(?=true|false)", ", ", written) + "\n"
 
 
 def from_json(written: str) -> dict[str, Any]:
@@ -95,7 +96,8 @@ def from_json(written: str) -> dict[str, Any]:
     }
     for name, kind in parts.items():
         content[name] = tuple(_read(kind, part) for part in content[name])
-    content["not_tried"] = tuple(content.get("not_tried", ()))
+    for name in ("not_tried", "standing"):
+        content[name] = tuple(content.get(name, ()))
     return content
 
 

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from os import PathLike, fspath
 from pathlib import Path
 
+import torch
+from torch import Tensor
 from typing_extensions import Self
 
 from advkit.errors import InputError
@@ -27,6 +29,8 @@ class RobustnessReport:
         worst: what all attacks together leave of each defense under each protocol.
         flags: reasons to doubt the numbers, a sentence each.
         failures: the images lost to errors, which are in no number.
+        standing: for each image, in the loader's order, whether the bare model is right on it under every attack; see
+            `robust`.
         not_tried: the kinds of attacks of which none was carried out, as parts of a sentence.
         stop_when_fooled: whether each attack was only tried on what those before it left; its accuracy is then what
             it and those before it leave.
@@ -52,6 +56,7 @@ class RobustnessReport:
     worst: tuple[WorstCase, ...]
     flags: tuple[Flag, ...] = ()
     failures: tuple[Failure, ...] = ()
+    standing: tuple[bool, ...] = ()
     not_tried: tuple[str, ...] = ()
     stop_when_fooled: bool = False
     seed: int | None = 0
@@ -66,6 +71,22 @@ class RobustnessReport:
     def clean_accuracy(self) -> float:
         """The share of images that the bare model gets right when nobody attacks, in [0, 1]."""
         return self.defenses[0].accuracy
+
+    @property
+    def robust_accuracy(self) -> float:
+        """The share of images on which the bare model is right under every attack within the budget, in [0, 1].
+
+        Of "standard", the number to report. It is an upper bound: another attack may find more.
+        """
+        return next((worst.accuracy for worst in self.worst if worst.defense == BARE), self.clean_accuracy)
+
+    @property
+    def robust(self) -> Tensor:
+        """Which images these are: bool (N,), on the CPU, in the loader's order; False where one was lost to an error.
+
+        Of a model that is asked several times, those on which most of its answers are right under every attack.
+        """
+        return torch.tensor(self.standing, dtype=torch.bool, device="cpu")
 
     @property
     def attacks(self) -> tuple[AttackScore, ...]:

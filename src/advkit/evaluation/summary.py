@@ -15,7 +15,7 @@ from advkit.evaluation.metrics import macro, wilson
 from advkit.evaluation.outcomes import counted
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Outcome, Record, is_refused
-from advkit.evaluation.scores import AttackScore, DefenseScore, Failure, WorstCase
+from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, WorstCase
 
 __all__ = ["hopeless", "summary"]
 
@@ -59,6 +59,7 @@ def summary(
             _worst_case(*place, labels, clean[place[0]], several, within) for place, several in together.items()
         ),
         "failures": tuple(_failures(records, contenders, cells)),
+        "standing": _standing(labels, clean[BARE], together[BARE, None], within),
     }
 
 
@@ -119,19 +120,34 @@ def _worst_case(
     within: Sequence[Ball],
 ) -> WorstCase:
     """What several attacks leave of a contender, from its outcomes for each batch, without and under each attack."""
-    before = _predictions(clean)
-    several = [one for one in several if not is_refused(one[1])] or several
-    said = [_predictions(outcomes) for _, outcomes in several]
-    kept = torch.stack([(one != LOST).all(0) for one in said]).all(0)
-    counts = [torch.cat([counted(attack, one, within) for one in outcomes]) for attack, outcomes in several]
-    shown = [torch.where(counting, one, before) for counting, one in zip(counts, said, strict=True)]
-    hits = torch.stack([(one == labels).sum(0) for one in shown]).amin(0)[kept]
+    hits, kept, draws = _hits(labels, clean, several, within)
     return WorstCase(
         defense=defense,
         protocol=protocol,
         within={norm.name: eps for norm, eps in within},
-        **_share(int(hits.sum()), len(before), len(hits)),
+        **_share(int(hits[kept].sum()), draws, int(kept.sum())),
     )
+
+
+def _hits(
+    labels: Tensor, clean: Sequence[Outcome], several: Sequence[_Under], within: Sequence[Ball]
+) -> tuple[Tensor, Tensor, int]:
+    """How many draws are right on each image under the attack that leaves fewest, and which are not lost: (N,) each."""
+    before = _predictions(clean)
+    several = [one for one in several if not is_refused(one[1])] or several
+    said = [_predictions(outcomes) for _, outcomes in several] or [before]
+    kept = torch.stack([(one != LOST).all(0) for one in said]).all(0)
+    counts = [torch.cat([counted(attack, one, within) for one in outcomes]) for attack, outcomes in several]
+    shown = [torch.where(counting, one, before) for counting, one in zip(counts, said, strict=False)] or [before]
+    return torch.stack([(one == labels).sum(0) for one in shown]).amin(0), kept, len(before)
+
+
+def _standing(
+    labels: Tensor, clean: Sequence[Outcome], several: Sequence[_Under], within: Sequence[Ball]
+) -> tuple[bool, ...]:
+    """On which images most draws of the bare model are right under every attack."""
+    hits, kept, draws = _hits(labels, clean, several, within)
+    return tuple((kept & (2 * hits > draws)).tolist())
 
 
 def _failures(records: Mapping[int, Record], contenders: Sequence[Contender], cells: Sequence[Cell]) -> list[Failure]:

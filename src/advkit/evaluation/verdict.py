@@ -1,0 +1,115 @@
+"""What "standard" and "autoattack" stand for: the attacks that a verdict on a model is made of, in their order.
+
+The fast verdict is `MultiTargeted`, which trusts gradients, and then `SecondLook`, which asks whether they are to be
+trusted, and pays for more attacks where they are not.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from advkit import hyperparameters, norms
+from advkit._engine.checks import check_choice
+from advkit._engine.run import Done
+from advkit.attack import Attack
+from advkit.attacks import APGDT, AutoAttack, MultiTargeted, Square, WorstOf
+from advkit.errors import InputError
+from advkit.evaluation.audit import audit
+from advkit.goals import Goal
+from advkit.hyperparameters import OfRange, number
+from advkit.model import Model, is_stochastic
+from advkit.norms import Norm
+
+__all__ = ["VERDICTS", "SecondLook", "verdict"]
+
+VERDICTS = ("standard", "autoattack")
+_PASSES = 100  # that an audit may take, for each image that is left
+_QUERIES = 1000  # of the black-box search where gradients are not to be trusted
+
+
+def verdict(
+    name: str,
+    models: Iterable[Model],
+    *,
+    norm: str | Norm,
+    eps: float | None,
+    bounds: tuple[float, float],
+) -> Mapping[str, Attack]:
+    """The attacks of a verdict by their names, each to be tried on what those before it left.
+
+    Args:
+        name: one of `VERDICTS`.
+        models: what is to be judged, the bare model first.
+        norm: of the budget.
+        eps: the budget; 8/255 of the range of the pixels if None, in Linf alone.
+        bounds: of the pixels.
+
+    Raises:
+        InputError: there is no such verdict, or no budget in this norm.
+    """
+    check_choice("attacks, where they are given by a name,", name, VERDICTS)
+    if eps is None and norms.get(norm) is not norms.Linf:
+        raise InputError(f'a verdict in {norms.get(norm)} needs a budget: evaluate(..., "{name}", norm=..., eps=0.5)')
+    models = list(models)
+    budget: dict[str, Any] = {"norm": norm, "bounds": bounds} | ({} if eps is None else {"eps": eps})
+    if name == "standard":
+        return {"MultiTargeted": MultiTargeted(models[0], **budget), "second look": SecondLook(models[0], **budget)}
+    version = "rand" if any(map(is_stochastic, models)) else "standard"
+    whole = AutoAttack(models[0], version=version, **budget)
+    return {str(part): part for part in whole._parts()}
+
+
+@dataclass(frozen=True, eq=False)
+class SecondLook(Attack):
+    """More attacks on what `MultiTargeted` left, where gradients do not tell the truth.
+
+    An audit looks at gradients and answers on some of the images, and tries its luck with other searches. Where it
+    finds nothing, the images come back as they are. Otherwise `APGDT` and `Square` are tried: on the images that the
+    audit fooled, or on all, where what it saw is more than an honest model shows.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        norm: of the budget.
+        eps: the budget, at least 0.
+        bounds: the lowest and the highest value of a pixel.
+        generator: where the attacks draw from; torch's default generator if None.
+
+    Examples:
+        >>> from advkit.evaluation.verdict import SecondLook
+        >>> SecondLook(model, eps=1 / 255).run(images, labels).images.shape
+        torch.Size([12, 3, 16, 16])
+    """
+
+    independent_rows: ClassVar[bool] = False
+
+    norm: str | Norm = hyperparameters.norm("linf", "l2", "l1")
+    eps: float | Tensor = number(OfRange(8 / 255), at_least=0)
+
+    def _carry_out(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> Done:
+        if targets is not None:
+            raise InputError("a second look has no targets: a verdict is about any class but the label")
+        if not len(images):
+            return Done(images.detach().clone(), None)
+        first = self._one(MultiTargeted)
+        everything = torch.ones(len(labels), dtype=torch.bool, device="cpu")
+        seen = audit(first, images, labels, everything, passes=_PASSES * len(labels))
+        rows = (seen.fooled if seen.believed else everything).nonzero().squeeze(1)
+        found = images.detach().clone()
+        if not len(rows):
+            return Done(found, None, seen.forwards, seen.backwards)
+        more = WorstOf([self._one(APGDT), self._one(Square, max_queries=_QUERIES)])
+        some = rows.to(images.device)
+        done = more._tried(images[some], labels[rows.to(labels.device)], None, looked=True)
+        found[some] = done.images
+        return Done(found, None, seen.forwards + done.forwards, seen.backwards + done.backwards, done.infinite)
+
+    def _one(self, kind: type[Any], **numbers: Any) -> Attack:
+        shared = {"norm": self.norm, "eps": self.eps, "bounds": self.bounds, "adaptive": self.adaptive}
+        attack: Attack = kind(self.model, generator=self.generator, **shared, **numbers)
+        return attack
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        raise NotImplementedError("a second look is made of other attacks; call it")
