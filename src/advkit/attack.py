@@ -136,7 +136,7 @@ class Attack(ABC):
     generator: torch.Generator | None = field(default=None, repr=False)
     autocast: torch.dtype | None = None
     adaptive: bool = flag(True)
-    compiled: bool = field(default=False, repr=False)
+    compiled: bool = flag(False)
 
     def __init_subclass__(cls, **rest: Any) -> None:
         super().__init_subclass__(**rest)
