@@ -142,7 +142,7 @@ class MultiTargeted(Attack):
 
     def _through_noise(self, rows: "_Aim", found: "_Found", steps: int) -> None:
         """From the image, by the gradients at points about the rows, which come nearer step by step."""
-        share = rows.x[0].numel() ** _SHARE[rows.ball.norm]
+        share = math.pow(rows.x[0].numel(), _SHARE[rows.ball.norm])
 
         def step(rows: _Aim, look: Look) -> Tensor:
             return self._step(rows, look, steps)
@@ -262,4 +262,4 @@ class _Routes:
 
 def _between(first: float, last: float, done: float) -> float:
     """The geometric mean of two sizes, ``last`` having the weight ``done``."""
-    return first * (last / first) ** done
+    return first * math.pow(last / first, done)
