@@ -148,11 +148,18 @@ CASES = [
     Case(
         "MultiTargeted-L2",
         advkit.MultiTargeted,
+        {"norm": "l2", "eps": 2.0, "steps": 5, "restarts": 1},
+        norm="l2",
+        budget=2.0,
+        per_row=("eps",),
+    ),
+    Case(
+        "MultiTargeted-restarts",
+        advkit.MultiTargeted,
         {"norm": "l2", "eps": 2.0, "steps": 5},
         norm="l2",
         budget=2.0,
         deterministic=False,
-        per_row=("eps",),
     ),
     Case(
         "MultiTargeted-L1",

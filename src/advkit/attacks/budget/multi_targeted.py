@@ -31,7 +31,7 @@ _LONGER = 2  # in so many times the steps,
 _NEAR = 0.75  # if they came this near before, in parts of the budget
 _NOISE = (5.0, 1.0)  # of a restart at first and in the end, over what each feature has of the budget
 _LOOK = 5  # steps of a restart between looks at who is fooled
-_MOVED = (0.05, 0.01)  # in L1: the share of the features that a step moves, at first and in the end
+_MOVED = (0.01, 0.0005)  # in L1: the share of the features that a step moves, at first and in the end
 _SHARE = {norms.Linf: 0.0, norms.L2: 0.5, norms.L1: 1.0}  # of d features each has eps / d ** this of the budget
 
 
@@ -142,7 +142,7 @@ class MultiTargeted(Attack):
 
     def _through_noise(self, rows: "_Aim", found: "_Found", steps: int) -> None:
         """From the image, by the gradients at points about the rows, which come nearer step by step."""
-        share = float(rows.x[0].numel() ** _SHARE[rows.ball.norm])
+        share = math.pow(rows.x[0].numel(), _SHARE[rows.ball.norm])
 
         def step(rows: _Aim, look: Look) -> Tensor:
             return self._step(rows, look, steps)
@@ -170,18 +170,24 @@ class MultiTargeted(Attack):
         )
         rows.direction = _MEMORY * rows.direction + norms.L2.steepest(look.gradient).to(x)
         rows.taken += 1
-        ahead = self._sparse(rows, done) if ball.norm is norms.L1 else ball.norm.steepest(rows.direction)
-        return ball.project(x + (1 + math.cos(math.pi * done)) * column(ball.eps, x) * ahead)
+        length = (1 + math.cos(math.pi * done)) * column(ball.eps, x)
+        ahead = self._sparse(rows, length, done) if ball.norm is norms.L1 else ball.norm.steepest(rows.direction)
+        return ball.project(x + length * ahead)
 
-    def _sparse(self, rows: "_Aim", done: float) -> Tensor:
-        """Along the largest entries of the direction, where a feature has room, all by the same; of L1 norm 1."""
+    def _sparse(self, rows: "_Aim", length: float | Tensor, done: float) -> Tensor:
+        """Along the largest entries of the direction, where a feature has room, all by the same; of L1 norm 1.
+
+        There are no fewer of them than a step of that length, one for all or (n, 1, ..., 1), takes to be taken at all.
+        """
         low, high = self.bounds
         room = torch.where(rows.direction > 0, rows.x < high, rows.x > low)
         direction = rows.direction.where(room, 0).flatten(1)
-        count = max(1, round(_between(*_MOVED, done) * direction.shape[1]))
-        top = direction.abs().topk(count, dim=1).indices
-        signs = direction.gather(1, top).sign() / count
-        return torch.zeros_like(direction).scatter(1, top, signs).view_as(rows.x)
+        order = direction.abs().argsort(dim=1, descending=True, stable=True)
+        rank = torch.arange(order.shape[1], device=order.device)
+        needed = torch.as_tensor(length / (high - low), device=order.device).reshape(-1, 1).ceil()
+        count = needed.clamp(max(1, round(_between(*_MOVED, done) * len(rank))), len(rank)).to(direction.dtype)
+        signs = torch.where(rank < count, direction.gather(1, order).sign() / count, 0)
+        return torch.zeros_like(direction).scatter(1, order, signs).view_as(rows.x)
 
 
 @dataclass
@@ -256,4 +262,4 @@ class _Routes:
 
 def _between(first: float, last: float, done: float) -> float:
     """The geometric mean of two sizes, ``last`` having the weight ``done``."""
-    return float(first * (last / first) ** done)
+    return first * math.pow(last / first, done)
