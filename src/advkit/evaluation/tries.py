@@ -1,5 +1,6 @@
 """The searches that try their luck on images that no attack fooled."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +12,6 @@ from advkit._engine.classifier import Classifier, own, prediction
 from advkit._engine.iterate import iterate
 from advkit._engine.looks import Climb
 from advkit.attack import Attack
-from advkit.attacks import Square
 from advkit.evaluation.flags import number
 from advkit.goals import Untargeted
 from advkit.losses import margin
@@ -24,7 +24,8 @@ _MORE, _MOST = 4, 100  # times as many steps for an attack that tries again, but
 STEPS = 20  # of PGD in here, each a quarter of the budget
 DRAWS = 3  # of noise that gradients are averaged over
 QUERIES = 200
-_P_INIT = 0.1  # the share of the pixels in a square at first: of 200 queries, .8 would leave none to small ones
+_P_INIT = 0.8  # the share of the pixels in a square at first, as in the paper
+_HALVED = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of the queries, when it halves, as in the paper
 STARTS, WALKS = 8, 40  # images of other classes to start from, and steps of each walk
 _LEAN, _BACK, _OVER = 0.1, 0.9, 1.05  # alpha_max, beta and eta of FAB
 
@@ -103,23 +104,49 @@ class Tries:
         return torch.stack([self.classifier.logits(x + each) for each in noise]).mean(0)
 
     def square(self, rows: Tensor) -> Tensor:
-        """Square Attack, from squares that are small enough for so few queries."""
+        """Square Attack's search in Linf, on the margin."""
         x, labels = self._of(rows)
-        attack = Square(
-            self.model,
-            norm=self.left.norm,
-            eps=self.left.eps,
-            max_queries=QUERIES,
-            p_init=_P_INIT,
-            bounds=self.bounds,
-            generator=self.generator,
-        )
-        return attack.run(x, labels).success
+        images = self._canvas(x)
+        n, channels, height, width = images.shape
+        eps, (low, high) = self.left.eps, self.bounds
+
+        def signs(*shape: int) -> Tensor:
+            return torch.randint(2, shape, generator=self.generator, device="cpu").to(images) * 2 - 1
+
+        def lead(candidates: Tensor) -> Tensor:
+            return margin(self.classifier.logits(candidates.view_as(x)), labels)
+
+        with attacking(self.model), torch.no_grad():
+            best = (images + eps * signs(n, channels, 1, width)).clamp(low, high)
+            leads = lead(best)
+            for query in range(1, QUERIES):
+                share = _P_INIT / 2 ** sum(query > at * QUERIES for at in _HALVED)
+                side = max(1, round(math.sqrt(share * height * width)))
+                inside = self._window(n, height, min(side, height))[:, None, :, None]
+                inside = inside & self._window(n, width, min(side, width))[:, None, None, :]
+                tried = (images + eps * signs(n, channels, 1, 1)).clamp(low, high)
+                tried = torch.where(inside.to(images.device), tried, best)
+                now = lead(tried)
+                better = now < leads
+                best, leads = torch.where(column(better, best), tried, best), torch.where(better, now, leads)
+        return prediction(self.model, best.view_as(x)) != labels
+
+    def _window(self, n: int, length: int, side: int) -> Tensor:
+        """Which of so many places are in a window that starts anywhere: bool (n, length)."""
+        start = torch.randint(length - side + 1, (n, 1), generator=self.generator, device="cpu")
+        place = torch.arange(length, device="cpu")
+        return (place >= start) & (place < start + side)
 
     def _of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Some of the images and their labels."""
         rows = rows.to(self.x.device)
         return self.x[rows], self.labels[rows]
+
+    @staticmethod
+    def _canvas(images: Tensor) -> Tensor:
+        """Images of any shape as (n, C, H, W)."""
+        shapes = {2: (1, 1, -1), 3: (1, *images.shape[1:]), 4: images.shape[1:]}
+        return images.reshape(len(images), *shapes.get(images.ndim, (images.shape[1], 1, -1)))
 
     def walked(self, rows: Tensor) -> Tensor:
         """Walks back to the images from images of other classes."""
