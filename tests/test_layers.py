@@ -19,7 +19,7 @@ LAYERS = [  # each may import from those before it, and from itself
     {"evaluation"},
     {"__init__"},
 ]
-FAMILIES = {"budget", "minimal", "queries"}
+FAMILIES = {"budget", "minimal", "queries", "transfer"}
 
 
 def height(room: str) -> int:

@@ -5,17 +5,22 @@ from advkit._version import __version__
 from advkit.attack import AdversarialResult, Attack
 from advkit.attacks import (
     CW,
+    DIFGSM,
     EAD,
     FGSM,
     IFGSM,
     JSMA,
     MIFGSM,
+    NIFGSM,
     PGD,
+    SINIFGSM,
+    TIFGSM,
     DeepFool,
     OnePixel,
     PixelSwap,
     Pixle,
     SparseL1Descent,
+    Transfer,
 )
 from advkit.defenses import Defense
 from advkit.evaluation import RobustnessReport, evaluate
@@ -25,12 +30,16 @@ from advkit.transforms import AttackTransform, FGSMTransform
 
 __all__ = [
     "CW",
+    "DIFGSM",
     "EAD",
     "FGSM",
     "IFGSM",
     "JSMA",
     "MIFGSM",
+    "NIFGSM",
     "PGD",
+    "SINIFGSM",
+    "TIFGSM",
     "AdversarialResult",
     "Attack",
     "AttackTransform",
@@ -45,6 +54,7 @@ __all__ = [
     "RobustnessReport",
     "SparseL1Descent",
     "Targeted",
+    "Transfer",
     "Untargeted",
     "__version__",
     "attacks",

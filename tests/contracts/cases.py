@@ -13,6 +13,7 @@ import torch
 
 import advkit
 from advkit import Attack
+from advkit.attacks.transfer import EnhancedMomentum, InputDiversity, Momentum
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -32,6 +33,7 @@ class Case:
         per_row: hyperparameters that may be tensors of shape (N,).
         fools: the least share of easy images that it must fool.
         one_way: only raises features, or only lowers them.
+        spatial: takes images (N, C, H, W) alone.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Case:
     per_row: tuple[str, ...] = ()
     fools: float = 1.0
     one_way: bool = False
+    spatial: bool = False
 
     @property
     def kind(self) -> str:
@@ -198,4 +201,25 @@ CASES = [
     ),
     Case("EAD-published", advkit.EAD, PUBLISHED, norm="l1"),
     Case("EAD-elastic", advkit.EAD, {**SEARCH, "decision_rule": "elastic"}, norm="l1"),
+    Case("Transfer", advkit.Transfer, {**LINF, "parts": [Momentum()]}, budget=0.1, per_row=("eps", "alpha")),
+    Case(
+        "Transfer-EMI",
+        advkit.Transfer,
+        {**LINF, "parts": [EnhancedMomentum(samples=3), Momentum()]},
+        budget=0.1,
+        per_row=("eps", "alpha"),
+    ),
+    Case(
+        "Transfer-DI",
+        advkit.Transfer,
+        {**LINF, "parts": [InputDiversity(resize_rate=1.3), Momentum()]},
+        budget=0.1,
+        deterministic=False,
+        spatial=True,
+        per_row=("eps", "alpha"),
+    ),
+    Case("DIFGSM", advkit.DIFGSM, LINF, budget=0.1, deterministic=False, spatial=True),
+    Case("TIFGSM", advkit.TIFGSM, {**LINF, "len_kernel": 3}, budget=0.1, deterministic=False, spatial=True),
+    Case("NIFGSM", advkit.NIFGSM, LINF, budget=0.1, per_row=("eps", "alpha")),
+    Case("SINIFGSM", advkit.SINIFGSM, {**LINF, "m": 2}, budget=0.1, per_row=("eps", "alpha")),
 ]

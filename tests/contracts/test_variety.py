@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advkit import Normalized, norms
+from advkit.errors import InputError
 from contracts.cases import Case, each
 from contracts.scenes import (
     IMAGE,
@@ -57,6 +58,10 @@ def test_vectors_and_sequences(case: Case, shape: tuple[int, ...]) -> None:
     model = flat_net(24)
     images = draw(3, *shape)
     labels = said_by(model, images)
+    if case.spatial:
+        with pytest.raises(InputError, match=r"needs images of shape \(N, C, H, W\); got \(3, "):
+            case.make(model).run(images, labels)
+        return
     judge(case, case.make(model).run(images, labels), images, labels, model=model)
 
 
