@@ -4,17 +4,26 @@ from advkit import attacks, data, defenses, errors, evaluation, goals, losses, n
 from advkit._version import __version__
 from advkit.attack import AdversarialResult, Attack
 from advkit.attacks import (
+    BSR,
     CW,
     DIFGSM,
     EAD,
     FGSM,
+    GRA,
     IFGSM,
     JSMA,
     MIFGSM,
     NIFGSM,
     PGD,
+    PGN,
+    PIFGSM,
+    PIFGSMPP,
+    SIA,
     SINIFGSM,
+    SSA,
     TIFGSM,
+    VMIFGSM,
+    VNIFGSM,
     DeepFool,
     OnePixel,
     PixelSwap,
@@ -25,27 +34,37 @@ from advkit.attacks import (
 from advkit.defenses import Defense
 from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
-from advkit.model import Defended, Normalized
+from advkit.model import Defended, Ensemble, Normalized
 from advkit.transforms import AttackTransform, FGSMTransform
 
 __all__ = [
+    "BSR",
     "CW",
     "DIFGSM",
     "EAD",
     "FGSM",
+    "GRA",
     "IFGSM",
     "JSMA",
     "MIFGSM",
     "NIFGSM",
     "PGD",
+    "PGN",
+    "PIFGSM",
+    "PIFGSMPP",
+    "SIA",
     "SINIFGSM",
+    "SSA",
     "TIFGSM",
+    "VMIFGSM",
+    "VNIFGSM",
     "AdversarialResult",
     "Attack",
     "AttackTransform",
     "DeepFool",
     "Defended",
     "Defense",
+    "Ensemble",
     "FGSMTransform",
     "Normalized",
     "OnePixel",

@@ -222,4 +222,13 @@ CASES = [
     Case("TIFGSM", advkit.TIFGSM, {**LINF, "len_kernel": 3}, budget=0.1, deterministic=False, spatial=True),
     Case("NIFGSM", advkit.NIFGSM, LINF, budget=0.1, per_row=("eps", "alpha")),
     Case("SINIFGSM", advkit.SINIFGSM, {**LINF, "m": 2}, budget=0.1, per_row=("eps", "alpha")),
+    Case("VMIFGSM", advkit.VMIFGSM, {**LINF, "N": 2}, budget=0.1, deterministic=False),
+    Case("VNIFGSM", advkit.VNIFGSM, {**LINF, "N": 2}, budget=0.1, deterministic=False),
+    Case("PIFGSM", advkit.PIFGSM, {"eps": 0.1, "steps": 4}, budget=0.1, spatial=True, per_row=("eps",)),
+    Case("PIFGSMPP", advkit.PIFGSMPP, {"eps": 0.1, "steps": 4}, budget=0.1, spatial=True, per_row=("eps",)),
+    Case("GRA", advkit.GRA, {**LINF, "samples": 2}, budget=0.1, deterministic=False),
+    Case("PGN", advkit.PGN, {**LINF, "samples": 2}, budget=0.1, deterministic=False),
+    Case("SSA", advkit.SSA, {**LINF, "copies": 2}, budget=0.1, deterministic=False, spatial=True),
+    Case("SIA", advkit.SIA, {**LINF, "copies": 3}, budget=0.1, deterministic=False, spatial=True),
+    Case("BSR", advkit.BSR, {**LINF, "copies": 3}, budget=0.1, deterministic=False, spatial=True),
 ]

@@ -61,6 +61,7 @@ class Ascent:
     generator: torch.Generator | None
     is_last: bool = False
     _memory: dict[str, Tensor] = field(default_factory=dict)
+    _answered: bool = False
 
     @property
     def eps(self) -> float | Tensor:
@@ -117,6 +118,7 @@ class Ascent:
             if self.showing:
                 shown = self._shown(shown, these.repeat_interleave(len(x)))
             logits = self.model.logits(shown)
+            self._answered = True
             values = self.goal_of(logits).climbed(losses.get(self.loss), logits)
             found = self.model.gradient(values, asked)
             total = found if total is None else total.add_(found)
@@ -146,9 +148,14 @@ class Ascent:
         return self.goal.rows(torch.arange(count, device=rows.device).repeat(len(rows) // count))
 
     def _portions(self, count: int, rows: int) -> Sequence[Tensor]:
-        """The numbers up to ``count``, as many at a time as rows may be in one pass."""
-        most = _AT_A_TIME.get(self.x.device.type, _ELSEWHERE)
-        portions: Sequence[Tensor] = torch.arange(count, device=self.x.device).split(max(1, most // rows))
+        """The numbers up to ``count``, as many at a time as rows may be in one pass.
+
+        The model's first answer is to the rows alone, so that what is wrong with it is said of as many images.
+        """
+        numbers, most = torch.arange(count, device=self.x.device), _AT_A_TIME.get(self.x.device.type, _ELSEWHERE)
+        portions = list(numbers.split(max(1, most // rows)))
+        if not self._answered and len(portions[0]) > 1:
+            portions[:1] = [portions[0][:1], portions[0][1:]]
         return portions
 
     def _shown(self, x: Tensor, copy: Tensor) -> Tensor:

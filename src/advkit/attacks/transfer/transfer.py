@@ -117,7 +117,7 @@ class Shorthand(Attack):
     norm: ClassVar[Norm] = Linf
 
     eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
-    alpha: float | Tensor = number(OfEps(2 / 255, 1 / 4), above=0, per_image=True)
+    alpha: float | Tensor | None = number(OfEps(2 / 255, 1 / 4), above=0, per_image=True)
     steps: int = number(10, at_least=1, integer=True)
     _: KW_ONLY
     loss: str | Loss = hyperparameters.loss()
@@ -128,14 +128,6 @@ class Shorthand(Attack):
         """What it is made of, for a `Transfer` that has more parts."""
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        whole = Transfer(
-            self.model,
-            self.parts,
-            self.eps,
-            self.alpha,
-            self.steps,
-            loss=self.loss,
-            bounds=self.bounds,
-            generator=self.generator,
-        )
-        return whole._perturb(images, goal)
+        whole = Transfer(self.model, self.parts, self.eps, steps=self.steps, loss=self.loss, bounds=self.bounds)
+        alpha = self.eps / self.steps if self.alpha is None else self.alpha
+        return whole._with(alpha=alpha, generator=self.generator)._perturb(images, goal)
