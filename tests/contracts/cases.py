@@ -34,6 +34,7 @@ class Case:
         fools: the least share of easy images that it must fool.
         one_way: only raises features, or only lowers them.
         spatial: takes images (N, C, H, W) alone.
+        elsewhere: never asks about an image as it is.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case:
     fools: float = 1.0
     one_way: bool = False
     spatial: bool = False
+    elsewhere: bool = False
 
     @property
     def kind(self) -> str:
@@ -216,19 +218,20 @@ CASES = [
         budget=0.1,
         deterministic=False,
         spatial=True,
+        fools=0.5,
         per_row=("eps", "alpha"),
     ),
-    Case("DIFGSM", advkit.DIFGSM, LINF, budget=0.1, deterministic=False, spatial=True),
-    Case("TIFGSM", advkit.TIFGSM, {**LINF, "len_kernel": 3}, budget=0.1, deterministic=False, spatial=True),
+    Case("DIFGSM", advkit.DIFGSM, LINF, budget=0.1, deterministic=False, spatial=True, fools=0.5),
+    Case("TIFGSM", advkit.TIFGSM, {**LINF, "len_kernel": 3}, budget=0.1, deterministic=False, spatial=True, fools=0.5),
     Case("NIFGSM", advkit.NIFGSM, LINF, budget=0.1, per_row=("eps", "alpha")),
     Case("SINIFGSM", advkit.SINIFGSM, {**LINF, "m": 2}, budget=0.1, per_row=("eps", "alpha")),
     Case("VMIFGSM", advkit.VMIFGSM, {**LINF, "N": 2}, budget=0.1, deterministic=False),
-    Case("VNIFGSM", advkit.VNIFGSM, {**LINF, "N": 2}, budget=0.1, deterministic=False),
-    Case("PIFGSM", advkit.PIFGSM, {"eps": 0.1, "steps": 4}, budget=0.1, spatial=True, per_row=("eps",)),
-    Case("PIFGSMPP", advkit.PIFGSMPP, {"eps": 0.1, "steps": 4}, budget=0.1, spatial=True, per_row=("eps",)),
+    Case("VNIFGSM", advkit.VNIFGSM, {**LINF, "N": 2}, budget=0.1, deterministic=False, fools=0.5),
+    Case("PIFGSM", advkit.PIFGSM, {"eps": 0.1, "steps": 4}, budget=0.1, spatial=True, per_row=("eps",), fools=0.5),
+    Case("PIFGSMPP", advkit.PIFGSMPP, {"eps": 0.1, "steps": 4}, budget=0.1, spatial=True, per_row=("eps",), fools=0.5),
     Case("GRA", advkit.GRA, {**LINF, "samples": 2}, budget=0.1, deterministic=False),
-    Case("PGN", advkit.PGN, {**LINF, "samples": 2}, budget=0.1, deterministic=False),
-    Case("SSA", advkit.SSA, {**LINF, "copies": 2}, budget=0.1, deterministic=False, spatial=True),
-    Case("SIA", advkit.SIA, {**LINF, "copies": 3}, budget=0.1, deterministic=False, spatial=True),
-    Case("BSR", advkit.BSR, {**LINF, "copies": 3}, budget=0.1, deterministic=False, spatial=True),
+    Case("PGN", advkit.PGN, {**LINF, "samples": 2}, budget=0.1, deterministic=False, elsewhere=True),
+    Case("SSA", advkit.SSA, {**LINF, "copies": 2}, budget=0.1, deterministic=False, spatial=True, elsewhere=True),
+    Case("SIA", advkit.SIA, {**LINF, "copies": 3}, budget=0.1, deterministic=False, spatial=True, fools=0.5),
+    Case("BSR", advkit.BSR, {**LINF, "copies": 10}, budget=0.1, deterministic=False, spatial=True, fools=0.25),
 ]

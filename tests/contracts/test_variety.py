@@ -308,13 +308,8 @@ def test_images_of_any_memory_layout(case: Case) -> None:
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_image_at_all(case: Case, data: st.DataObject) -> None:
-    shape = data.draw(
-        st.one_of(
-            st.tuples(st.integers(1, 5), st.integers(1, 7), st.integers(1, 7)),
-            st.tuples(st.integers(1, 20)),
-        ),
-        label="shape",
-    )
+    pictures = st.tuples(st.integers(1, 5), st.integers(1, 7), st.integers(1, 7))
+    shape = data.draw(pictures if case.spatial else st.one_of(pictures, st.tuples(st.integers(1, 20))), label="shape")
     count = data.draw(st.integers(0, 3), label="images")
     classes = data.draw(st.sampled_from([2, 3, 10, 40]), label="classes")
     fill = data.draw(st.sampled_from(["uniform", "black", "white", "binary", "grey", "tiny"]), label="fill")

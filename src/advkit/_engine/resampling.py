@@ -1,11 +1,19 @@
 """Resampling of batches of images, each in its own way, without a loop over them."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Strips", "by_sides", "interpolation"]
+__all__ = ["Strips", "by_sides", "interpolation", "own_precision"]
+
+
+def own_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Where products and convolutions are in the dtype of their tensors, also under a caller's `torch.autocast`."""
+    kind = device.type
+    rounding = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if rounding else nullcontext()
 
 
 def interpolation(at: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ from advkit import losses
 from advkit._base.random import normal_like, uniform_like
 from advkit._engine.ball import LinfBall
 from advkit._engine.classifier import Classifier
+from advkit._engine.resampling import own_precision
 from advkit.goals import Goal
 from advkit.losses import Loss
 from advkit.norms import column
@@ -163,7 +164,8 @@ class Ascent:
         low, _ = self.ball.bounds
         plain = low == 0 and self.range == 1
         x = x if plain else (x - low) / self.range
-        for part in self.showing:
-            x = part.inputs(x, copy % part.copies, self)
-            copy = copy // part.copies
+        with own_precision(x.device):
+            for part in self.showing:
+                x = part.inputs(x, copy % part.copies, self)
+                copy = copy // part.copies
         return x if plain else x * self.range + low

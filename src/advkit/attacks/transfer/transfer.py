@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advkit import hyperparameters
 from advkit._engine.ball import LinfBall
+from advkit._engine.resampling import own_precision
 from advkit.attack import Attack
 from advkit.attacks.transfer.ascent import Ascent
 from advkit.attacks.transfer.part import Part, PartList
@@ -90,15 +91,20 @@ class Transfer(Attack):
             for part in self.parts:
                 place = part.look(place, ascent)
             gradient = asking.slope(place, ascent)
-            for part in self.parts:
-                gradient = part.gradient(gradient, ascent)
-            for part in self.parts:
-                gradient = part.direction(gradient, ascent)
-            step = gradient.sign().mul_(column(self.alpha, images))
-            for part in self.parts:
-                step = part.step(step, ascent)
-            ascent.x = ball.project(step.add_(ascent.x))
+            with own_precision(images.device):
+                ascent.x = ball.project(self._stepped(gradient, ascent).add_(ascent.x))
         return ascent.x
+
+    def _stepped(self, gradient: Tensor, ascent: Ascent) -> Tensor:
+        """The step that comes of a gradient."""
+        for part in self.parts:
+            gradient = part.gradient(gradient, ascent)
+        for part in self.parts:
+            gradient = part.direction(gradient, ascent)
+        step = gradient.sign().mul_(column(self.alpha, gradient))
+        for part in self.parts:
+            step = part.step(step, ascent)
+        return step
 
 
 @dataclass(frozen=True, eq=False)
