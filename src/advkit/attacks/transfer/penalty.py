@@ -45,7 +45,7 @@ class PenalizedGradient(Part):
     def _balanced(self, x: Tensor, ascent: Ascent) -> Tensor:
         here = ascent.gradient(x)
         back = ascent.gradient(x - ascent.over(ascent.alpha, x) * over_mean(here))
-        return here.lerp_(back, self.balance)
+        return here.lerp(back, self.balance)
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,8 +47,8 @@ class BlockShuffle(Part):
     def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
         """Read in another order, and then turned."""
         (count, channels, height, width), lying = x.shape, ascent.uniform(len(x), 1, 1) < 0.5
-        rows, columns, top, tall, tilt = self._strips(count, height, width, ascent)
-        others, lines, left, wide, lean = (each.mT for each in self._strips(count, width, height, ascent))
+        rows, columns, top, tall, tilt = _strips(count, height, width, self.blocks, ascent)
+        others, lines, left, wide, lean = (each.mT for each in _strips(count, width, height, self.blocks, ascent))
         rows, columns, angle = rows.where(lying, lines), columns.where(lying, others), tilt.where(lying, lean)
         read = (rows * width + columns).flatten(1)[:, None].expand(-1, channels, -1)
         shuffled = x.flatten(2).gather(2, read).view_as(x)
@@ -56,18 +56,20 @@ class BlockShuffle(Part):
         right = _Side(width, -2, left.where(~lying, 0), wide.where(~lying, width))
         return _turned(shuffled, down, right, angle * (self.degrees * math.pi / 180))
 
-    def _strips(self, count: int, outer: int, inner: int, ascent: Ascent) -> tuple[Tensor, ...]:
-        """Strips along a side: what is read there along it and across it, where they begin, how thick, which angle."""
-        cuts = [
-            (ascent.uniform(r, side), self.blocks, ascent.uniform(r, self.blocks))
-            for r, side in ((count, outer), (count * self.blocks, inner))
-        ]
-        strips, blocks = Strips.of(*cuts[0]), Strips.of(*cuts[1])
-        number = strips.number[..., None]
-        across = blocks.source.view(count, self.blocks, inner).gather(1, number.expand(-1, -1, inner))
-        angle = (2 * ascent.uniform(count, self.blocks) - 1).gather(1, strips.number)
-        along, start, length, angle = (each[..., None] for each in (strips.source, strips.start, strips.length, angle))
-        return along.expand_as(across), across, start, length, angle
+
+def _strips(count: int, outer: int, inner: int, number: int, ascent: Ascent) -> tuple[Tensor, ...]:
+    """Strips across a side of ``outer`` pixels, and blocks along each of them.
+
+    What is read there along the side and across it, where strips begin, how thick they are, how far they turn from -1
+    to 1: all (count, outer, inner), or what broadcasts to it.
+    """
+    strips = Strips.of(ascent.uniform(count, outer), number, ascent.uniform(count, number))
+    each = count * number
+    blocks = Strips.of(ascent.uniform(each, inner), number, ascent.uniform(each, number))
+    across = blocks.source.view(count, number, inner).gather(1, strips.number[..., None].expand(-1, -1, inner))
+    turn = (2 * ascent.uniform(count, number) - 1).gather(1, strips.number)
+    along, start, length, turn = (one[..., None] for one in (strips.source, strips.start, strips.length, turn))
+    return along.expand_as(across), across, start, length, turn
 
 
 @dataclass(frozen=True)
