@@ -1,5 +1,6 @@
 """Three small networks of different kinds for images of 32x32, trained here on the first run and kept in a folder."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -118,13 +119,16 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None
     model.eval()
 
 
-def networks(data: dict[str, tuple[Tensor, Tensor]], folder: Path, epochs: int) -> dict[str, nn.Module]:
-    """The three networks with their normalisation inside, in eval mode."""
+def networks(
+    data: dict[str, tuple[Tensor, Tensor]], folder: Path, epochs: int, names: Iterable[str] = KINDS
+) -> dict[str, nn.Module]:
+    """The networks with their normalisation inside, in eval mode."""
     images, labels = data["train"]
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
-    for seed, (name, make) in enumerate(KINDS.items()):
-        torch.manual_seed(seed)
+    for name in names:
+        make = KINDS[name]
+        torch.manual_seed(list(KINDS).index(name))
         model = advkit.Normalized(make(int(labels.max()) + 1), images.mean((0, 2, 3)), images.std((0, 2, 3)))
         model = model.to(memory_format=torch.channels_last)
         file = folder / f"{name}.pt"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from passes import Counted
-from surrogates import networks, read
+from surrogates import KINDS, networks, read
 from torch import Tensor, nn
 
 import advkit
@@ -105,13 +105,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="how many (%(default)s)")
     parser.add_argument("--epochs", type=int, default=4, help="of training (%(default)s)")
     parser.add_argument("--eps", type=int, nargs="+", default=[8, 16], help="in 255ths (%(default)s)")
+    parser.add_argument("--networks", nargs="+", default=list(KINDS), choices=list(KINDS), help="which (%(default)s)")
     parser.add_argument("--only", nargs="+", help="some of the attacks")
     parser.add_argument("--out", type=Path, default=Path("transfer.json"), help="what has been measured (%(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
 
     data = read(options.data)
-    nets = networks(data, options.folder, options.epochs)
+    nets = networks(data, options.folder, options.epochs, options.networks)
     images, labels = data["test"]
     with torch.no_grad():
         said = [torch.cat([net(part).argmax(1) for part in images.split(64)]) for net in nets.values()]
@@ -121,7 +122,7 @@ def main() -> None:
     scene = images[right], labels[right]
 
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
-    names = [(name, False) for name in ATTACKS] + [(name, True) for name in ENSEMBLED]
+    names = [(name, False) for name in ATTACKS] + [(name, True) for name in ENSEMBLED if len(nets) > 2]
     for name, ensemble in names:
         row = f"{name}, ensemble of two" if ensemble else name
         for eps in options.eps:
