@@ -19,7 +19,7 @@ LAYERS = [  # each may import from those before it, and from itself
     {"evaluation"},
     {"__init__"},
 ]
-FAMILIES = {"budget", "minimal", "queries", "combined"}
+FAMILIES = {"budget", "minimal", "queries", "transfer", "combined"}
 MADE_OF = {("attacks", "combined", "auto_attack")}  # what is made of the attacks of other families, by name
 
 

@@ -1,3 +1,4 @@
+import copy
 import pickle
 
 import pytest
@@ -5,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 import advkit
-from advkit import Normalized
+from advkit import Ensemble, Normalized
 from advkit import model as advkit_model
-from advkit.errors import InputError
+from advkit.errors import InputError, ModelError
 from advkit.model import attacking, placement
 from contracts.scenes import IMAGE, RowsReader, conv_net, draw, initialised, said_by
 
@@ -185,3 +186,51 @@ def test_placement() -> None:
     counter = nn.Module()
     counter.register_buffer("count", torch.zeros(1, dtype=torch.long))
     assert placement(counter) == (torch.device("cpu"), None)
+
+
+class TestEnsemble:
+    def test_the_mean_of_what_models_say(self) -> None:
+        first, second = conv_net(seed=0), conv_net(seed=1).double()
+        images = draw(3, *IMAGE)
+        with torch.no_grad():
+            logits = torch.stack([first(images).double(), second(images.double())])
+            for mean, expected in {
+                "logits": logits.mean(0),
+                "probabilities": logits.softmax(2).mean(0).log(),
+                "log_probabilities": logits.log_softmax(2).mean(0),
+            }.items():
+                found = Ensemble([first, second], mean)(images)  # type: ignore[arg-type]
+                torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+    def test_the_mean_of_losses(self) -> None:
+        models, images, labels = [conv_net(seed=0), conv_net(seed=1)], draw(3, *IMAGE), torch.arange(3)
+        together = Ensemble(models, "log_probabilities")(images)
+        losses = torch.stack([nn.functional.cross_entropy(model(images), labels, reduction="none") for model in models])
+        torch.testing.assert_close(advkit.losses.logit(together, labels), losses.mean(0))
+
+    def test_models_stay_as_they_were(self) -> None:
+        first, second = conv_net(seed=0).train(), conv_net(seed=1).eval()
+        plain = conv_net(seed=2).train()
+        both = Ensemble([Normalized(first, 0.5, 0.5), second, lambda x: plain(x)])
+        before = [copy.deepcopy(net.state_dict()) for net in (first, second, plain)]
+        advkit.MIFGSM(both)(draw(3, *IMAGE), torch.arange(3))
+        assert (first.training, second.training, plain.training) == (True, False, True)
+        for net, state in zip((first, second, plain), before, strict=True):
+            assert all(p.requires_grad and p.grad is None for p in net.parameters())
+            assert all(value.equal(state[name]) for name, value in net.state_dict().items())
+
+    def test_each_has_its_own_normalisation(self) -> None:
+        net, images = conv_net(), draw(3, *IMAGE)
+        both = Ensemble([Normalized(net, 0.0, 1.0), Normalized(net, 0.5, 0.25)])
+        with torch.no_grad():
+            torch.testing.assert_close(both(images), (net(images) + net((images - 0.5) / 0.25)) / 2)
+
+    def test_what_makes_no_ensemble(self) -> None:
+        with pytest.raises(InputError, match="models must be one or more, pixels in and logits out; got none"):
+            Ensemble([])
+        with pytest.raises(InputError, match=r"got \['str'\]"):
+            Ensemble(["resnet"])  # type: ignore[list-item]
+        with pytest.raises(InputError, match="mean must be one of"):
+            Ensemble([conv_net()], "losses")  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match="same classes"):
+            Ensemble([conv_net(classes=3), conv_net(classes=4)])(draw(2, *IMAGE))

@@ -13,7 +13,7 @@ from torch import Tensor
 from advkit._base.scale import contenders
 from advkit.errors import InputError
 
-__all__ = ["Loss", "best_other", "cross_entropy", "dlr", "get", "log_odds", "margin", "targeted_dlr"]
+__all__ = ["Loss", "best_other", "cross_entropy", "dlr", "get", "log_odds", "logit", "margin", "targeted_dlr"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """What an attack climbs: logits (N, K) and classes int64 (N,) to one number an image, (N,), that is large where the
@@ -124,15 +124,34 @@ def _negative_margin(logits: Tensor, labels: Tensor) -> Tensor:
     return -margin(logits, labels)
 
 
-_BY_NAME: dict[str, Loss] = {"ce": cross_entropy, "margin": _negative_margin, "dlr": dlr, "log_odds": log_odds}
+def logit(logits: Tensor, labels: Tensor) -> Tensor:
+    """Minus the logit of the label, -Z_y. Shape (N,).
+
+    With targets, whose loss goes down, it is their logits that are raised, which never saturates: Zhao, Liu &
+    Larson, "On success and simplicity: a second look at transferable targeted attacks", NeurIPS 2021, eq. (4).
+
+    Examples:
+        >>> advkit.losses.logit(torch.tensor([[3.0, 1.0], [1.0, 3.0]]), torch.tensor([0, 0]))
+        tensor([-3., -1.])
+    """
+    return -logits.gather(1, labels[:, None]).squeeze(1)
+
+
+_BY_NAME: dict[str, Loss] = {
+    "ce": cross_entropy,
+    "margin": _negative_margin,
+    "dlr": dlr,
+    "log_odds": log_odds,
+    "logit": logit,
+}
 
 
 def get(loss: str | Loss) -> Loss:
     """The loss of that name, to be climbed, or the function itself.
 
     Args:
-        loss: "ce" for the cross-entropy, "margin" for max_{i != y} Z_i - Z_y, "dlr", "log_odds"; or a function of
-            logits (N, K) and classes (N,) that gives one number an image, (N,).
+        loss: "ce" for the cross-entropy, "margin" for max_{i != y} Z_i - Z_y, "dlr", "log_odds", "logit"; or a function
+            of logits (N, K) and classes (N,) that gives one number an image, (N,).
 
     Raises:
         InputError: there is no loss of that name.

@@ -1,10 +1,11 @@
 """The model under attack: normalisation in front of it, and the state it is in while it is attacked."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import chain
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Literal, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from advkit._base.behind import modules_behind
 from advkit._base.turns import taking_turns
-from advkit.errors import InputError
+from advkit.errors import InputError, ModelError
 
-__all__ = ["Defended", "Model", "Normalized", "attacking", "defended", "is_stochastic", "placement"]
+__all__ = ["Defended", "Ensemble", "Model", "Normalized", "attacking", "defended", "is_stochastic", "placement"]
 
 Model = Callable[[Tensor], Tensor]
 """Pixels (N, ...) in, logits (N, K) out. Usually an `nn.Module`; black-box attacks take any callable."""
@@ -76,6 +77,69 @@ class Normalized(nn.Module):
     def extra_repr(self) -> str:
         """The constants, as they were given."""
         return f"mean={self.mean.tolist()}, std={self.std.tolist()}"
+
+
+class Ensemble(nn.Module):
+    """Several models as one: the mean of what they say.
+
+    For transfer attacks: images that fool several stand-ins fool a stranger more often. Each model has its own
+    normalisation inside, see `Normalized`, and gets the images where and in the dtype that it works in.
+
+    Liu et al., "Delving into transferable adversarial examples and black-box attacks", ICLR 2017, for
+    probabilities, and Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, section 3.4, for logits.
+
+    Args:
+        models: pixels (N, ...) to logits (N, K), of the same classes; at least one.
+        mean: of what: "logits", "probabilities", whose logarithm is returned, or "log_probabilities". With the last and
+            ``loss="logit"`` an attack climbs the mean of the models' cross-entropies.
+
+    Raises:
+        InputError: there is no model, one cannot be called, or the mean is of none of these.
+        ModelError: when asked, if the models have different numbers of classes.
+
+    Examples:
+        >>> both = advkit.Ensemble([model, advkit.Normalized(net, mean=0.5, std=0.5)])
+        >>> torch.allclose(both(images), (model(images) + net((images - 0.5) / 0.5)) / 2, atol=1e-5)
+        True
+        >>> result = advkit.MIFGSM(both).run(images, labels)
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        mean: Literal["logits", "probabilities", "log_probabilities"] = "logits",
+    ) -> None:
+        super().__init__()
+        wrong = [type(model).__name__ for model in models if not callable(model)]
+        if wrong or not models:
+            raise InputError(f"models must be one or more, pixels in and logits out; got {wrong or 'none'}")
+        if mean not in ("logits", "probabilities", "log_probabilities"):
+            raise InputError(f"mean must be one of 'logits', 'probabilities', 'log_probabilities'; got {mean!r}")
+        self.models = tuple(models)  # in order
+        self.inside = nn.ModuleList(model for model in models if isinstance(model, nn.Module))
+        self.mean = mean
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The mean (N, K) for pixels (N, ...)."""
+        said = [model(images.to(*_workplace(model, images))).to(images.device) for model in self.models]
+        if len(shapes := {tuple(each.shape) for each in said}) > 1:
+            raise ModelError(f"the models of an Ensemble must have the same classes; they returned {sorted(shapes)}")
+        widest = reduce(torch.promote_types, (each.dtype for each in said), torch.float32)
+        if self.mean != "logits":
+            said = [each.log_softmax(1) for each in said]
+        together = torch.stack([each.to(widest) for each in said])
+        if self.mean == "probabilities":
+            return together.logsumexp(0) - math.log(len(said))
+        return together.mean(0)
+
+    def extra_repr(self) -> str:
+        """What the mean is of."""
+        return f"mean={self.mean!r}"
+
+
+def _workplace(model: Model, images: Tensor) -> tuple[torch.device, torch.dtype]:
+    device, dtype = placement(model)
+    return device or images.device, dtype or images.dtype
 
 
 class _Defense(Protocol):

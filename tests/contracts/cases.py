@@ -13,6 +13,7 @@ import torch
 
 import advkit
 from advkit import Attack
+from advkit.attacks.transfer import EnhancedMomentum, InputDiversity, Momentum
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -30,10 +31,13 @@ class Case:
         deterministic: draws no random numbers. The others are given a seeded generator.
         targetable: takes ``targets``.
         per_row: hyperparameters that may be tensors of shape (N,).
-        fools: the least share of easy images that it must fool.
+        fools: the least share of easy images that it must fool. None, for attacks that show a model other pictures
+            than these: to one whose pixels have no neighbours they say nothing.
         one_way: only raises features, or only lowers them.
         parts: of an attack that is given attacks: theirs.
         shorter: what is made in its place, if that takes too long.
+        spatial: takes images (N, C, H, W) alone.
+        elsewhere: never asks about an image as it is.
     """
 
     name: str
@@ -48,6 +52,8 @@ class Case:
     one_way: bool = False
     parts: tuple["Case", ...] = ()
     shorter: type[Attack] | None = None
+    spatial: bool = False
+    elsewhere: bool = False
 
     @property
     def kind(self) -> str:
@@ -325,6 +331,45 @@ CASES = [
     Case("FAB-L1", advkit.FAB, {"steps": 8, "norm": "l1"}, norm="l1"),
     Case("FAB-eps", advkit.FAB, {"steps": 8, "norm": "l2", "eps": 4.0}, norm="l2", per_row=("eps",)),
     Case("FAB-restarts", advkit.FAB, {"steps": 4, "restarts": 2, "target_classes": 2}, deterministic=False),
+    Case("Transfer", advkit.Transfer, {**LINF, "parts": [Momentum()]}, budget=0.1, per_row=("eps", "alpha")),
+    Case(
+        "Transfer-EMI",
+        advkit.Transfer,
+        {**LINF, "parts": [EnhancedMomentum(samples=3), Momentum()]},
+        budget=0.1,
+        per_row=("eps", "alpha"),
+    ),
+    Case(
+        "Transfer-DI",
+        advkit.Transfer,
+        {**LINF, "parts": [InputDiversity(resize_rate=1.3), Momentum()]},
+        budget=0.1,
+        deterministic=False,
+        spatial=True,
+        fools=0.5,
+        per_row=("eps", "alpha"),
+    ),
+    Case("DIFGSM", advkit.DIFGSM, LINF, budget=0.1, deterministic=False, spatial=True, fools=0.5),
+    Case("TIFGSM", advkit.TIFGSM, {**LINF, "len_kernel": 3}, budget=0.1, deterministic=False, spatial=True, fools=0.5),
+    Case("NIFGSM", advkit.NIFGSM, LINF, budget=0.1, per_row=("eps", "alpha")),
+    Case("SINIFGSM", advkit.SINIFGSM, {**LINF, "m": 2}, budget=0.1, per_row=("eps", "alpha")),
+    Case("VMIFGSM", advkit.VMIFGSM, {**LINF, "N": 2}, budget=0.1, deterministic=False),
+    Case("VNIFGSM", advkit.VNIFGSM, {**LINF, "N": 2}, budget=0.1, deterministic=False, fools=0.5),
+    Case("PIFGSM", advkit.PIFGSM, {"eps": 0.1, "steps": 4}, budget=0.1, spatial=True, per_row=("eps",), fools=0.5),
+    Case("PIFGSMPP", advkit.PIFGSMPP, {"eps": 0.1, "steps": 4}, budget=0.1, spatial=True, per_row=("eps",), fools=0.5),
+    Case("GRA", advkit.GRA, {**LINF, "samples": 2}, budget=0.1, deterministic=False),
+    Case("PGN", advkit.PGN, {**LINF, "samples": 2}, budget=0.1, deterministic=False, elsewhere=True),
+    Case("SSA", advkit.SSA, {**LINF, "copies": 2}, budget=0.1, deterministic=False, spatial=True, elsewhere=True),
+    Case("SIA", advkit.SIA, {**LINF, "copies": 3}, budget=0.1, deterministic=False, spatial=True, fools=0.0),
+    Case(
+        "BSR",
+        advkit.BSR,
+        {**LINF, "copies": 3, "blocks": 1, "degrees": 5},
+        budget=0.1,
+        deterministic=False,
+        spatial=True,
+        fools=0.0,
+    ),
 ]
 
 _BY_NAME = {case.name: case for case in CASES}

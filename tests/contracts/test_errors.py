@@ -238,5 +238,7 @@ def test_a_gradient_that_is_nan_is_not_taken_for_a_flat_one(case: Case, everywhe
     images = draw(3, *IMAGE)
     images[0, 0, 0, 0] = 0.0
     labels = said_by(model, images)
+    if case.elsewhere and not everywhere:
+        pytest.skip("does not ask where it is NaN")
     with pytest.raises(ModelError, match="gradient of the model's logits with respect to its images is NaN"):
         case.make(model)(images, labels)

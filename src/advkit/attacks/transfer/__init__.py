@@ -1,0 +1,54 @@
+"""Gradients of a stand-in, for another model: one loop, and parts that compose.
+
+A part is one idea: `Transfer` puts a list of them together. The shorthands are such lists under their papers' names.
+"""
+
+from advkit.attacks.transfer.ascent import Ascent
+from advkit.attacks.transfer.blocks import SIA, BlockTransforms
+from advkit.attacks.transfer.diversity import DIFGSM, InputDiversity
+from advkit.attacks.transfer.momentum import EnhancedMomentum, Momentum, Nesterov
+from advkit.attacks.transfer.part import Part
+from advkit.attacks.transfer.patch_wise import PIFGSM, PIFGSMPP, PatchWise
+from advkit.attacks.transfer.penalty import PGN, PenalizedGradient
+from advkit.attacks.transfer.relevance import GRA, GradientRelevance
+from advkit.attacks.transfer.scale import NIFGSM, SINIFGSM, Admix, ScaleCopies
+from advkit.attacks.transfer.shuffle import BSR, BlockShuffle
+from advkit.attacks.transfer.spectrum import SSA, SpectrumTransform
+from advkit.attacks.transfer.start import RandomStart
+from advkit.attacks.transfer.transfer import Transfer
+from advkit.attacks.transfer.translation import TIFGSM, TranslationKernel
+from advkit.attacks.transfer.variance import VMIFGSM, VNIFGSM, VarianceTuning
+
+__all__ = [
+    "BSR",
+    "DIFGSM",
+    "GRA",
+    "NIFGSM",
+    "PGN",
+    "PIFGSM",
+    "PIFGSMPP",
+    "SIA",
+    "SINIFGSM",
+    "SSA",
+    "TIFGSM",
+    "VMIFGSM",
+    "VNIFGSM",
+    "Admix",
+    "Ascent",
+    "BlockShuffle",
+    "BlockTransforms",
+    "EnhancedMomentum",
+    "GradientRelevance",
+    "InputDiversity",
+    "Momentum",
+    "Nesterov",
+    "Part",
+    "PatchWise",
+    "PenalizedGradient",
+    "RandomStart",
+    "ScaleCopies",
+    "SpectrumTransform",
+    "Transfer",
+    "TranslationKernel",
+    "VarianceTuning",
+]

@@ -1,0 +1,171 @@
+"""The search of a transfer attack: where its rows stand, what its parts remember, and how they ask for gradients."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from advkit import losses
+from advkit._base.random import normal_like, uniform_like
+from advkit._engine.ball import LinfBall
+from advkit._engine.classifier import Classifier
+from advkit._engine.resampling import own_precision
+from advkit.goals import Goal
+from advkit.losses import Loss
+from advkit.norms import column
+
+if TYPE_CHECKING:
+    from advkit.attacks.transfer.part import Part
+
+__all__ = ["Ascent"]
+
+_AT_A_TIME = {"cpu": 64}  # rows that copies of few images may come to in one pass
+_ELSEWHERE = 512
+
+
+@dataclass
+class Ascent:
+    """The search of one batch, as its parts see it.
+
+    Attributes:
+        x: (n, ...), where the rows stand.
+        model: what is attacked.
+        goal: of the n rows.
+        ball: where they may go; ``ball.originals`` are the images.
+        alpha: the length of a step, one for all or (n,).
+        showing: the parts that say what the model is shown.
+        loss: what is climbed.
+        generator: where random numbers come from.
+        is_last: whether this is the last step, so that what is found for the next one is for nothing.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> from advkit.attacks.transfer import Momentum, Part
+        >>> @dataclass(frozen=True, repr=False)
+        ... class Smoothed(Part):  # the gradient is the mean of four, taken nearby
+        ...     def slope(self, x, ascent):
+        ...         return ascent.mean(x, 4, lambda x, number: ascent.gradient(ascent.nearby(x, radius=1.5)))
+        >>> advkit.Transfer(model, [Smoothed(), Momentum()]).run(images, labels)
+        AdversarialResult(12 of 12 successful)
+    """
+
+    x: Tensor
+    model: Classifier
+    goal: Goal
+    ball: LinfBall
+    alpha: float | Tensor
+    showing: Sequence["Part"]
+    loss: str | Loss
+    generator: torch.Generator | None
+    is_last: bool = False
+    _memory: dict[str, Tensor] = field(default_factory=dict)
+    _answered: bool = False
+
+    @property
+    def eps(self) -> float | Tensor:
+        """The budget, one for all or (n,)."""
+        return self.ball.eps
+
+    @property
+    def range(self) -> float:
+        """From the lowest value of a pixel to the highest."""
+        low, high = self.ball.bounds
+        return high - low
+
+    def recall(self, name: str) -> Tensor:
+        """What was last remembered by this name, (n, ...); to begin with zeros."""
+        if name not in self._memory:
+            self._memory[name] = torch.zeros_like(self.x)
+        return self._memory[name]
+
+    def remember(self, name: str, value: Tensor) -> None:
+        """Keep a tensor (n, ...) for the next step."""
+        self._memory[name] = value
+
+    def over(self, value: float | Tensor, x: Tensor) -> float | Tensor:
+        """One value for each of the n images, shaped to broadcast over rows (r, ...), r a multiple of n."""
+        if isinstance(value, Tensor) and value.ndim:
+            value = value.repeat(len(x) // len(value))
+        return column(value, x)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Independent draws from [0, 1), where the rows are and in their dtype."""
+        return uniform_like(self.x.new_empty(shape), self.generator)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Independent draws from N(0, 1), likewise."""
+        return normal_like(self.x.new_empty(shape), self.generator)
+
+    def integers(self, *shape: int, below: int | Tensor) -> Tensor:
+        """Independent draws from 0, 1, ..., ``below`` - 1, or those for limits of each row (r, ...): int64."""
+        return (self.uniform(*shape) * below).long()
+
+    def nearby(self, x: Tensor, radius: float) -> Tensor:
+        """Places drawn for each row (r, ...) from the cube of half the side ``radius * eps`` around it."""
+        return x + (2 * self.uniform(*x.shape) - 1).mul_(self.over(self.eps, x)).mul_(radius)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """The gradient of what is climbed at rows (r, ...), r a multiple of n: (r, ...), without a graph.
+
+        It is the mean over the copies that parts make of each row, and goes back through what they do to it.
+        """
+        copies, total = math.prod(part.copies for part in self.showing), None
+        for these in self._portions(copies, len(x)):
+            asked = x.detach().requires_grad_()
+            shown = asked if len(these) == 1 else asked.repeat(len(these), *[1] * (x.ndim - 1))
+            if self.showing:
+                shown = self._shown(shown, these.repeat_interleave(len(x)))
+            logits = self.model.logits(shown)
+            self._answered = True
+            values = self.goal_of(logits).climbed(losses.get(self.loss), logits)
+            found = self.model.gradient(values, asked)
+            total = found if total is None else total + found  # a gradient may be one number for all pixels
+        assert total is not None
+        return total if copies == 1 else total / copies
+
+    def mean(self, x: Tensor, count: int, at: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The mean of ``count`` tensors (n, ...), as many of them at a time as fit.
+
+        Args:
+            x: (n, ...).
+            count: how many.
+            at: from x again and again, (m n, ...), and which of the ``count`` each row is for, int64 (m n,), to what
+                is averaged, (m n, ...).
+        """
+        total = torch.zeros_like(x)
+        for these in self._portions(count, len(x)):
+            found = at(x.repeat(len(these), *[1] * (x.ndim - 1)), these.repeat_interleave(len(x)))
+            total += found.view(len(these), *x.shape).sum(0)
+        return total.div_(count)
+
+    def goal_of(self, rows: Tensor) -> Goal:
+        """The goal of rows (r, ...), r a multiple of n."""
+        count = len(self.x)
+        if len(rows) == count:
+            return self.goal
+        return self.goal.rows(torch.arange(count, device=rows.device).repeat(len(rows) // count))
+
+    def _portions(self, count: int, rows: int) -> Sequence[Tensor]:
+        """The numbers up to ``count``, as many at a time as rows may be in one pass.
+
+        The model's first answer is to the rows alone, so that what is wrong with it is said of as many images.
+        """
+        numbers, most = torch.arange(count, device=self.x.device), _AT_A_TIME.get(self.x.device.type, _ELSEWHERE)
+        portions = list(numbers.split(max(1, most // rows)))
+        if not self._answered and len(portions[0]) > 1:
+            portions[:1] = [portions[0][:1], portions[0][1:]]
+        return portions
+
+    def _shown(self, x: Tensor, copy: Tensor) -> Tensor:
+        """What the model is shown in place of rows (r, ...)."""
+        low, _ = self.ball.bounds
+        plain = low == 0 and self.range == 1
+        x = x if plain else (x - low) / self.range
+        with own_precision(x.device):
+            for part in self.showing:
+                x = part.inputs(x, copy % part.copies, self)
+                copy = copy // part.copies
+        return x if plain else x * self.range + low

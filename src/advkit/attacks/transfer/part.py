@@ -1,0 +1,142 @@
+"""What a transfer attack is put together from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from torch import Tensor
+
+from advkit import hyperparameters
+from advkit._engine.wording import short
+from advkit.attacks.transfer.ascent import Ascent
+from advkit.errors import InputError
+from advkit.hyperparameters import Hyperparameter
+
+__all__ = ["Part", "PartList"]
+
+
+@dataclass(frozen=True, repr=False)
+class Part:
+    """One idea of how images made on one model come to fool another: a step of `Transfer` with something changed.
+
+    Each method is a place in the step, and by default changes nothing there. A part overrides the one or two that
+    its idea is about, and declares its numbers as attacks do. It is never written to: what it remembers from step
+    to step it gives to `Ascent.remember`.
+
+    Attributes:
+        copies: how many versions of each image the model is shown, for a mean gradient; the product over all parts.
+        spatial: whether images have to be (N, C, H, W).
+        independent_rows: whether it treats each image alone.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> from advkit.attacks.transfer import Momentum, Part
+        >>> @dataclass(frozen=True, repr=False)
+        ... class Dropout(Part):
+        ...     rate: float = advkit.hyperparameters.number(0.1, at_least=0, at_most=1)
+        ...     def inputs(self, x, copy, ascent):
+        ...         return x * (ascent.uniform(*x.shape) >= self.rate)
+        >>> advkit.Transfer(model, [Momentum(), Dropout(rate=0.2)]).run(images, labels)
+        AdversarialResult(12 of 12 successful)
+    """
+
+    copies: ClassVar[int] = 1
+    spatial: ClassVar[bool] = False
+    independent_rows: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name, what in hyperparameters.of(type(self)).items():
+            what.check(f"{type(self).__name__}'s {name}", getattr(self, name))
+
+    def start(self, x: Tensor, ascent: Ascent) -> Tensor:
+        """Where the search begins, from the images (n, ...)."""
+        return x
+
+    def look(self, x: Tensor, ascent: Ascent) -> Tensor:
+        """Where the gradient is taken, from where the rows stand (n, ...)."""
+        return x
+
+    def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
+        """What the model is shown in place of rows (r, ...), in units of the pixels' range: differentiable.
+
+        Row i is of image i % n. Parts that do this do it in the order of their list.
+
+        Args:
+            x: from 0, the lowest value of a pixel, to 1, the highest.
+            copy: int64 (r,), which of the part's copies each row is.
+            ascent: the search.
+        """
+        return x
+
+    def slope(self, x: Tensor, ascent: Ascent) -> Tensor:
+        """The gradient at ``x`` (n, ...), from questions to `Ascent.gradient`. One part of a list may override it."""
+        return ascent.gradient(x)
+
+    def gradient(self, gradient: Tensor, ascent: Ascent) -> Tensor:
+        """What the gradient (n, ...) becomes."""
+        return gradient
+
+    def direction(self, gradient: Tensor, ascent: Ascent) -> Tensor:
+        """What comes of it and of those before it: the step is along its sign. After every `gradient`."""
+        return gradient
+
+    def step(self, step: Tensor, ascent: Ascent) -> Tensor:
+        """What the step (n, ...) becomes, before the rows are brought back into the budget."""
+        return step
+
+    def check_beside(self, others: Sequence["Part"]) -> None:
+        """Refuse the other parts of a list, or its order, where this one would make no sense.
+
+        Args:
+            others: the whole list, in order, with this part in it.
+        """
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse images (N, ...) that it can do nothing with."""
+        if self.spatial and images.ndim != 4:
+            raise InputError(
+                f"{type(self).__name__} is about places in pictures, and needs images of shape (N, C, H, W); got "
+                f"{tuple(images.shape)}"
+            )
+
+    def __repr__(self) -> str:
+        """The class and the numbers that are not as they would be if not given."""
+        changed = [each for each in fields(self) if getattr(self, each.name) != each.default]
+        return f"{type(self).__name__}({', '.join(f'{one.name}={short(getattr(self, one.name))}' for one in changed)})"
+
+
+@dataclass(frozen=True)
+class PartList(Hyperparameter):
+    """Parts that go together.
+
+    Examples:
+        >>> from advkit.attacks.transfer import Nesterov
+        >>> advkit.Transfer(model, [Nesterov()])
+        Traceback (most recent call last):
+            ...
+        advkit.errors.InputError: Nesterov looks ahead along the momentum, and parts has no Momentum; add it
+    """
+
+    def _check(self, name: str, value: object) -> None:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(each, Part) for each in value):
+            raise InputError(
+                f"{name} must be a list of parts, such as [advkit.attacks.transfer.Momentum()]; got {value!r}"
+            )
+        for kind in {type(part): None for part in value}:
+            if sum(type(part) is kind for part in value) > 1:
+                raise InputError(f"{name} has more than one {kind.__name__}; give it once")
+        asking = [type(part).__name__ for part in value if type(part).slope is not Part.slope]
+        if len(asking) > 1:
+            raise InputError(
+                f"{name} has {' and '.join(asking)}, and each of them says at which places the gradient is asked for; "
+                "give one of them"
+            )
+        for part in value:
+            part.check_beside(value)
+
+    def __str__(self) -> str:
+        return "a list of parts"
+
+    def bad(self) -> Iterator[object]:
+        """What is no list, what is no part, and parts that say the same thing."""
+        yield from (None, "Momentum", [Part], [Part(), Part()])

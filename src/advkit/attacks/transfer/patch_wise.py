@@ -1,0 +1,113 @@
+"""Patch-wise steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from advkit.attacks.transfer.ascent import Ascent
+from advkit.attacks.transfer.part import Part
+from advkit.attacks.transfer.transfer import Shorthand
+from advkit.attacks.transfer.translation import TranslationKernel
+from advkit.hyperparameters import OfRange, flag, number
+from advkit.norms import column
+
+__all__ = ["PIFGSM", "PIFGSMPP", "PatchWise"]
+
+
+@dataclass(frozen=True, repr=False)
+class PatchWise(Part):
+    """Steps are amplified, and what leads out of the budget is handed to the pixels around: s + P.
+
+    With s = amplification * step and A the sum of what has been taken, P is along the sign of W * ((|A| - eps)_+
+    sign(A)), with W the mean of the eight pixels around.
+
+    Gao et al., "Patch-wise attack for fooling deep neural network", ECCV 2020, algorithm 1. arXiv:2007.06765.
+
+    Args:
+        amplification: of a step, positive.
+        project_factor: the length of P over that of an amplified step, at least 0.
+        accumulate: whether P counts in the sum A.
+
+    Examples:
+        >>> from advkit.attacks.transfer import Momentum, PatchWise
+        >>> result = advkit.Transfer(model, [PatchWise(), Momentum()]).run(images, labels)
+    """
+
+    spatial = True
+
+    amplification: float = number(10.0, above=0)
+    project_factor: float = number(1.0, at_least=0)
+    accumulate: bool = flag(True)
+
+    def step(self, step: Tensor, ascent: Ascent) -> Tensor:
+        """The amplified step, and what is handed on."""
+        step = self.amplification * step
+        total = ascent.recall("taken") + step
+        over = (total.abs() - column(ascent.eps, step)).clamp_min_(0) * total.sign()
+        ring = F.pad(over.new_zeros(1, 1, 1, 1), (1, 1, 1, 1), value=1)  # the sum has the sign of the mean
+        around = F.conv2d(over.flatten(0, 1)[:, None], ring, padding=1).view_as(over)
+        length = self.project_factor * self.amplification * column(ascent.alpha, step)
+        handed = around.sign() * length
+        ascent.remember("taken", total + handed if self.accumulate else total)
+        return step + handed
+
+
+@dataclass(frozen=True, eq=False)
+class PIFGSM(Shorthand):
+    """Patch-wise iterative fast gradient sign method (Linf): `PatchWise`.
+
+    Gao et al., "Patch-wise attack for fooling deep neural network", ECCV 2020, algorithm 1. arXiv:2007.06765.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        eps: the largest change of a pixel, at least 0: a number, or a tensor of shape (N,); 16/255 of the range of
+            ``bounds`` if not given.
+        alpha: the size of a step before it is amplified, positive: a number, or a tensor of shape (N,); ``eps / steps``
+            if None.
+        steps: how many steps, at least 1.
+        amplification: of `PatchWise`.
+        loss: what is climbed; see `Transfer`.
+        bounds: the lowest and the highest value of a pixel.
+        generator: not drawn from.
+
+    Raises:
+        InputError: a number is out of its range, or images are not (N, C, H, W); see `Attack` for the rest.
+
+    Examples:
+        >>> advkit.PIFGSM(model).run(images, labels)
+        AdversarialResult(12 of 12 successful)
+    """
+
+    eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
+    alpha: float | Tensor | None = number(None, above=0, per_image=True)
+    amplification: float = number(10.0, above=0)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """`PatchWise`."""
+        return [PatchWise(self.amplification)]
+
+
+@dataclass(frozen=True, eq=False)
+class PIFGSMPP(PIFGSM):
+    """Patch-wise++ perturbation (Linf): `PatchWise` with a smoothed gradient. Other arguments are those of `PIFGSM`.
+
+    Gao et al., "Patch-wise++ perturbation for adversarial targeted attacks", 2020, algorithm 1. arXiv:2012.15503.
+    Without the paper's temperature.
+
+    Args:
+        project_factor: of `PatchWise`.
+
+    Examples:
+        >>> advkit.PIFGSMPP(model).run(images, labels)
+        AdversarialResult(12 of 12 successful)
+    """
+
+    project_factor: float = number(0.8, at_least=0)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """`TranslationKernel` of 3 x 3, and `PatchWise`."""
+        return [TranslationKernel(size=3), PatchWise(self.amplification, self.project_factor, accumulate=False)]

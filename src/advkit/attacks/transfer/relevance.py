@@ -1,0 +1,92 @@
+"""Gradient relevance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advkit.attacks.transfer.ascent import Ascent
+from advkit.attacks.transfer.momentum import Momentum
+from advkit.attacks.transfer.part import Part
+from advkit.attacks.transfer.transfer import Shorthand
+from advkit.hyperparameters import OfEps, OfRange, number
+from advkit.norms import L2, column
+
+__all__ = ["GRA", "GradientRelevance"]
+
+
+@dataclass(frozen=True, repr=False)
+class GradientRelevance(Part):
+    """The gradient is mixed with the mean of those nearby, as far as they agree: s g + (1 - s) mean, s = cos(g, mean).
+
+    And a pixel whose step turns about makes a shorter one from then on.
+
+    Zhu et al., "Boosting adversarial transferability via gradient relevance attack", ICCV 2023, eq. (5) to (8).
+
+    Args:
+        samples: how many places nearby, at least 1.
+        radius: they are drawn from the cube of half the side ``radius * eps`` around x, at least 0.
+        shrink: what a turn multiplies the length of a pixel's step by, from 0 to 1.
+
+    Examples:
+        >>> from advkit.attacks.transfer import GradientRelevance, Momentum
+        >>> result = advkit.Transfer(model, [GradientRelevance(samples=5), Momentum()]).run(images, labels)
+    """
+
+    samples: int = number(20, at_least=1, integer=True)
+    radius: float = number(3.5, at_least=0)
+    shrink: float = number(0.94, at_least=0, at_most=1)
+
+    def slope(self, x: Tensor, ascent: Ascent) -> Tensor:
+        """The mixture of both."""
+        found = ascent.gradient(x)
+        near = ascent.mean(x, self.samples, lambda x, number: ascent.gradient(ascent.nearby(x, self.radius)))
+        along = (L2.steepest(found) * L2.steepest(near)).flatten(1).sum(1)
+        return near + column(along, x) * (found - near)
+
+    def step(self, step: Tensor, ascent: Ascent) -> Tensor:
+        """As long as its turns have left it."""
+        turned = step.sign() * ascent.recall("last sign") < 0
+        turns = ascent.recall("turns") + turned.to(step.dtype)
+        ascent.remember("last sign", step.sign())
+        ascent.remember("turns", turns)
+        return step * self.shrink**turns
+
+
+@dataclass(frozen=True, eq=False)
+class GRA(Shorthand):
+    """Gradient relevance attack (Linf): `GradientRelevance` and `Momentum`.
+
+    Zhu et al., "Boosting adversarial transferability via gradient relevance attack", ICCV 2023, algorithm 1.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        eps: the largest change of a pixel, at least 0: a number, or a tensor of shape (N,); 16/255 of the range of
+            ``bounds`` if not given.
+        alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
+        steps: how many steps, at least 1.
+        decay: of `Momentum`.
+        samples: of `GradientRelevance`, how many places nearby a step asks about.
+        radius: of `GradientRelevance`, how far they are, in units of ``eps``.
+        loss: what is climbed; see `Transfer`.
+        bounds: the lowest and the highest value of a pixel.
+        generator: where is drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> advkit.GRA(model, samples=5).run(images, labels)
+        AdversarialResult(12 of 12 successful)
+    """
+
+    eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
+    alpha: float | Tensor = number(OfEps(1.6 / 255, 1 / 10), above=0, per_image=True)
+    decay: float = number(1.0, at_least=0)
+    samples: int = number(20, at_least=1, integer=True)
+    radius: float = number(3.5, at_least=0)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """`GradientRelevance` and `Momentum`."""
+        return [GradientRelevance(self.samples, self.radius), Momentum(self.decay)]

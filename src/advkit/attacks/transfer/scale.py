@@ -1,0 +1,150 @@
+"""Copies of the images that a model should see alike: scaled, and mixed with others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advkit.attacks.transfer.ascent import Ascent
+from advkit.attacks.transfer.momentum import Momentum, Nesterov
+from advkit.attacks.transfer.part import Part
+from advkit.attacks.transfer.transfer import Shorthand
+from advkit.errors import InputError
+from advkit.hyperparameters import number
+
+__all__ = ["NIFGSM", "SINIFGSM", "Admix", "ScaleCopies"]
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleCopies(Part):
+    """The gradient is the mean over copies x / 2^i, i = 0, 1, ..., of what lies above the lowest value of a pixel.
+
+    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020, section 3.2.
+    arXiv:1908.06281.
+
+    Args:
+        copies: how many, at least 1.
+
+    Examples:
+        >>> from advkit.attacks.transfer import Momentum, ScaleCopies
+        >>> result = advkit.Transfer(model, [ScaleCopies(), Momentum()]).run(images, labels)
+    """
+
+    copies: int = number(5, at_least=1, integer=True)  # type: ignore[misc]  # of the class in `Part`
+
+    def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
+        """The copies x / 2^i."""
+        return x * ascent.over(0.5 ** copy.to(x.dtype), x)
+
+
+@dataclass(frozen=True, repr=False)
+class Admix(Part):
+    """The model is shown images with a share of another image of the batch added: x + strength * x'.
+
+    Wang et al., "Admix: enhancing the transferability of adversarial attacks", ICCV 2021, eq. (7). arXiv:2102.00436.
+    In the paper, copies of each are scaled: ``[Admix(), ScaleCopies(), Momentum()]``. There x' is of another class;
+    here it is any other image of the batch, where it stands. So a batch is attacked as a whole, and of one image
+    there is nothing to mix: that is an error.
+
+    Args:
+        strength: the share of the other image, at least 0.
+        copies: how many mixtures of each image, at least 1.
+
+    Examples:
+        >>> from advkit.attacks.transfer import Admix, Momentum, ScaleCopies
+        >>> result = advkit.Transfer(model, [Admix(), ScaleCopies(), Momentum()]).run(images, labels)
+    """
+
+    independent_rows = False
+
+    strength: float = number(0.2, at_least=0)
+    copies: int = number(3, at_least=1, integer=True)  # type: ignore[misc]  # of the class in `Part`
+
+    def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
+        """The mixtures. No gradient flows to the other image."""
+        count, place = len(ascent.x), torch.arange(len(x), device=x.device)
+        image = place % count
+        other = (image + 1 + ascent.integers(len(x), below=count - 1)) % count
+        return x + self.strength * x.detach()[place - image + other]
+
+    def check_beside(self, others: Sequence[Part]) -> None:
+        """(x + strength * x') / 2^i, and not x / 2^i + strength * x'."""
+        if any(isinstance(part, ScaleCopies) for part in others[: list(others).index(self)]):
+            raise InputError("Admix would mix whole images into those that ScaleCopies has scaled; put it before it")
+
+    def check_images(self, images: Tensor) -> None:
+        """There have to be others."""
+        super().check_images(images)
+        if len(images) < 2:
+            raise InputError("Admix mixes other images of the batch into each, and this batch has one; give it more")
+
+
+@dataclass(frozen=True, eq=False)
+class NIFGSM(Shorthand):
+    """Nesterov iterative fast gradient sign method (Linf): `Momentum`, and the gradient from where it would lead.
+
+    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020, eq. (6) to
+    (8). arXiv:1908.06281.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        eps: the largest change of a pixel, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of
+            ``bounds`` if not given.
+        alpha: the size of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
+        steps: how many steps, at least 1.
+        decay: of `Momentum`.
+        loss: what is climbed; see `Transfer`.
+        bounds: the lowest and the highest value of a pixel.
+        generator: not drawn from.
+
+    Raises:
+        InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> advkit.NIFGSM(model).run(images, labels)
+        AdversarialResult(12 of 12 successful)
+    """
+
+    decay: float = number(1.0, at_least=0)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """`Nesterov` and `Momentum`."""
+        return [Nesterov(), Momentum(self.decay)]
+
+
+@dataclass(frozen=True, eq=False)
+class SINIFGSM(Shorthand):
+    """Scale-invariant Nesterov iterative fast gradient sign method (Linf): `NIFGSM` with `ScaleCopies`.
+
+    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020, algorithm 1.
+    arXiv:1908.06281.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        eps: the largest change of a pixel, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of
+            ``bounds`` if not given.
+        alpha: the size of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
+        steps: how many steps, at least 1.
+        decay: of `Momentum`.
+        m: how many copies, at least 1.
+        loss: what is climbed; see `Transfer`.
+        bounds: the lowest and the highest value of a pixel.
+        generator: not drawn from.
+
+    Raises:
+        InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> advkit.SINIFGSM(model).run(images, labels)
+        AdversarialResult(12 of 12 successful)
+    """
+
+    decay: float = number(1.0, at_least=0)
+    m: int = number(5, at_least=1, integer=True)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """`Nesterov`, `ScaleCopies` and `Momentum`."""
+        return [Nesterov(), ScaleCopies(self.m), Momentum(self.decay)]

@@ -1,0 +1,100 @@
+"""Transformations of the spectrum."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advkit._engine.resampling import by_sides
+from advkit.attacks.transfer.ascent import Ascent
+from advkit.attacks.transfer.momentum import Momentum
+from advkit.attacks.transfer.part import Part
+from advkit.attacks.transfer.transfer import Shorthand
+from advkit.hyperparameters import OfEps, OfRange, number
+
+__all__ = ["SSA", "SpectrumTransform"]
+
+
+def _cosines(side: int, like: Tensor) -> Tensor:
+    """The matrix of the orthonormal discrete cosine transform, DCT-II: (side, side)."""
+    place = (torch.arange(side, dtype=like.dtype, device=like.device) + 0.5) * (math.pi / side)
+    waves: Tensor = (torch.arange(side, dtype=like.dtype, device=like.device)[:, None] * place).cos() * (
+        2 / side
+    ) ** 0.5
+    waves[0] *= 0.5**0.5
+    return waves
+
+
+@dataclass(frozen=True, repr=False)
+class SpectrumTransform(Part):
+    """The model is shown images with noise whose cosine spectrum is scaled at random: IDCT(DCT(x + n) * u).
+
+    Long et al., "Frequency domain model augmentation for adversarial attack", ECCV 2022, eq. (6).
+    arXiv:2207.05382.
+
+    Args:
+        copies: how many of each image, at least 1.
+        rho: each u is drawn from [1 - rho, 1 + rho], at least 0.
+        sigma: the standard deviation of the noise in units of ``eps``, at least 0.
+
+    Examples:
+        >>> from advkit.attacks.transfer import Momentum, SpectrumTransform
+        >>> result = advkit.Transfer(model, [SpectrumTransform(copies=5), Momentum()]).run(images, labels)
+    """
+
+    spatial = True
+
+    copies: int = number(20, at_least=1, integer=True)  # type: ignore[misc]  # of the class in `Part`
+    rho: float = number(0.5, at_least=0)
+    sigma: float = number(1.0, at_least=0)
+
+    def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
+        """There by a matrix for each side, and back by their transposes."""
+        waves = [_cosines(side, x) for side in x.shape[2:]]
+        noise = ascent.normal(*x.shape).mul_(ascent.over(ascent.eps, x)).mul_(self.sigma / ascent.range)
+        scaled = by_sides(x + noise, *waves) * (1 + self.rho * (2 * ascent.uniform(*x.shape) - 1))
+        return by_sides(scaled, *(each.mT for each in waves))
+
+
+@dataclass(frozen=True, eq=False)
+class SSA(Shorthand):
+    """Spectrum simulation attack (Linf): `SpectrumTransform` and `Momentum`.
+
+    Long et al., "Frequency domain model augmentation for adversarial attack", ECCV 2022, algorithm 1, with momentum.
+    arXiv:2207.05382.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        eps: the largest change of a pixel, at least 0: a number, or a tensor of shape (N,); 16/255 of the range of
+            ``bounds`` if not given.
+        alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
+        steps: how many steps, at least 1.
+        decay: of `Momentum`.
+        copies: of `SpectrumTransform`, how many of each image.
+        rho: of `SpectrumTransform`, how far the spectrum is scaled.
+        sigma: of `SpectrumTransform`, the noise, in units of ``eps``.
+        loss: what is climbed; see `Transfer`.
+        bounds: the lowest and the highest value of a pixel.
+        generator: where is drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range, or images are not (N, C, H, W); see `Attack` for the rest.
+
+    Examples:
+        >>> advkit.SSA(model, copies=5).run(images, labels)
+        AdversarialResult(12 of 12 successful)
+    """
+
+    eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
+    alpha: float | Tensor = number(OfEps(1.6 / 255, 1 / 10), above=0, per_image=True)
+    decay: float = number(1.0, at_least=0)
+    copies: int = number(20, at_least=1, integer=True)
+    rho: float = number(0.5, at_least=0)
+    sigma: float = number(1.0, at_least=0)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """`SpectrumTransform` and `Momentum`."""
+        return [SpectrumTransform(self.copies, self.rho, self.sigma), Momentum(self.decay)]

@@ -1,0 +1,139 @@
+"""The one loop of all transfer attacks, put together from parts."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, MISSING, dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from advkit import hyperparameters
+from advkit._engine.ball import LinfBall
+from advkit._engine.resampling import own_precision
+from advkit.attack import Attack
+from advkit.attacks.transfer.ascent import Ascent
+from advkit.attacks.transfer.part import Part, PartList
+from advkit.goals import Goal
+from advkit.hyperparameters import OfEps, OfRange, declared, number
+from advkit.losses import Loss
+from advkit.norms import Linf, Norm, column
+
+__all__ = ["Shorthand", "Transfer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer(Attack):
+    """Sign steps on one model, put together from parts, so that the images fool another model (Linf).
+
+    Each step is, for the parts at hand, in this order whatever that of the list: x~ = look(x); g = the gradient at
+    x~, or what a part makes of several (`Part.slope`), each the mean over the copies that parts show the model
+    (`Part.inputs`, in the order of the list); g <- K * g (`Part.gradient`); m <- mu m + g / mean|g|
+    (`Part.direction`); x <- project(x + alpha sign(m)) (`Part.step`). With no part at all this is `IFGSM`, and with
+    ``[Momentum()]`` it is `MIFGSM`.
+
+    The model is the stand-in whose gradients are at hand, or an `advkit.Ensemble` of several. Success that is judged
+    by `run` is success on the stand-in: judge the model that the images are for on ``.images``.
+
+    Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, algorithm 1, is the step with momentum
+    alone; the papers of the other parts are in their docstrings. arXiv:1710.06081.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        parts: what the attack is made of: objects of `advkit.attacks.transfer`, or `Part`s of one's own.
+        eps: the largest change of a pixel, at least 0: a number, or a tensor of shape (N,); 16/255 of the range of
+            ``bounds`` if not given.
+        alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
+        steps: how many steps, at least 1. With targets it takes some 300, and ``loss="logit"``.
+        loss: what is climbed: "ce", "margin", "dlr", "log_odds" or "logit", or a function of logits (N, K) and classes
+            (N,) that gives one number an image; see `advkit.losses.get`. With targets it is descended.
+        bounds: the lowest and the highest value of a pixel.
+        generator: where parts draw from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range, the parts do not go together, or one can do nothing with the images;
+            see `Attack` for the rest.
+
+    Examples:
+        >>> from advkit.attacks.transfer import InputDiversity, Momentum, TranslationKernel
+        >>> attack = advkit.Transfer(model, [InputDiversity(), TranslationKernel(size=5), Momentum()], steps=5)
+        >>> print(attack)
+        Transfer(parts=[InputDiversity(), TranslationKernel(size=5), Momentum()], steps=5)
+        >>> result = attack.run(images, labels)
+        >>> bool((result.distance("linf") <= 16 / 255 + 1e-6).all())
+        True
+    """
+
+    norm: ClassVar[Norm] = Linf
+
+    parts: Sequence[Part] = declared(MISSING, PartList())
+    eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
+    alpha: float | Tensor = number(OfEps(1.6 / 255, 1 / 10), above=0, per_image=True)
+    steps: int = number(10, at_least=1, integer=True)
+    _: KW_ONLY
+    loss: str | Loss = hyperparameters.loss()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "independent_rows", all(part.independent_rows for part in self.parts))
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        for part in self.parts:
+            part.check_images(images)
+        showing = [part for part in self.parts if type(part).inputs is not Part.inputs]
+        asking = next((part for part in self.parts if type(part).slope is not Part.slope), Part())
+        ball = LinfBall(images, self.eps, self.bounds)
+        ascent = Ascent(images, self.classifier, goal, ball, self.alpha, showing, self.loss, self.generator)
+        for part in self.parts:
+            ascent.x = part.start(ascent.x, ascent)
+        for count in range(self.steps):
+            ascent.is_last = count == self.steps - 1
+            place = ascent.x
+            for part in self.parts:
+                place = part.look(place, ascent)
+            gradient = asking.slope(place, ascent)
+            with own_precision(images.device):
+                ascent.x = ball.project(self._stepped(gradient, ascent).add_(ascent.x))
+        return ascent.x
+
+    def _stepped(self, gradient: Tensor, ascent: Ascent) -> Tensor:
+        """The step that comes of a gradient."""
+        for part in self.parts:
+            gradient = part.gradient(gradient, ascent)
+        for part in self.parts:
+            gradient = part.direction(gradient, ascent)
+        step = gradient.sign().mul_(column(self.alpha, gradient))
+        for part in self.parts:
+            step = part.step(step, ascent)
+        return step
+
+
+@dataclass(frozen=True, eq=False)
+class Shorthand(Attack):
+    """A `Transfer` under the name and with the arguments that its paper is known by. Subclasses say the `parts`.
+
+    Examples:
+        >>> from advkit.attacks.transfer import TranslationKernel
+        >>> nesterov = advkit.NIFGSM(model)
+        >>> nesterov.parts
+        [Nesterov(), Momentum()]
+        >>> result = advkit.Transfer(model, [*nesterov.parts, TranslationKernel(size=5)]).run(images, labels)
+    """
+
+    independent_rows: ClassVar[bool] = True
+    norm: ClassVar[Norm] = Linf
+
+    eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
+    alpha: float | Tensor | None = number(OfEps(2 / 255, 1 / 4), above=0, per_image=True)
+    steps: int = number(10, at_least=1, integer=True)
+    _: KW_ONLY
+    loss: str | Loss = hyperparameters.loss()
+
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[Part]:
+        """What it is made of, for a `Transfer` that has more parts."""
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        whole = Transfer(self.model, self.parts, self.eps, steps=self.steps, loss=self.loss, bounds=self.bounds)
+        alpha = self.eps / self.steps if self.alpha is None else self.alpha
+        return whole._with(alpha=alpha, generator=self.generator)._perturb(images, goal)
