@@ -14,7 +14,7 @@ from advkit import norms
 from advkit._engine.classifier import Classifier
 from advkit.norms import Norm, column
 
-__all__ = ["Boundaries", "dot", "linear_distances", "nearest_boundaries"]
+__all__ = ["Boundaries", "dot", "linear_distances", "nearest_boundaries", "slope"]
 
 # How fast a gap can close when a step has size 1 in a norm. One feature, which is what L0 counts, has no such limit:
 # for it, as for L1, the steepest feature tells whether there is a slope at all.
@@ -24,6 +24,11 @@ _DUAL = {norms.L2: norms.L2, norms.Linf: norms.L1, norms.L1: norms.Linf, norms.L
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each row: (n, ...) and (n, ...) to (n,)."""
     return (a * b).flatten(1).sum(1)
+
+
+def slope(gradient: Tensor, norm: Norm) -> Tensor:
+    """How fast something with this gradient (n, ...) changes, at most, along a step of size 1 in the norm: (n,)."""
+    return _DUAL[norm].size(gradient)
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,14 @@ def nearest_boundaries(
     for left, gap in zip(range(len(gaps))[::-1], gaps, strict=True):
         gradient = model.gradient(gap, x, keep_graph=left > 0)
         gap = gap.detach()
-        slope = _DUAL[norm].size(gradient)
-        far = linear_distances(gap, slope)
+        steepness = slope(gradient, norm)
+        far = linear_distances(gap, steepness)
         if length is not None:
             far = length(gap, gradient).where(far.isfinite(), torch.inf)
         steepest = gradient.where(column(far < nearest, x), steepest)
         nearest = nearest.minimum(far)
         distances.append(far)
-        slopes.append(slope)
+        slopes.append(steepness)
         del gradient
     return Boundaries(torch.stack(distances, 1), torch.stack(slopes, 1), steepest)
 

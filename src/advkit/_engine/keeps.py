@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from advkit._base.scale import magnitude, rounding_margin
 from advkit._engine.looks import Look
 from advkit._engine.rows import Rows
 from advkit.norms import Norm, column
@@ -151,6 +152,9 @@ class Worst(_Best):
 class Smallest(_Best):
     """The fooling place closest to the image; the image itself where there was none.
 
+    A place that fools by less than what rounding may do does not count, unless it is the image itself: in a batch of
+    another size it might not.
+
     Args:
         images: (N, ...), the originals.
         norm: in which to measure.
@@ -170,4 +174,7 @@ class Smallest(_Best):
         self.norm = norm
 
     def value(self, rows: Rows, look: Look) -> Tensor:
-        return self.norm.distance(look.x, self.originals[rows.index]).where(look.success, torch.inf)
+        size = self.norm.distance(look.x, self.originals[rows.index])
+        edge = rounding_margin(magnitude(look.logits, look.goal.classes))
+        clearly = look.success & ((look.goal.margin(look.logits) < -edge) | (size == 0))
+        return size.where(clearly, torch.inf)
