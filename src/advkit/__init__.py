@@ -5,17 +5,23 @@ from advkit._version import __version__
 from advkit.attack import AdversarialResult, Attack
 from advkit.attacks import (
     CW,
+    DDN,
     EAD,
     FGSM,
+    FMN,
     IFGSM,
     JSMA,
     MIFGSM,
+    PDGD,
+    PDPGD,
     PGD,
     DeepFool,
     OnePixel,
     PixelSwap,
     Pixle,
+    SigmaZero,
     SparseL1Descent,
+    SuperDeepFool,
 )
 from advkit.defenses import Defense
 from advkit.evaluation import RobustnessReport, evaluate
@@ -25,11 +31,15 @@ from advkit.transforms import AttackTransform, FGSMTransform
 
 __all__ = [
     "CW",
+    "DDN",
     "EAD",
     "FGSM",
+    "FMN",
     "IFGSM",
     "JSMA",
     "MIFGSM",
+    "PDGD",
+    "PDPGD",
     "PGD",
     "AdversarialResult",
     "Attack",
@@ -43,7 +53,9 @@ __all__ = [
     "PixelSwap",
     "Pixle",
     "RobustnessReport",
+    "SigmaZero",
     "SparseL1Descent",
+    "SuperDeepFool",
     "Targeted",
     "Untargeted",
     "__version__",

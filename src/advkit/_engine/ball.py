@@ -148,19 +148,18 @@ class L1Ball(Ball):
 
 
 class L0Ball(Ball):
-    """The L0 ball: a point goes first into the box, then the features that were moved least go back.
+    """The L0 ball: the features that were moved least go back first, then the others into the box.
 
     Examples:
         >>> from advkit.parts import L0Ball
-        >>> L0Ball(torch.tensor([[0.0, 0.9, 0.5]]), 1, bounds=(0, 1)).project(torch.tensor([[0.0, 2.0, 0.7]]))
-        tensor([[0.0000, 0.9000, 0.7000]])
+        >>> L0Ball(torch.tensor([[0.0, 0.5, 0.5]]), 1, bounds=(0, 1)).project(torch.tensor([[0.0, 2.0, 0.75]]))
+        tensor([[0.0000, 1.0000, 0.5000]])
     """
 
     norm = norms.L0
 
     def project(self, x: Tensor) -> Tensor:
-        change = x.clamp_(*self.bounds) - self.originals
-        return x.where(norms.L0.project(change, self.eps) != 0, self.originals)
+        return norms.L0.project(x.sub_(self.originals), self.eps).add_(self.originals).clamp_(*self.bounds)
 
 
 _BALLS: dict[Norm, Callable[[Tensor, float | Tensor, tuple[float, float]], Ball]] = {

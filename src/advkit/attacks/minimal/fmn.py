@@ -48,8 +48,7 @@ class FMN(Attack):
 
     All ``steps`` are taken for every image but those: a forward and a backward each, and a forward for where the last
     one leads. In the paper the first radius has no factor 1 + gamma and may shrink: an image that arrives at the
-    boundary within rounding then stays there for good. In L1 a step goes to the closest point of both ball and box,
-    in L0 the box comes first, so that no feature is spent on a pixel that is at its bound already.
+    boundary within rounding then stays there for good. In L1 a step goes to the closest point of both ball and box.
 
     Pintor, Roli, Brendel & Biggio, "Fast minimum-norm adversarial attacks through adaptive norm constraints",
     NeurIPS 2021, algorithm 1.
