@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from advkit._base.scale import magnitude, rounding_margin
 from advkit._engine.looks import Look
 from advkit._engine.rows import Rows
 from advkit.norms import Norm, column
@@ -175,6 +174,4 @@ class Smallest(_Best):
 
     def value(self, rows: Rows, look: Look) -> Tensor:
         size = self.norm.distance(look.x, self.originals[rows.index])
-        edge = rounding_margin(magnitude(look.logits, look.goal.classes))
-        clearly = look.success & ((look.goal.margin(look.logits) < -edge) | (size == 0))
-        return size.where(clearly, torch.inf)
+        return size.where(look.clearly | (look.success & (size == 0)), torch.inf)

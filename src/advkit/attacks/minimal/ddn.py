@@ -86,6 +86,6 @@ class DDN(Attack):
         low, high = self.bounds
         alpha = annealed(1, 0.01, look.step, self.steps) * (high - low)
         change = look.x - rows.originals + alpha * L2.steepest(look.gradient)
-        factor = (1 + self.gamma) - 2 * self.gamma * look.success.to(change.dtype)
+        factor = (1 + self.gamma) - 2 * self.gamma * look.clearly.to(change.dtype)
         rows.radius = (rows.radius * factor).minimum(rows.farthest)
         return (rows.originals + column(rows.radius, change) * L2.steepest(change)).clamp(low, high)

@@ -20,6 +20,8 @@ from advkit.norms import Norm
 
 __all__ = ["FMN"]
 
+_ROOM = 1e-5  # a feature that is this close to its bound, over the range, is at it but for rounding
+
 
 @dataclass
 class _InBall(Shrinking):
@@ -47,8 +49,10 @@ class FMN(Attack):
     and so does one that is misclassified already.
 
     All ``steps`` are taken for every image but those: a forward and a backward each, and a forward for where the last
-    one leads. In the paper the first radius has no factor 1 + gamma and may shrink: an image that arrives at the
-    boundary within rounding then stays there for good. In L1 a step goes to the closest point of both ball and box.
+    one leads. Three things are not as in the paper. There the first radius has no factor 1 + gamma and may shrink: an
+    image that arrives at the boundary within rounding then stays there for good. There g also has the features at a
+    bound that it would push further, which makes little of the others in an image of black and white. And in L1 a step
+    goes to the closest point of both ball and box here.
 
     Pintor, Roli, Brendel & Biggio, "Fast minimum-norm adversarial attacks through adaptive norm constraints",
     NeurIPS 2021, algorithm 1.
@@ -99,20 +103,26 @@ class FMN(Attack):
         norm, (low, high) = norms.get(self.norm), self.bounds
         alpha = self.alpha or (10 if norm is norms.Linf else 1) * (high - low)
         gamma = annealed(self.gamma, self.gamma_final, look.step, self.steps)
-        eps = self._counted(rows, look, gamma) if norm is norms.L0 else self._measured(rows, look, gamma, norm)
+        room = _ROOM * (high - low)
+        outwards = ((look.x < low + room) & (look.gradient < 0)) | ((look.x > high - room) & (look.gradient > 0))
+        inside = look.gradient.where(~outwards, 0)
+        if norm is norms.L0:
+            eps = self._counted(rows, look, gamma)
+        else:
+            eps = self._measured(rows, look, slope(inside, norm), gamma)
         rows.eps = eps.minimum(rows.farthest)
-        ahead = look.x + annealed(alpha, alpha / 100, look.step, self.steps) * norms.L2.steepest(look.gradient)
+        ahead = look.x + annealed(alpha, alpha / 100, look.step, self.steps) * norms.L2.steepest(inside)
         return Ball.of(norm, rows.originals, rows.eps, self.bounds).project(ahead)
 
-    def _measured(self, rows: _InBall, look: Look, gamma: float, norm: Norm) -> Tensor:
+    def _measured(self, rows: _InBall, look: Look, slopes: Tensor, gamma: float) -> Tensor:
         """The next radius: (n,)."""
-        across = linear_distances(look.loss.abs().to(look.x.dtype), slope(look.gradient, norm))
-        linear = norm.distance(look.x, rows.originals) + across.where(across.isfinite(), 0)
+        across = linear_distances((look.loss.abs() + 2 * look.edge).to(look.x.dtype), slopes)
+        linear = norms.get(self.norm).distance(look.x, rows.originals) + across.where(across.isfinite(), 0)
         grown = torch.where(rows.best.isinf(), linear.maximum(rows.eps), rows.eps) * (1 + gamma)
-        return torch.where(look.success, (rows.eps * (1 - gamma)).minimum(rows.best), grown)
+        return torch.where(look.clearly, (rows.eps * (1 - gamma)).minimum(rows.best), grown)
 
     def _counted(self, rows: _InBall, look: Look, gamma: float) -> Tensor:
         """The same in features."""
         fewer = (rows.eps - 1).minimum((rows.eps * (1 - gamma)).floor()).minimum(rows.best).clamp_min(0)
         more = (rows.eps + 1).maximum((rows.eps * (1 + gamma)).floor())
-        return torch.where(look.success, fewer, more)
+        return torch.where(look.clearly, fewer, more)

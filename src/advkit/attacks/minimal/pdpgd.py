@@ -71,7 +71,7 @@ class PrimalDual(Attack):
         moved = self._moved(rows, look, self.primal_lr * _PRIMAL ** (look.step / self.steps))
         by = self.dual_lr * (1 - (1 - _DUAL) * look.step / max(1, self.steps - 1))
         bound = torch.full_like(rows.odds, _MOST).log()
-        rows.odds = torch.where(look.success, rows.odds - by, rows.odds + by).clamp(-bound, bound)
+        rows.odds = torch.where(look.clearly, rows.odds - by, rows.odds + by).clamp(-bound, bound)
         rows.cost = torch.lerp(rows.cost, torch.sigmoid(-rows.odds), 1 - _MEMORY)
         return moved
 

@@ -43,13 +43,14 @@ def _linf(size: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
 def _l2(size: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
     """z_i = s * p_i, with p_i = scale_i * size_i / (scale_i * s + weight) and s the L2 norm of z: where ||p|| = 1."""
     tiny = torch.finfo(size.dtype).tiny
-    s = _LEAST * torch.linalg.vector_norm(size, dim=1, keepdim=True)  # for what should be no more than that
+    s = start = _LEAST * torch.linalg.vector_norm(size, dim=1, keepdim=True)
     for _ in range(_NEWTON):  # on 1 / ||p|| = 1, whose left side is concave in s: from the left, never beyond
         resistance = (scale * s + weight).clamp_min(tiny)
         p = scale * size / resistance
         square = (p * p).sum(1, keepdim=True)
         slope = (p * p * (scale / resistance)).sum(1, keepdim=True)
         s = s + ((square.sqrt() - 1) * square / slope.clamp_min(tiny)).clamp_min(0)
+    s = s.where(s > start, 0)
     z: Tensor = scale * size * s / (scale * s + weight).clamp_min(tiny)
     return z
 

@@ -96,12 +96,12 @@ class SigmaZero(Attack):
         low, high = self.bounds
         change = (look.x - rows.originals) / (high - low)
         square = change.square()
-        count = 2 * self.sigma * change / (square + self.sigma).square() / change[0].numel()
+        count = 2 * self.sigma * change / (square + self.sigma).square() / change.shape[1:].numel()
         slope = count - (high - low) * look.gradient
         size = Linf.size(slope)
         mean, scale = rows.adam.see(slope / column(size.where(size > 0, 1), slope), look.step)
         moved = (look.x - annealed(self.lr, self.lr / 10, look.step, self.steps) * mean / scale).clamp(low, high)
         by = self.threshold_step * annealed(self.lr, self.lr / 10, look.step + 1, self.steps) / (high - low)
-        rows.threshold = torch.where(look.success, rows.threshold + by, rows.threshold - by).clamp(0, 1)
+        rows.threshold = torch.where(look.clearly, rows.threshold + by, rows.threshold - by).clamp(0, 1)
         least = column(rows.threshold * (high - low), moved)
         return moved.where((moved - rows.originals).abs() >= least, rows.originals)
