@@ -116,10 +116,10 @@ class PDGD(PrimalDual):
         InputError: a number is out of its range; see `Attack` for the rest.
 
     Examples:
-        >>> result = advkit.PDGD(model, steps=200).run(images, labels)
+        >>> result = advkit.PDGD(model).run(images, labels)
         >>> result
         AdversarialResult(12 of 12 successful)
-        >>> bool(result.distance("l2").median() < advkit.DeepFool(model).run(images, labels).distance("l2").median())
+        >>> bool(result.distance("l2").median() < 1.1 * advkit.CW(model).run(images, labels).distance("l2").median())
         True
     """
 
