@@ -51,9 +51,8 @@ class FMN(Attack):
     All ``steps`` are taken for every image but those: a forward and a backward each, and a forward for where the last
     one leads. Three things are not as in the paper. There the first radius has no factor 1 + gamma and may shrink: an
     image that arrives at the boundary within rounding then stays there for good. There g also has the features at a
-    bound that it would push further, which makes little of the others in an image of black and white; so it does here in
-    L0. And in L1 a step
-    goes to the closest point of both ball and box here.
+    bound that it would push further, which makes little of the others in an image of black and white; in L0 it does so
+    here, too. And in L1 a step goes to the closest point of both ball and box.
 
     Pintor, Roli, Brendel & Biggio, "Fast minimum-norm adversarial attacks through adaptive norm constraints",
     NeurIPS 2021, algorithm 1.
