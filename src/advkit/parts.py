@@ -4,7 +4,7 @@
 """
 
 from advkit._base.random import normal_like, uniform_like
-from advkit._engine.ball import Ball, L1Ball, L2Ball, LinfBall
+from advkit._engine.ball import Ball, L0Ball, L1Ball, L2Ball, LinfBall
 from advkit._engine.classifier import Classifier
 from advkit._engine.iterate import iterate
 from advkit._engine.keeps import FirstSuccess, HighestLoss, Keep, Last, Smallest, Standing, Worst
@@ -41,6 +41,7 @@ __all__ = [
     "HighestLoss",
     "Hyperparameter",
     "Keep",
+    "L0Ball",
     "L1Ball",
     "L2Ball",
     "Last",

@@ -370,6 +370,17 @@ CASES = [
         spatial=True,
         fools=0.0,
     ),
+    Case("DDN", advkit.DDN, {"steps": 20}, norm="l2"),
+    Case("FMN", advkit.FMN, {"steps": 20}, norm="l2"),
+    Case("FMN-L0", advkit.FMN, {"steps": 100, "norm": "l0"}, norm="l0"),
+    Case("FMN-L1", advkit.FMN, {"steps": 20, "norm": "l1"}, norm="l1"),
+    Case("FMN-Linf", advkit.FMN, {"steps": 20, "norm": "linf"}),
+    Case("PDGD", advkit.PDGD, {"steps": 20}, norm="l2"),
+    Case("PDPGD", advkit.PDPGD, {"steps": 20}),
+    Case("PDPGD-L1", advkit.PDPGD, {"steps": 20, "dual_ratio": 1e-4, "norm": "l1"}, norm="l1"),
+    Case("PDPGD-L2", advkit.PDPGD, {"steps": 20, "norm": "l2"}, norm="l2"),
+    Case("SigmaZero", advkit.SigmaZero, {"steps": 10}, norm="l0"),
+    Case("SuperDeepFool", advkit.SuperDeepFool, {"steps": 20}, norm="l2"),
 ]
 
 _BY_NAME = {case.name: case for case in CASES}

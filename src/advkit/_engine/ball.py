@@ -11,7 +11,7 @@ from typing_extensions import Self
 from advkit import norms
 from advkit.norms import Norm, column
 
-__all__ = ["Ball", "L1Ball", "L2Ball", "LinfBall"]
+__all__ = ["Ball", "L0Ball", "L1Ball", "L2Ball", "LinfBall"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Ball(ABC):
 
     @staticmethod
     def of(norm: str | Norm, originals: Tensor, eps: float | Tensor, bounds: tuple[float, float]) -> "Ball":
-        """The ball of this norm: "linf", "l2" or "l1", or the norm itself."""
+        """The ball of this norm: "linf", "l2", "l1" or "l0", or the norm itself."""
         return _BALLS[norms.get(norm)](originals, eps, bounds)
 
     @property
@@ -147,8 +147,24 @@ class L1Ball(Ball):
         return torch.where(too_far, inner, found).clamp(low, high).view_as(x)
 
 
+class L0Ball(Ball):
+    """The L0 ball: the features that were moved least go back first, then the others into the box.
+
+    Examples:
+        >>> from advkit.parts import L0Ball
+        >>> L0Ball(torch.tensor([[0.0, 0.5, 0.5]]), 1, bounds=(0, 1)).project(torch.tensor([[0.0, 2.0, 0.75]]))
+        tensor([[0.0000, 1.0000, 0.5000]])
+    """
+
+    norm = norms.L0
+
+    def project(self, x: Tensor) -> Tensor:
+        return norms.L0.project(x.sub_(self.originals), self.eps).add_(self.originals).clamp_(*self.bounds)
+
+
 _BALLS: dict[Norm, Callable[[Tensor, float | Tensor, tuple[float, float]], Ball]] = {
     norms.Linf: LinfBall,
     norms.L2: L2Ball,
     norms.L1: L1Ball,
+    norms.L0: L0Ball,
 }

@@ -72,15 +72,15 @@ def nearest_boundaries(
     for left, gap in zip(range(len(gaps))[::-1], gaps, strict=True):
         gradient = model.gradient(gap, x, keep_graph=left > 0)
         gap = gap.detach()
-        slope = dual_size(gradient, norm)
-        far = linear_distances(gap, slope)
+        steepness = dual_size(gradient, norm)
+        far = linear_distances(gap, steepness)
         if length is not None:
             far = length(gap, gradient).where(far.isfinite(), torch.inf)
         steepest = gradient.where(column(far < nearest, x), steepest)
         closing = gap.where(far < nearest, closing)
         nearest = nearest.minimum(far)
         distances.append(far)
-        slopes.append(slope)
+        slopes.append(steepness)
         del gradient
     return Boundaries(torch.stack(distances, 1), torch.stack(slopes, 1), steepest, closing)
 

@@ -197,6 +197,9 @@ class Standing(Worst):
 class Smallest(_Best):
     """The fooling place closest to the image; the image itself where there was none.
 
+    A place that fools by less than what rounding may do does not count, unless it is the image itself: in a batch of
+    another size it might not.
+
     Args:
         images: (N, ...), the originals.
         norm: in which to measure.
@@ -216,4 +219,5 @@ class Smallest(_Best):
         self.norm = norm
 
     def value(self, rows: Rows, look: Look) -> Tensor:
-        return self.norm.distance(look.x, self.originals[rows.index]).where(look.success, torch.inf)
+        size = self.norm.distance(look.x, self.originals[rows.index])
+        return size.where(look.clearly | (look.success & (size == 0)), torch.inf)

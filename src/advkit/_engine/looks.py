@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from advkit._base.scale import magnitude, rounding_margin
 from advkit._engine.ball import Ball
 from advkit._engine.rows import Rows
 from advkit.goals import Goal
@@ -100,6 +101,16 @@ class Look:
     def success(self) -> Tensor:
         """Whether the model is fooled: bool (n,)."""
         return self.goal.success(self.logits)
+
+    @property
+    def edge(self) -> Tensor:
+        """What rounding may do to the margin: (n,), in units of the logits."""
+        return rounding_margin(magnitude(self.logits, self.goal.classes))
+
+    @property
+    def clearly(self) -> Tensor:
+        """Whether the model is fooled by more than rounding may undo in a batch of another size: bool (n,)."""
+        return self.success & (self.goal.margin(self.logits) < -self.edge)
 
     def compact(self, rows: Seeking) -> None:
         """Drop the retired rows, where that is worth it, here and in ``rows``."""

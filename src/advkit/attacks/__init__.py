@@ -2,7 +2,7 @@
 
 from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, MultiTargeted, SparseL1Descent
 from advkit.attacks.combined import AutoAttack, Restarts, WorstOf
-from advkit.attacks.minimal import CW, EAD, FAB, JSMA, DeepFool
+from advkit.attacks.minimal import CW, DDN, EAD, FAB, FMN, JSMA, PDGD, PDPGD, DeepFool, SigmaZero, SuperDeepFool
 from advkit.attacks.queries import NES, SPSA, OnePixel, PixelSwap, Pixle, SimBA, Square
 from advkit.attacks.transfer import (
     BSR,
@@ -26,16 +26,20 @@ __all__ = [
     "APGDT",
     "BSR",
     "CW",
+    "DDN",
     "DIFGSM",
     "EAD",
     "FAB",
     "FGSM",
+    "FMN",
     "GRA",
     "IFGSM",
     "JSMA",
     "MIFGSM",
     "NES",
     "NIFGSM",
+    "PDGD",
+    "PDPGD",
     "PGD",
     "PGN",
     "PIFGSM",
@@ -54,9 +58,11 @@ __all__ = [
     "PixelSwap",
     "Pixle",
     "Restarts",
+    "SigmaZero",
     "SimBA",
     "SparseL1Descent",
     "Square",
+    "SuperDeepFool",
     "Transfer",
     "WorstOf",
 ]

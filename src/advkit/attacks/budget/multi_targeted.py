@@ -12,14 +12,16 @@ from advkit._base.random import normal_like
 from advkit._base.scale import contenders, magnitude, power_of_two
 from advkit._engine.ball import Ball
 from advkit._engine.boundaries import dual_size, linear_distances, nearest_boundaries
+from advkit._engine.classifier import Classifier, own
 from advkit._engine.iterate import iterate
 from advkit._engine.keeps import Worst
 from advkit._engine.looks import Look, Seeking
 from advkit._engine.rows import Rows
 from advkit.attack import Attack
-from advkit.goals import Goal
+from advkit.goals import Goal, Untargeted
 from advkit.hyperparameters import OfRange, number
 from advkit.losses import Loss
+from advkit.model import attacking
 from advkit.norms import Norm, column
 
 __all__ = ["MultiTargeted"]
@@ -92,6 +94,28 @@ class MultiTargeted(Attack):
     def stops_at_success(self) -> bool:
         """It does: an image leaves the search as soon as the model is fooled."""
         return True
+
+    def within_reach(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Where some class lies within the budget, if the model were linear: bool (N,), where the images are.
+
+        Of images that the attack fails on, it tells where gradients do not lead to what they promise. One forward for
+        an image, and another with a backward for each class.
+
+        Args:
+            images: floating (N, ...), within ``bounds``, N at least 1.
+            labels: int64 (N,).
+
+        Examples:
+            >>> advkit.MultiTargeted(model, eps=4 / 255).within_reach(images, labels).shape
+            torch.Size([12])
+        """
+        model = Classifier(self.model, {"labels": labels})
+        with attacking(self.model, adaptive=self.adaptive):
+            x = own(images, *model.workplace(images))
+            goal = Untargeted(own(labels, x.device, torch.int64))
+            routes = self._with(model=model)._survey(x, goal, _Found(x, goal))
+        eps = self.eps.to(x.device) if isinstance(self.eps, Tensor) else self.eps
+        return (routes.open & (routes.far < column(eps, routes.far))).any(1).to(images.device)
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         ball = Ball.of(self.norm, images, self.eps, self.bounds)

@@ -3,31 +3,17 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from advkit import hyperparameters, norms
 from advkit._base.scale import magnitude
-from advkit._engine.boundaries import linear_distances, nearest_boundaries
 from advkit.attack import Aim, Attack
-from advkit.attacks.minimal.rivals import WithRivals
+from advkit.attacks.minimal.crossing import Crossing, answer, beyond
 from advkit.goals import Goal
 from advkit.hyperparameters import number
 from advkit.norms import Norm, column
 
 __all__ = ["DeepFool"]
-
-# After the first step a boundary is looked for among the two that seemed nearest, by the slopes last seen. On
-# CNNs for CIFAR-10, plain and adversarially trained, that gives what all nine of them give, in half the passes.
-_NEAREST = 2
-
-# A step goes at least this far beyond the boundary, in parts of the pixels' range: rounding must not undo it.
-_BEYOND = 1e-4
-
-
-@dataclass
-class _Row(WithRivals):
-    slopes: Tensor  # (n, m), the dual norm of the gradient of each gap, where last computed
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,45 +66,25 @@ class DeepFool(Attack):
     norm: str | Norm = hyperparameters.norm("l2", "linf")
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        x, logits = self._answer(images)
-        rivals = goal.rivals(logits, self.candidates - 1)
-        rows = _Row(images, goal, rivals, magnitude(logits, goal.classes), torch.ones_like(rivals, dtype=images.dtype))
+        model, norm = self.classifier, norms.get(self.norm)
+        x, logits = answer(model, images)
+        rows = Crossing(images, goal, goal.rivals(logits, self.candidates - 1), magnitude(logits, goal.classes))
         fooled = goal.success(logits)
-        count = rivals.shape[1]
         for _ in range(self.steps):
-            stuck = linear_distances(rows.gaps(logits.detach()), rows.slopes).isinf().all(1)
-            still_active = rows.retire(fooled[rows.index] | stuck)
+            still_active = rows.retire(fooled[rows.index] | rows.stuck(logits))
             if not still_active:
                 break
-            # Closed rows would ride through every backward. A forward without them is often cheaper.
-            if count * (len(x) - still_active) > still_active:
+            # Retired rows would ride through every backward. A forward without them is often cheaper.
+            if rows.count * (len(x) - still_active) > still_active:
                 rows.compact()
                 if len(rows.x) < len(x):
                     del logits  # and the graph, before there is another
-                    x, logits = self._answer(rows.x)
-            rows.move(self._step(rows, x, logits, count))
+                    x, logits = answer(model, rows.x)
+            found = rows.nearest(model, x, logits, norm)
+            length = beyond(found.distance, self.overshoot, self.bounds)
+            rows.move((rows.x - column(length, x) * norm.steepest(found.gradient)).clamp(*self.bounds))
+            del found
             rows.compact()
-            count = min(count, _NEAREST)
-            x, logits = self._answer(rows.x)  # after the last step only to see who is fooled
+            x, logits = answer(model, rows.x)  # after the last step only to see who is fooled
             fooled[rows.index] |= rows.fooled(logits)
         return rows.whole().where(column(fooled, images), images)
-
-    def _answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What the model says of images (n, ...), and the leaf of its graph."""
-        x = images.detach().requires_grad_()
-        return x, self.classifier.logits(x)
-
-    def _step(self, rows: _Row, x: Tensor, logits: Tensor, count: int) -> Tensor:
-        """Where the rows are after a step over the nearest of ``count`` boundaries: (n, ...), inside the box.
-
-        Notes the slopes seen on the way.
-        """
-        norm, gaps = norms.get(self.norm), rows.gaps(logits)
-        nearest = linear_distances(gaps.detach(), rows.slopes).topk(count, largest=False).indices
-        # Of differences, one for each boundary: the gradient of the label alone is never needed.
-        found = nearest_boundaries(self.classifier, x, gaps.gather(1, nearest).unbind(1), norm)
-        rows.slopes = rows.slopes.scatter(1, nearest, found.slopes)
-        distance = found.distance
-        beyond = (self.overshoot * distance).clamp_min(_BEYOND * (self.bounds[1] - self.bounds[0]))
-        length = (distance + beyond).where(distance.isfinite(), 0)
-        return (rows.x - column(length, x) * norm.steepest(found.gradient)).clamp(*self.bounds)
