@@ -30,7 +30,8 @@ Made = TypeVar("Made", bound=Attack)
 
 VERDICTS = ("standard", "autoattack")
 _RESTARTS = 2
-_IN_L1 = {
+# In L1 a step moves a few features. Which, the two rules judge differently, and they fool different images.
+_IN_L1: dict[str, Any] = {"steps": 50, "target_classes": 2}
     "steps": 50,
     "target_classes": 2,
 }  # where rules for the few features that count differ, and find different images
