@@ -32,9 +32,6 @@ VERDICTS = ("standard", "autoattack")
 _RESTARTS = 2
 # In L1 a step moves a few features. Which, the two rules judge differently, and they fool different images.
 _IN_L1: dict[str, Any] = {"steps": 50, "target_classes": 2}
-    "steps": 50,
-    "target_classes": 2,
-}  # where rules for the few features that count differ, and find different images
 _PASSES = 60  # that an audit may take, for each image that is left
 _BROKEN = 0.02  # the share of what is left of an honest network whose gradients promise success within the budget
 _CLASSES, _QUERIES = 3, 2000  # of the searches where gradients are not to be trusted
