@@ -199,7 +199,7 @@ CASES = [
     Case("EAD-published", advkit.EAD, PUBLISHED, norm="l1"),
     Case("EAD-elastic", advkit.EAD, {**SEARCH, "decision_rule": "elastic"}, norm="l1"),
     Case("DDN", advkit.DDN, {"steps": 20}, norm="l2"),
-    Case("FMN", advkit.FMN, {"steps": 20}, norm="l2"),
+    Case("FMN", advkit.FMN, {"steps": 25}, norm="l2"),
     Case("FMN-L0", advkit.FMN, {"steps": 100, "norm": "l0"}, norm="l0"),
     Case("FMN-L1", advkit.FMN, {"steps": 20, "norm": "l1"}, norm="l1"),
     Case("FMN-Linf", advkit.FMN, {"steps": 20, "norm": "linf"}),
