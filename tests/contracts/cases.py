@@ -371,7 +371,7 @@ CASES = [
         fools=0.0,
     ),
     Case("DDN", advkit.DDN, {"steps": 20}, norm="l2"),
-    Case("FMN", advkit.FMN, {"steps": 20}, norm="l2"),
+    Case("FMN", advkit.FMN, {"steps": 25}, norm="l2"),
     Case("FMN-L0", advkit.FMN, {"steps": 100, "norm": "l0"}, norm="l0"),
     Case("FMN-L1", advkit.FMN, {"steps": 20, "norm": "l1"}, norm="l1"),
     Case("FMN-Linf", advkit.FMN, {"steps": 20, "norm": "linf"}),
