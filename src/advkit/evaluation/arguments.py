@@ -133,7 +133,8 @@ def _named(what: str, things: object, name_of: Callable[[Any], str]) -> dict[str
 
 def arguments(attack: Attack) -> dict[str, Any]:
     """An attack's hyperparameters as JSON can say them."""
-    shown = [known.name for known in fields(attack) if known.repr and known.name != "adaptive"]  # which is set here
+    apart = ("adaptive", "compiled")  # which is set here, and which changes no answer
+    shown = [known.name for known in fields(attack) if known.repr and known.name not in apart]
     return {name: plain(getattr(attack, name)) for name in shown}
 
 
