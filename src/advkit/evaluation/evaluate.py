@@ -147,6 +147,7 @@ def evaluate(
     given = {BARE: model, **named_defenses(defenses)}
     bare = with_stand_in(hookable(model), surrogate)
     models = {name: bare if name == BARE else defended_by(bare, name, one) for name, one in given.items()}
+    called = attacks if isinstance(attacks, str) else None
     if isinstance(attacks, str):
         attacks, stop_when_fooled = verdict(attacks, models.values(), norm=norm, eps=eps, bounds=bounds), True
     named = named_attacks(attacks)
@@ -182,7 +183,8 @@ def evaluate(
     return RobustnessReport(
         **summary(records, contenders, plan, setup),
         flags=(*probed, *compared),
-        not_tried=not_tried(carried_out(records.values(), plan)),
+        not_tried=() if called else not_tried(carried_out(records.values(), plan)),
+        verdict=called,
         **_circumstances(records, setup, bare),
     )
 

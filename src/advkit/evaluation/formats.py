@@ -156,6 +156,7 @@ def _together(report: RobustnessReport) -> tuple[WorstCase, ...]:
 def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
     """What stands beneath the table: lines, after an empty one for each paragraph."""
     paragraphs = [
+        *_verdict(report),
         _caption(report),
         *_unbounded(report),
         *_not_tried(report),
@@ -166,6 +167,29 @@ def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
     for paragraph in paragraphs:
         lines += ["", *(textwrap.wrap(paragraph, width) if width else [paragraph])]
     return lines
+
+
+def _verdict(report: RobustnessReport) -> list[str]:
+    """The number to report, what it rests on, and what it took; of the bare model alone."""
+    if report.verdict is None or not report.worst or not _is_bare(report):
+        return []
+    worst = report.worst[0]
+    far = " or ".join(f"{norms.get(norm)} {eps:.4g}" for norm, eps in worst.within.items())
+    fooled = [f"{_fooled(score)} by {score.name}" for score in report.attacks]
+    passes = sum(_passes(score) for score in report.attacks) / max(1, report.images)
+    return [
+        f'Robust accuracy within {far}, "{report.verdict}": {_percent(worst.accuracy)}, with 95 % confidence '
+        f"{100 * worst.low:.1f} to {100 * worst.high:.1f}. It is an upper bound: another attack may find more. First "
+        f"fooled: {', '.join(fooled)}. {passes:,.0f} passes (forwards and backwards) an image."
+    ]
+
+
+def _fooled(score: AttackScore) -> int:
+    return round(score.success_rate * score.attacked) if score.attacked else 0
+
+
+def _passes(score: AttackScore) -> float:
+    return score.attacked * (score.forwards_per_image + score.backwards_per_image) if score.attacked else 0.0
 
 
 def _caption(report: RobustnessReport) -> str:

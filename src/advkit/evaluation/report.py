@@ -31,6 +31,7 @@ class RobustnessReport:
         failures: the images lost to errors, which are in no number.
         standing: for each image, in the loader's order, whether the bare model is right on it under every attack; see
             `robust`.
+        verdict: "standard" or "autoattack", if the attacks were given by that name.
         not_tried: the kinds of attacks of which none was carried out, as parts of a sentence.
         stop_when_fooled: whether each attack was only tried on what those before it left; its accuracy is then what
             it and those before it leave.
@@ -57,6 +58,7 @@ class RobustnessReport:
     flags: tuple[Flag, ...] = ()
     failures: tuple[Failure, ...] = ()
     standing: tuple[bool, ...] = ()
+    verdict: str | None = None
     not_tried: tuple[str, ...] = ()
     stop_when_fooled: bool = False
     seed: int | None = 0

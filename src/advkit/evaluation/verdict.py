@@ -34,7 +34,8 @@ _RESTARTS = 2
 _IN_L1: dict[str, Any] = {"steps": 50, "target_classes": 2}
 _PASSES = 60  # that an audit may take, for each image that is left
 _BROKEN = 0.02  # the share of what is left of an honest network whose gradients promise success within the budget
-_CLASSES, _QUERIES = 3, 2000  # of the searches where gradients are not to be trusted
+_LONGER: dict[str, Any] = {"steps": 50, "target_classes": 3, "restarts": 2}  # where gradients are not to be trusted
+_QUERIES = 2000
 
 
 def verdict(
@@ -118,7 +119,7 @@ class SecondLook(Attack):
         found, rows = images.detach().clone(), wanted.nonzero().squeeze(1)
         if not len(rows):
             return Done(found, None)
-        attacks = [self._one(APGDT, target_classes=_CLASSES), self._one(Square, max_queries=_QUERIES)]
+        attacks = [self._one(APGDT, **_LONGER), self._one(Square, max_queries=_QUERIES)]
         some = rows.to(images.device)
         done = WorstOf(attacks)._tried(images[some], labels[rows.to(labels.device)], None, looked=True)
         found[some] = done.images

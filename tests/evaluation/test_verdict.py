@@ -1,0 +1,172 @@
+"""What "standard" and "autoattack" stand for, and the number that they come to."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advkit
+from advkit.errors import InputError
+from advkit.evaluation.verdict import SecondLook, verdict
+from contracts.scenes import Passes, draw, learn, said_by, trained_net
+
+Loader = list[tuple[Tensor, Tensor]]
+
+
+def loader(images: Tensor, labels: Tensor, size: int = 5) -> Loader:
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+class Line(nn.Module):
+    """Two classes that lie on either side of sum(x) = 0: how far an image is from the other is known in any norm."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        total = images.flatten(1).sum(1, keepdim=True)
+        return torch.cat([total, -total], 1)
+
+
+def at_distances() -> tuple[Tensor, Tensor]:
+    """Images of four features, the class 0, at Linf distances 1/80, 2/80, ... 20/80, in a mixed order."""
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    images = torch.full((20, 4), 1.0) * (order[:, None] + 1) / 80
+    return images, torch.zeros(20, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "eps"),
+    [("standard", "linf", 0.1), ("standard", "l2", 0.2), ("standard", "l1", 0.4), ("autoattack", "linf", 0.1)],
+)
+def test_the_number_is_the_true_one_where_it_is_known(name: str, norm: str, eps: float) -> None:
+    """And so is each image's verdict, in the loader's order: all three budgets reach the same images."""
+    images, labels = at_distances()
+    far = images[:, 0]
+    batches = loader(images, labels, 10)
+    report = advkit.evaluate(Line(), batches, name, norm=norm, eps=eps, bounds=(-1, 1), progress=False)
+    sure = (far - 0.1).abs() > 0.003  # of one at the edge rounding decides
+    assert report.robust.dtype == torch.bool
+    assert report.robust[sure].equal((far > 0.1)[sure])
+    assert report.robust_accuracy == pytest.approx(report.robust.float().mean().item())
+    assert report.verdict == name
+    assert report.stop_when_fooled
+    assert "upper bound" in str(report)
+    assert advkit.RobustnessReport.from_json(report.to_json()) == report
+
+
+def test_the_fast_verdict_takes_few_passes() -> None:
+    """A hundredth of those of AutoAttack, on images that gradients lead to."""
+    images, labels = at_distances()
+    counted = {}
+    for name in ("standard", "autoattack"):
+        model = Passes(Line())
+        advkit.evaluate(model, loader(images, labels, 20), name, eps=0.1, bounds=(-1, 1), flags=False, progress=False)
+        counted[name] = sum(model.forwards) + sum(model.backwards)
+    assert counted["standard"] < counted["autoattack"] / 20
+
+
+class Masked(nn.Module):
+    """A network behind steps so fine that its gradient is zero, and its answers are what they were."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        rounded = (images * 200).round() / 200
+        logits: Tensor = self.net(rounded + 0 * images)
+        return logits
+
+
+def test_a_masked_network_is_seen_through() -> None:
+    net, images, labels = trained_net()
+    honest, masked = (
+        advkit.evaluate(model, [(images, labels)], "standard", eps=0.25, flags=False, progress=False)
+        for model in (net, Masked(net))
+    )
+    assert honest.robust_accuracy == 0
+    assert masked["MultiTargeted"].accuracy > 0.5, "the gradient that there is leads nowhere"
+    assert masked.robust_accuracy <= 0.25
+    assert "second look" in str(masked)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.5])
+def test_budgets_that_decide_nothing_and_everything(eps: float) -> None:
+    net, images, labels = trained_net()
+    report = advkit.evaluate(net, [(images, labels)], "standard", eps=eps, progress=False)
+    assert report.robust_accuracy == (1.0 if eps == 0 else 0.0)
+
+
+def test_wrong_images_are_not_robust_and_nobody_attacks_them() -> None:
+    net, images, labels = trained_net()
+    wrong = (labels + (torch.arange(len(labels)) < 3)) % 4
+    report = advkit.evaluate(net, [(images, wrong)], "standard", eps=0.0, progress=False)
+    assert report.robust.tolist() == [False] * 3 + [True] * (len(labels) - 3)
+    assert report["MultiTargeted"].attacked == len(labels) - 3
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_few_classes(classes: int) -> None:
+    images = draw(12, 3, 8, 8)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, classes))
+    labels = torch.arange(12) % classes
+    learn(model, images, labels, steps=40, lr=0.02)
+    labels = said_by(model.eval(), images)
+    for name in ("standard", "autoattack"):
+        report = advkit.evaluate(model, loader(images, labels, 6), name, eps=0.3, flags=False, progress=False)
+        assert report.robust_accuracy == 0
+
+
+def test_a_run_is_resumed_and_is_the_same(tmp_path: object) -> None:
+    images, labels = at_distances()
+    whole = advkit.evaluate(Line(), loader(images, labels), "standard", eps=0.1, bounds=(-1, 1), progress=False)
+    model, calls = Line(), []
+
+    def stop(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+
+    handle = model.register_forward_pre_hook(stop)
+    arguments = {"eps": 0.1, "bounds": (-1, 1), "run_folder": tmp_path, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        advkit.evaluate(model, loader(images, labels), "standard", **arguments)
+    handle.remove()
+    again = advkit.evaluate(Line(), loader(images, labels), "standard", **arguments)
+    assert again.standing == whole.standing
+    assert again.robust_accuracy == whole.robust_accuracy
+
+
+def test_a_defense_is_attacked_by_who_knows_it() -> None:
+    net, images, labels = trained_net()
+    defense = {"rounded": advkit.defenses.BitDepthReduction(bits=3)}
+    report = advkit.evaluate(net, [(images, labels)], "standard", defense, ("adaptive",), eps=0.25, progress=False)
+    assert report.score("MultiTargeted", "rounded").accuracy <= 0.25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"attacks": "strong"}, "attacks, where they are given by a name, must be one of 'standard', 'autoattack'"),
+        ({"attacks": "standard", "norm": "l2"}, "a verdict in L2 needs a budget"),
+        ({"attacks": "standard", "norm": "l0", "eps": 3}, "norm must be one of Linf, L2, L1"),
+        ({"attacks": "standard", "eps": -1.0}, "eps must be at least 0"),
+    ],
+)
+def test_what_is_no_verdict_is_told(arguments: dict[str, object], words: str) -> None:
+    net, images, labels = trained_net()
+    with pytest.raises(InputError, match=words):
+        advkit.evaluate(net, [(images, labels)], **arguments)
+
+
+def test_autoattack_is_for_random_models_what_its_authors_say() -> None:
+    net, _, _ = trained_net()
+    wrapped = advkit.defenses.RandomCropRescale().wrap(net)
+    names = list(verdict("autoattack", [wrapped], norm="linf", eps=0.1, bounds=(0, 1)))
+    assert len(names) == 2
+    assert all("eot_samples=20" in name for name in names)
+
+
+def test_a_second_look_leaves_alone_what_is_robust() -> None:
+    """Where gradients say truly that nothing is within the budget, images come back as they were."""
+    images, labels = at_distances()
+    kept = images[:, 0] > 0.15
+    found = SecondLook(Line(), eps=0.1, bounds=(-1, 1))(images[kept], labels[kept])
+    assert found.equal(images[kept])
