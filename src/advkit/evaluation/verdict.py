@@ -35,7 +35,7 @@ _IN_L1: dict[str, Any] = {"steps": 50, "target_classes": 2}
 _PASSES = 60  # that an audit may take, for each image that is left
 _BROKEN = 0.02  # the share of what is left of an honest network whose gradients promise success within the budget
 _LONGER: dict[str, Any] = {"steps": 50, "target_classes": 3, "restarts": 2}  # where gradients are not to be trusted
-_QUERIES = 2000
+_QUERIES = 2250
 
 
 def verdict(
