@@ -58,7 +58,7 @@ def test_autocast_keeps_the_contract(case: Case) -> None:
     network, images, labels = trained_net()
     model = Rounds(network)
     result = case.make(model, autocast=torch.bfloat16).run(images, labels)
-    assert model.low[0]
+    assert any(model.low)
     assert not model.low[-1], "success is judged without it"
     judge(case, result, images, labels, model=network)
     plain = case.make(network).run(images, labels)

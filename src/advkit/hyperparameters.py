@@ -322,6 +322,7 @@ def of(cls: type) -> Mapping[str, Hyperparameter]:
         >>> for name, what in advkit.hyperparameters.of(advkit.FGSM).items():
         ...     print(f"{name}: {what}")
         adaptive: True or False
+        compiled: True or False
         eps: a number, at least 0, or one for each image
         loss: the name of a loss, or a function (logits, classes) -> (N,)
     """

@@ -369,6 +369,7 @@ CASES = [
         deterministic=False,
         spatial=True,
         fools=0.0,
+        elsewhere=True,
     ),
     Case("DDN", advkit.DDN, {"steps": 20}, norm="l2"),
     Case("FMN", advkit.FMN, {"steps": 25}, norm="l2"),

@@ -127,9 +127,14 @@ def learn(model: nn.Module, images: Tensor, labels: Tensor, *, steps: int, lr: f
     optimizer.zero_grad()
 
 
-@cache
 def trained_net(seed: int = 0, classes: int = 4) -> tuple[nn.Module, Tensor, Tensor]:
-    """A small network that has learned patterns under noise, and images that it gets right."""
+    """A small network that has learned patterns under noise, and images that it gets right, to be written to."""
+    model, images, labels = _trained_net(seed, classes)
+    return model, images.clone(), labels.clone()
+
+
+@cache
+def _trained_net(seed: int, classes: int) -> tuple[nn.Module, Tensor, Tensor]:
     patterns = draw(classes, *IMAGE, seed=seed)
     labels = torch.arange(64) % classes
     images = (0.6 * patterns[labels] + draw(64, *IMAGE, seed=seed + 1, high=0.4)).clamp(0, 1)

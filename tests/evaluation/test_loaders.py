@@ -129,7 +129,10 @@ class Rounding(advkit.defenses.InputTransformation):
 @pytest.mark.parametrize("name", advkit.attacks.__all__)
 def test_evaluate_wherever_torch_makes_tensors(name, scene, tmp_path, request):
     net, images, labels = scene
-    attacks = [getattr(advkit, name)(net)]
+    fgsm = advkit.FGSM(net)
+    of_others = {"Restarts": fgsm, "WorstOf": [fgsm, advkit.DeepFool(net, norm="linf")]}
+    parts = {"parts": [advkit.attacks.transfer.Momentum()]} if name == "Transfer" else {}
+    attacks = [getattr(advkit, name)(of_others.get(name, net), **parts)]
     loader = [(images[:5], labels[:5]), (images[5:], labels[5:])]
     arguments = {"defenses": [Rounding()], "draws": 2}
     expected = advkit.evaluate(net, loader, attacks, **arguments)

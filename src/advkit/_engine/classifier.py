@@ -72,6 +72,7 @@ class Classifier:
         self.count = 0  # of the classes, once the model has answered
         self._infinite: Tensor | None = None  # on how many images of this search a gradient was, at most
         self._images = 0  # and on how many of the searches before
+        self._most = max(map(len, classes.values()), default=2**31)  # images; an attack may ask about copies of them
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...), for an attack that calls `torch.autograd.grad` itself.
@@ -210,7 +211,7 @@ class Classifier:
             found = search(self)
             self._look()
         if self._infinite is not None:
-            self._images += int(self._infinite)
+            self._images += min(int(self._infinite), self._most)
             self._infinite = None
         return found
 

@@ -51,7 +51,7 @@ class _Closest:
     def __init__(self, images: Tensor, norm: Norm, eps: float | Tensor | None) -> None:
         self.images, self.norm = images.clone(), norm
         self.least = torch.full(images.shape[:1], torch.inf, dtype=images.dtype, device=images.device)
-        self.eps = None if eps is None else torch.as_tensor(eps).to(self.least).expand_as(self.least)
+        self.eps = None if eps is None else torch.zeros_like(self.least).add_(eps)
 
     @property
     def settled(self) -> Tensor:

@@ -68,14 +68,14 @@ class NES(BlackBox):
     loss: str | Loss = loss("log_odds")
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
-        ball, alpha = Ball.of(self.norm, images, self.eps, self.bounds), torch.as_tensor(self.alpha).to(images)
+        ball, alpha = Ball.of(self.norm, images, self.eps, self.bounds), images.new_zeros(len(images)) + self.alpha
         rows, x, left = torch.arange(len(images), device=images.device), images, ask.limit
         for _ in range(self.steps):
             pairs = min(self.samples, (left - 1) // 2)
             if pairs < 1 or not len(rows):
                 break
             gradient = estimated(ask, x, rows, self.sigma, pairs, lambda like: normal_like(like, self.generator))
-            steps = ball.norm.steepest(gradient) * column(alpha[rows] if alpha.ndim else alpha, x)
+            steps = ball.norm.steepest(gradient) * column(alpha[rows], x)
             x = ball.project(steps.add_(x))
             kept = (ask(x, rows) != torch.inf).nonzero().squeeze(1)
             left -= 2 * pairs + 1

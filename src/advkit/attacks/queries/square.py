@@ -280,9 +280,9 @@ class _Pyramids(_Rule):
 
     def _pyramid(self, height: int, width: int) -> Tensor:
         """A pyramid of norm 1 with its top in the middle: a sum of squares about it, each larger and lower."""
-        rows, columns = ((torch.arange(size) - size // 2).abs() for size in (height, width))
+        rows, columns = ((torch.arange(size, device="cpu") - size // 2).abs() for size in (height, width))
         ring = rows[:, None].maximum(columns)
-        heights = torch.arange(1, max(height // 2, width // 2) + 2).double() ** -self.decay
+        heights = torch.arange(1, max(height // 2, width // 2) + 2, device="cpu").double() ** -self.decay
         return self._unit(heights.flip(0).cumsum(0).flip(0)[ring].flatten()).view(height, width)
 
 

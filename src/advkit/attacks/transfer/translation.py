@@ -66,7 +66,7 @@ class TranslationKernel(Part):
         return F.conv2d(planes, line.view(1, 1, 1, -1), padding=(0, middle)).view_as(gradient)
 
     def _line(self) -> Tensor:
-        place = torch.linspace(-1, 1, self.size) if self.size > 1 else torch.zeros(1)
+        place = torch.linspace(-1, 1, self.size, device="cpu") if self.size > 1 else torch.zeros(1, device="cpu")
         if self.kernel == "gaussian":
             line = (-(self.sigma * place).square() / 2).exp()
         else:
