@@ -80,6 +80,8 @@ class Case:
 
     def takes(self, name: str) -> bool:
         """Whether it may be made with this argument."""
+        if name == "autocast" and not self.needs_gradient:
+            return False
         return any(part.takes(name) for part in self.parts) or name in {known.name for known in fields(self.attack)}
 
     def __str__(self) -> str:
