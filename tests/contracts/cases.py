@@ -5,6 +5,7 @@ To put a new attack under the whole suite, add one `Case` to `CASES`.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
@@ -34,6 +35,8 @@ class Case:
         fools: the least share of easy images that it must fool. None, for attacks that show a model other pictures
             than these: to one whose pixels have no neighbours they say nothing.
         one_way: only raises features, or only lowers them.
+        variant: of another case, whose loop or parts it shares: it is held to what a search may break, and not once
+            more to what is done around searches.
         parts: of an attack that is given attacks: theirs.
         shorter: what is made in its place, if that takes too long.
         spatial: takes images (N, C, H, W) alone.
@@ -50,6 +53,7 @@ class Case:
     per_row: tuple[str, ...] = ()
     fools: float = 1.0
     one_way: bool = False
+    variant: bool = False
     parts: tuple["Case", ...] = ()
     shorter: type[Attack] | None = None
     spatial: bool = False
@@ -88,14 +92,18 @@ class Case:
         return self.name
 
 
-def each(keep: Callable[[Case], object] = lambda case: True) -> Callable[[Test], Test]:
-    """Run a test for every attack, or for those that ``keep`` picks."""
+def each(keep: Callable[[Case], object] = lambda case: True, *, variants: bool = False) -> Callable[[Test], Test]:
+    """Run a test for every attack, or for those that ``keep`` picks; and for their ``variants``, if asked to."""
 
     def over_cases(test: Test) -> Test:
         test.__dict__["keep"] = keep  # for `contract`
-        return pytest.mark.parametrize("case", [case for case in CASES if keep(case)], ids=str)(test)
+        kept = [case for case in CASES if keep(case) and (variants or not case.variant)]
+        return pytest.mark.parametrize("case", kept, ids=str)(test)
 
     return over_cases
+
+
+each_variant = partial(each, variants=True)
 
 
 def contract(modules: Iterable[ModuleType], cases: Sequence[Case]) -> Iterator[tuple[str, Callable[..., None]]]:
@@ -160,6 +168,7 @@ CASES = [
         norm="l2",
         budget=2.0,
         per_row=("eps",),
+        variant=True,
     ),
     Case(
         "MultiTargeted-restarts",
@@ -176,6 +185,7 @@ CASES = [
         norm="l1",
         budget=12.0,
         per_row=("eps",),
+        variant=True,
     ),
     Case("APGD", advkit.APGD, {"eps": 0.1, "steps": 8}, budget=0.1, deterministic=False, per_row=("eps",)),
     Case(
@@ -186,6 +196,7 @@ CASES = [
         budget=2.0,
         deterministic=False,
         per_row=("eps",),
+        variant=True,
     ),
     Case(
         "APGD-L1",
@@ -195,6 +206,7 @@ CASES = [
         budget=12.0,
         deterministic=False,
         per_row=("eps",),
+        variant=True,
     ),
     Case(
         "APGDT",
@@ -267,6 +279,7 @@ CASES = [
         budget=2.0,
         deterministic=False,
         per_row=("eps",),
+        variant=True,
     ),
     Case(
         "Square-L1",
@@ -276,6 +289,7 @@ CASES = [
         budget=12.0,
         deterministic=False,
         per_row=("eps",),
+        variant=True,
     ),
     Case(
         "NES",
@@ -292,6 +306,7 @@ CASES = [
         budget=0.1,
         deterministic=False,
         per_row=("eps",),
+        variant=True,
     ),
     Case("SimBA", advkit.SimBA, {"alpha": 0.3, "max_queries": 200}, norm="l2", deterministic=False),
     Case(
@@ -329,10 +344,12 @@ CASES = [
     Case("EAD-published", advkit.EAD, PUBLISHED, norm="l1"),
     Case("EAD-elastic", advkit.EAD, {**SEARCH, "decision_rule": "elastic"}, norm="l1"),
     Case("FAB", advkit.FAB, {"steps": 8}),
-    Case("FAB-L2-all", advkit.FAB, {"steps": 3, "norm": "l2", "target_classes": None}, norm="l2"),
-    Case("FAB-L1", advkit.FAB, {"steps": 8, "norm": "l1"}, norm="l1"),
+    Case("FAB-L2-all", advkit.FAB, {"steps": 3, "norm": "l2", "target_classes": None}, norm="l2", variant=True),
+    Case("FAB-L1", advkit.FAB, {"steps": 8, "norm": "l1"}, norm="l1", variant=True),
     Case("FAB-eps", advkit.FAB, {"steps": 8, "norm": "l2", "eps": 4.0}, norm="l2", per_row=("eps",)),
-    Case("FAB-restarts", advkit.FAB, {"steps": 4, "restarts": 2, "target_classes": 2}, deterministic=False),
+    Case(
+        "FAB-restarts", advkit.FAB, {"steps": 4, "restarts": 2, "target_classes": 2}, deterministic=False, variant=True
+    ),
     Case("Transfer", advkit.Transfer, {**LINF, "parts": [Momentum()]}, budget=0.1, per_row=("eps", "alpha")),
     Case(
         "Transfer-EMI",
@@ -340,6 +357,7 @@ CASES = [
         {**LINF, "parts": [EnhancedMomentum(samples=3), Momentum()]},
         budget=0.1,
         per_row=("eps", "alpha"),
+        variant=True,
     ),
     Case(
         "Transfer-DI",
@@ -351,18 +369,38 @@ CASES = [
         fools=0.5,
         per_row=("eps", "alpha"),
     ),
-    Case("DIFGSM", advkit.DIFGSM, LINF, budget=0.1, deterministic=False, spatial=True, fools=0.5),
-    Case("TIFGSM", advkit.TIFGSM, {**LINF, "len_kernel": 3}, budget=0.1, deterministic=False, spatial=True, fools=0.5),
-    Case("NIFGSM", advkit.NIFGSM, LINF, budget=0.1, per_row=("eps", "alpha")),
-    Case("SINIFGSM", advkit.SINIFGSM, {**LINF, "m": 2}, budget=0.1, per_row=("eps", "alpha")),
+    Case("DIFGSM", advkit.DIFGSM, LINF, budget=0.1, deterministic=False, spatial=True, fools=0.5, variant=True),
+    Case(
+        "TIFGSM",
+        advkit.TIFGSM,
+        {**LINF, "len_kernel": 3},
+        budget=0.1,
+        deterministic=False,
+        spatial=True,
+        fools=0.5,
+        variant=True,
+    ),
+    Case("NIFGSM", advkit.NIFGSM, LINF, budget=0.1, per_row=("eps", "alpha"), variant=True),
+    Case("SINIFGSM", advkit.SINIFGSM, {**LINF, "m": 2}, budget=0.1, per_row=("eps", "alpha"), variant=True),
     Case("VMIFGSM", advkit.VMIFGSM, {**LINF, "N": 2}, budget=0.1, deterministic=False),
-    Case("VNIFGSM", advkit.VNIFGSM, {**LINF, "N": 2}, budget=0.1, deterministic=False, fools=0.5),
+    Case("VNIFGSM", advkit.VNIFGSM, {**LINF, "N": 2}, budget=0.1, deterministic=False, fools=0.5, variant=True),
     Case("PIFGSM", advkit.PIFGSM, {"eps": 0.1, "steps": 4}, budget=0.1, spatial=True, per_row=("eps",), fools=0.5),
-    Case("PIFGSMPP", advkit.PIFGSMPP, {"eps": 0.1, "steps": 4}, budget=0.1, spatial=True, per_row=("eps",), fools=0.5),
-    Case("GRA", advkit.GRA, {**LINF, "samples": 2}, budget=0.1, deterministic=False),
+    Case(
+        "PIFGSMPP",
+        advkit.PIFGSMPP,
+        {"eps": 0.1, "steps": 4},
+        budget=0.1,
+        spatial=True,
+        per_row=("eps",),
+        fools=0.5,
+        variant=True,
+    ),
+    Case("GRA", advkit.GRA, {**LINF, "samples": 2}, budget=0.1, deterministic=False, variant=True),
     Case("PGN", advkit.PGN, {**LINF, "samples": 2}, budget=0.1, deterministic=False, elsewhere=True),
     Case("SSA", advkit.SSA, {**LINF, "copies": 2}, budget=0.1, deterministic=False, spatial=True, elsewhere=True),
-    Case("SIA", advkit.SIA, {**LINF, "copies": 3}, budget=0.1, deterministic=False, spatial=True, fools=0.0),
+    Case(
+        "SIA", advkit.SIA, {**LINF, "copies": 3}, budget=0.1, deterministic=False, spatial=True, fools=0.0, variant=True
+    ),
     Case(
         "BSR",
         advkit.BSR,
@@ -372,16 +410,17 @@ CASES = [
         spatial=True,
         fools=0.0,
         elsewhere=True,
+        variant=True,
     ),
     Case("DDN", advkit.DDN, {"steps": 20}, norm="l2"),
     Case("FMN", advkit.FMN, {"steps": 25}, norm="l2"),
-    Case("FMN-L0", advkit.FMN, {"steps": 100, "norm": "l0"}, norm="l0"),
-    Case("FMN-L1", advkit.FMN, {"steps": 20, "norm": "l1"}, norm="l1"),
-    Case("FMN-Linf", advkit.FMN, {"steps": 20, "norm": "linf"}),
-    Case("PDGD", advkit.PDGD, {"steps": 20}, norm="l2"),
+    Case("FMN-L0", advkit.FMN, {"steps": 100, "norm": "l0"}, norm="l0", variant=True),
+    Case("FMN-L1", advkit.FMN, {"steps": 20, "norm": "l1"}, norm="l1", variant=True),
+    Case("FMN-Linf", advkit.FMN, {"steps": 20, "norm": "linf"}, variant=True),
+    Case("PDGD", advkit.PDGD, {"steps": 20}, norm="l2", variant=True),
     Case("PDPGD", advkit.PDPGD, {"steps": 20}),
-    Case("PDPGD-L1", advkit.PDPGD, {"steps": 20, "dual_ratio": 1e-4, "norm": "l1"}, norm="l1"),
-    Case("PDPGD-L2", advkit.PDPGD, {"steps": 20, "norm": "l2"}, norm="l2"),
+    Case("PDPGD-L1", advkit.PDPGD, {"steps": 20, "dual_ratio": 1e-4, "norm": "l1"}, norm="l1", variant=True),
+    Case("PDPGD-L2", advkit.PDPGD, {"steps": 20, "norm": "l2"}, norm="l2", variant=True),
     Case("SigmaZero", advkit.SigmaZero, {"steps": 10}, norm="l0"),
     Case("SuperDeepFool", advkit.SuperDeepFool, {"steps": 20}, norm="l2"),
 ]
@@ -422,7 +461,15 @@ CASES += [
         shorter=ShortAutoAttack,
     ),
     RESTARTS,
-    Case("Restarts-minimal", advkit.Restarts, {"n": 2}, norm="l0", deterministic=False, **_parts("OnePixel")),
+    Case(
+        "Restarts-minimal",
+        advkit.Restarts,
+        {"n": 2},
+        norm="l0",
+        deterministic=False,
+        **_parts("OnePixel"),
+        variant=True,
+    ),
     Case(
         "WorstOf",
         advkit.WorstOf,
@@ -431,8 +478,15 @@ CASES += [
         per_row=("eps", "alpha"),
         **_parts("IFGSM", "DeepFool-Linf", "PixelSwap"),
     ),
-    Case("WorstOf-minimal", advkit.WorstOf, norm="l2", **_parts("DeepFool", "CW")),
-    Case("WorstOf-queries", advkit.WorstOf, norm="l0", deterministic=False, **_parts("PixelSwap", "OnePixel")),
+    Case("WorstOf-minimal", advkit.WorstOf, norm="l2", **_parts("DeepFool", "CW"), variant=True),
+    Case(
+        "WorstOf-queries",
+        advkit.WorstOf,
+        norm="l0",
+        deterministic=False,
+        **_parts("PixelSwap", "OnePixel"),
+        variant=True,
+    ),
     Case(
         "WorstOf-nested",
         advkit.WorstOf,

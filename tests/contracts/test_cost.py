@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from contracts.cases import CASES, Case, each
+from contracts.cases import CASES, Case, each_variant
 from contracts.scenes import Passes, trained_net
 
 RECORD = Path(__file__).with_name("costs.json")
@@ -54,7 +54,7 @@ def costs(case: Case) -> dict[str, float]:
     }
 
 
-@each()
+@each_variant()
 def test_no_attack_costs_more_than_it_did(case: Case) -> None:
     recorded = json.loads(RECORD.read_text())[case.name]
     for name, cost in costs(case).items():

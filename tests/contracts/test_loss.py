@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from advkit import losses
 from advkit.errors import InputError, ModelError
-from contracts.cases import Case, each
+from contracts.cases import Case, each_variant
 from contracts.scenes import IMAGE, Shifted, conv_net, draw, said_by, trained_net
 
-climbing = each(lambda case: case.kind == "budget" and case.takes("loss"))
+climbing = each_variant(lambda case: case.kind == "budget" and case.takes("loss"))
 
 
 def by_torch(logits: Tensor, classes: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit import norms
-from contracts.cases import Case, each
+from contracts.cases import Case, each_variant
 from contracts.scenes import IMAGE, conv_net, draw, easy_images, judge, learn, linear_net, said_by
 
 
@@ -31,7 +31,7 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
     return model, images[:8], labels[:8]
 
 
-@each()
+@each_variant()
 def test_it_fools_a_model_that_is_barely_right(case: Case) -> None:
     model = linear_net()
     images, labels = easy_images(model)
@@ -41,7 +41,7 @@ def test_it_fools_a_model_that_is_barely_right(case: Case) -> None:
     assert (result.distance("linf") > 0)[result.success].all()
 
 
-@each(lambda case: case.needs_gradient)
+@each_variant(lambda case: case.needs_gradient)
 def test_it_fools_an_undefended_network(case: Case, trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, labels = trained
     result = case.make(model).run(images, labels)
@@ -49,7 +49,7 @@ def test_it_fools_an_undefended_network(case: Case, trained: tuple[nn.Module, Te
     assert result.success.float().mean() >= case.fools
 
 
-@each(lambda case: case.targetable)
+@each_variant(lambda case: case.targetable)
 def test_it_reaches_the_next_class(case: Case) -> None:
     model = linear_net()
     images, labels = easy_images(model)
@@ -62,7 +62,7 @@ def test_it_reaches_the_next_class(case: Case) -> None:
     assert result.success.float().mean() >= case.fools
 
 
-@each(lambda case: case.targetable and case.needs_gradient)
+@each_variant(lambda case: case.targetable and case.needs_gradient)
 def test_it_reaches_the_class_that_is_furthest(case: Case) -> None:
     model = linear_net()
     images, labels = easy_images(model)
@@ -73,7 +73,7 @@ def test_it_reaches_the_class_that_is_furthest(case: Case) -> None:
     assert result.success.float().mean() >= case.fools
 
 
-@each(lambda case: case.kind != "budget")
+@each_variant(lambda case: case.kind != "budget")
 @pytest.mark.parametrize("slope", [0.0, 1e-4])
 def test_a_failure_gives_the_image_back(case: Case, slope: float) -> None:
     """In a batch with images that can be fooled, and with a gradient of zero or next to it."""
@@ -99,7 +99,7 @@ class Stubborn(nn.Module):
         return torch.stack([10 - lean, lean, 2 * lean], 1)
 
 
-@each(lambda case: case.kind != "budget")
+@each_variant(lambda case: case.kind != "budget")
 def test_what_is_wrong_already_stays_as_it_is(case: Case) -> None:
     model = linear_net()
     images, said = easy_images(model)
@@ -111,7 +111,7 @@ def test_what_is_wrong_already_stays_as_it_is(case: Case) -> None:
     assert result.success[1::2].float().mean() >= case.fools
 
 
-@each(lambda case: case.budget is not None)
+@each_variant(lambda case: case.budget is not None)
 def test_a_budget_of_zero_changes_nothing(case: Case) -> None:
     model = linear_net()
     images, labels = easy_images(model)
@@ -120,7 +120,7 @@ def test_a_budget_of_zero_changes_nothing(case: Case) -> None:
     assert found.data_ptr() != images.data_ptr()
 
 
-@each(lambda case: case.budget is not None and not case.settings.get("early_stop"))
+@each_variant(lambda case: case.budget is not None and not case.settings.get("early_stop"))
 def test_the_budget_is_used(case: Case) -> None:
     """On a linear model the loss rises all the way to the edge of the ball."""
     model = linear_net()
@@ -129,7 +129,7 @@ def test_the_budget_is_used(case: Case) -> None:
     assert (distance > 0.5 * case.budget).all()
 
 
-@each()
+@each_variant()
 def test_calling_and_running_agree(case: Case) -> None:
     model = conv_net()
     images = draw(3, *IMAGE)
@@ -141,7 +141,7 @@ def test_calling_and_running_agree(case: Case) -> None:
         assert result.distance(name).shape == (3,)
 
 
-@each()
+@each_variant()
 def test_it_is_made_again_for_another_model(case: Case) -> None:
     first, second = conv_net(seed=0), conv_net(seed=1)
     images = draw(3, *IMAGE)
@@ -155,7 +155,7 @@ def test_it_is_made_again_for_another_model(case: Case) -> None:
     assert moved(images, labels).equal(case.make(second)(images, labels))
 
 
-@each()
+@each_variant()
 def test_it_survives_pickling_and_copying(case: Case) -> None:
     model = conv_net()
     images = draw(2, *IMAGE)
@@ -169,7 +169,7 @@ def test_it_survives_pickling_and_copying(case: Case) -> None:
         assert again(images, labels).equal(expected)
 
 
-@each(lambda case: not case.deterministic)
+@each_variant(lambda case: not case.deterministic)
 def test_chance_comes_from_the_generator_or_the_default_one(case: Case) -> None:
     model = conv_net()
     images = draw(3, *IMAGE)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contracts.cases import CASES, Case, each
+from contracts.cases import CASES, Case, each_variant
 from contracts.scenes import draw, said_by
 from references.network import network
 
@@ -45,7 +45,7 @@ def found(case: Case) -> dict[str, Tensor]:
     return answers
 
 
-@each()
+@each_variant()
 def test_the_images_are_what_they_were(case: Case) -> None:
     with np.load(RECORD, allow_pickle=False) as stored:
         for name, changes in found(case).items():

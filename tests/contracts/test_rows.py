@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from contracts.cases import Case, each
+from contracts.cases import Case, each_variant
 from contracts.scenes import IMAGE, conv_net, draw, easy_images, judge, linear_net, said_by
 
 
@@ -21,7 +21,7 @@ def mixed_batch() -> tuple[Tensor, Tensor]:
     return images, torch.cat([labels, said_by(model, images[2:3]), wrong, said_by(model, images[4:])])
 
 
-@each(lambda case: case.deterministic)
+@each_variant(lambda case: case.deterministic)
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("kind", ["linear", "conv"])
 def test_a_batch_is_its_images_one_by_one(case: Case, targeted: bool, kind: str) -> None:
@@ -39,7 +39,7 @@ def test_a_batch_is_its_images_one_by_one(case: Case, targeted: bool, kind: str)
         torch.testing.assert_close(alone, together.images[one], rtol=0, atol=1e-6)
 
 
-@each(lambda case: case.deterministic)
+@each_variant(lambda case: case.deterministic)
 def test_the_order_of_a_batch_does_not_matter(case: Case) -> None:
     model = conv_net().double()
     images, labels = draw(5, *IMAGE).double(), torch.tensor([0, 1, 2, 3, 0])
@@ -49,7 +49,7 @@ def test_the_order_of_a_batch_does_not_matter(case: Case) -> None:
     torch.testing.assert_close(shuffled, found[order], rtol=0, atol=1e-6)
 
 
-@each(lambda case: case.per_row)
+@each_variant(lambda case: case.per_row)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_number_for_each_image(case: Case, dtype: torch.dtype) -> None:
     """Row i of a run with a tensor is row i of a run with its i-th number."""
@@ -65,7 +65,7 @@ def test_a_number_for_each_image(case: Case, dtype: torch.dtype) -> None:
             torch.testing.assert_close(found.images[row], alone[row], rtol=0, atol=1e-6)
 
 
-@each(lambda case: case.per_row)
+@each_variant(lambda case: case.per_row)
 def test_one_number_as_a_tensor(case: Case) -> None:
     model = conv_net()
     images, labels = draw(3, *IMAGE), torch.tensor([0, 1, 2])
@@ -77,7 +77,7 @@ def test_one_number_as_a_tensor(case: Case) -> None:
             assert not found.requires_grad
 
 
-@each(lambda case: case.per_row)
+@each_variant(lambda case: case.per_row)
 def test_numbers_for_another_batch(case: Case) -> None:
     for name in case.per_row:
         attack = case.make(conv_net(), **{name: torch.full((2,), 0.1)})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advkit import Normalized, norms
 from advkit.errors import InputError
-from contracts.cases import Case, each
+from contracts.cases import Case, each_variant
 from contracts.scenes import (
     IMAGE,
     Counting,
@@ -28,7 +28,7 @@ from contracts.scenes import (
 )
 
 
-@each()
+@each_variant()
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
 def test_any_number_of_classes(case: Case, classes: int) -> None:
     model = linear_net(classes)
@@ -38,7 +38,7 @@ def test_any_number_of_classes(case: Case, classes: int) -> None:
     assert result.success.float().mean() >= case.fools
 
 
-@each()
+@each_variant()
 @pytest.mark.parametrize("shape", [(1, 8, 8), (5, 4, 4), (3, 5, 9), (3, 9, 5), (2, 1, 7)], ids=str)
 def test_any_channels_and_any_height_and_width(case: Case, shape: tuple[int, ...]) -> None:
     model = conv_net(shape[0])
@@ -52,7 +52,7 @@ def test_any_channels_and_any_height_and_width(case: Case, shape: tuple[int, ...
     assert result.success.any()
 
 
-@each()
+@each_variant()
 @pytest.mark.parametrize("shape", [(24,), (6, 4)], ids=str)
 def test_vectors_and_sequences(case: Case, shape: tuple[int, ...]) -> None:
     model = flat_net(24)
@@ -65,7 +65,7 @@ def test_vectors_and_sequences(case: Case, shape: tuple[int, ...]) -> None:
     judge(case, case.make(model).run(images, labels), images, labels, model=model)
 
 
-@each()
+@each_variant()
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_saturated_images_can_move(case: Case, value: float) -> None:
     """All black and all white, on a model that is undecided there."""
@@ -78,7 +78,7 @@ def test_saturated_images_can_move(case: Case, value: float) -> None:
         assert result.success.float().mean() >= case.fools
 
 
-@each()
+@each_variant()
 def test_black_and_white_images_can_move(case: Case) -> None:
     model = linear_net()
     noise = draw(2048, *IMAGE, seed=5).round()
@@ -91,7 +91,7 @@ def test_black_and_white_images_can_move(case: Case) -> None:
     assert result.success.float().mean() >= case.fools
 
 
-@each()
+@each_variant()
 @pytest.mark.parametrize(
     "change",
     [lambda z: z - 100, lambda z: z.log_softmax(1), lambda z: z + 1000, lambda z: z / 100],
@@ -106,7 +106,7 @@ def test_logits_of_any_sign_and_size(case: Case, change: Any) -> None:
     assert result.success.equal(case.make(model).run(images, labels).success)
 
 
-@each()
+@each_variant()
 def test_an_empty_batch(case: Case) -> None:
     model = Counting(conv_net())
     images = draw(0, *IMAGE)
@@ -118,7 +118,7 @@ def test_an_empty_batch(case: Case) -> None:
     assert result.distance().shape == (0,)
 
 
-@each()
+@each_variant()
 @pytest.mark.parametrize("model_dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 def test_any_floating_dtype(case: Case, dtype: torch.dtype, model_dtype: torch.dtype) -> None:
@@ -134,7 +134,7 @@ def test_any_floating_dtype(case: Case, dtype: torch.dtype, model_dtype: torch.d
         assert (result.distance("linf") > 0).all()
 
 
-@each()
+@each_variant()
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_plain_function_gets_numbers_it_can_use(case: Case, dtype: torch.dtype) -> None:
     """Whether it is attacked or asked for its predictions: nothing says what dtype a function wants."""
@@ -145,7 +145,7 @@ def test_a_plain_function_gets_numbers_it_can_use(case: Case, dtype: torch.dtype
     judge(case, result, images, labels, model=lambda x: network(x.float()))
 
 
-@each()
+@each_variant()
 def test_a_plain_function_is_a_model(case: Case) -> None:
     network = conv_net()
     images = draw(3, *IMAGE)
@@ -157,7 +157,7 @@ def test_a_plain_function_is_a_model(case: Case) -> None:
         assert all(parameter.grad is None for parameter in network.parameters())
 
 
-@each()
+@each_variant()
 def test_a_plain_function_may_answer_in_float64(case: Case) -> None:
     network = linear_net()
     images, labels = easy_images(network)
@@ -171,7 +171,7 @@ def test_a_plain_function_may_answer_in_float64(case: Case) -> None:
     assert result.success.float().mean() >= case.fools
 
 
-@each(lambda case: case.kind == "black-box")
+@each_variant(lambda case: case.kind == "black-box")
 def test_a_black_box_never_asks_for_a_gradient(case: Case) -> None:
     """A model that leaves torch, and would raise on tensors that want a gradient."""
     network = linear_net()
@@ -190,7 +190,7 @@ def test_a_black_box_never_asks_for_a_gradient(case: Case) -> None:
     assert sum(rows) - len(images) <= int(result.queries.sum()) <= sum(rows)
 
 
-@each(lambda case: case.kind == "black-box")
+@each_variant(lambda case: case.kind == "black-box")
 def test_a_black_box_bears_a_model_that_writes_to_its_input(case: Case) -> None:
     network = linear_net()
     images, labels = easy_images(network)
@@ -204,7 +204,7 @@ def test_a_black_box_bears_a_model_that_writes_to_its_input(case: Case) -> None:
     assert case.make(vandal)(images, labels).equal(case.make(network)(images, labels))
 
 
-@each()
+@each_variant()
 def test_a_recurrent_model(case: Case) -> None:
     model = initialised(RowsReader())
     images = draw(3, *IMAGE)
@@ -218,7 +218,7 @@ def test_a_recurrent_model(case: Case) -> None:
     assert result.images.equal(expected)
 
 
-@each()
+@each_variant()
 def test_normalisation_inside_the_model(case: Case) -> None:
     """The attack works on pixels, so a normalised network gives what the same layers give by hand."""
     network = conv_net()
@@ -232,7 +232,7 @@ def test_normalisation_inside_the_model(case: Case) -> None:
     torch.testing.assert_close(result.images, by_hand)
 
 
-@each()
+@each_variant()
 @pytest.mark.parametrize("bounds", [(-1.0, 1.0), (0.0, 255.0), (-2.1, 2.7)], ids=str)
 def test_any_bounds(case: Case, bounds: tuple[float, float]) -> None:
     low, high = bounds
@@ -247,7 +247,7 @@ def test_any_bounds(case: Case, bounds: tuple[float, float]) -> None:
         assert result.success.any()
 
 
-@each()
+@each_variant()
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=lambda mode: mode.__name__)
 def test_gradients_switched_off_by_the_caller(case: Case, mode: Any) -> None:
     model = conv_net()
@@ -264,7 +264,7 @@ def test_gradients_switched_off_by_the_caller(case: Case, mode: Any) -> None:
     assert outside.images.equal(expected)
 
 
-@each()
+@each_variant()
 def test_autocast(case: Case) -> None:
     model = conv_net()
     images = draw(3, *IMAGE)
@@ -274,7 +274,7 @@ def test_autocast(case: Case) -> None:
         judge(case, result, images, labels, model=model)
 
 
-@each()
+@each_variant()
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.uint16], ids=str)
 def test_labels_of_any_integer_dtype(case: Case, dtype: torch.dtype) -> None:
     model = conv_net()
@@ -285,7 +285,7 @@ def test_labels_of_any_integer_dtype(case: Case, dtype: torch.dtype) -> None:
     assert result.labels.dtype == torch.int64
 
 
-@each()
+@each_variant()
 def test_images_of_any_memory_layout(case: Case) -> None:
     model = conv_net()
     images = draw(4, *IMAGE)
@@ -304,7 +304,7 @@ def test_images_of_any_memory_layout(case: Case) -> None:
     judge(case, result, same, labels[:1].expand(4), model=model)
 
 
-@each()
+@each_variant()
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_image_at_all(case: Case, data: st.DataObject) -> None:
@@ -331,7 +331,7 @@ def test_any_image_at_all(case: Case, data: st.DataObject) -> None:
     judge(case, result, images, labels, model=model, targets=targets)
 
 
-@each(lambda case: "norm" in {field.name for field in dataclasses.fields(case.attack)})
+@each_variant(lambda case: "norm" in {field.name for field in dataclasses.fields(case.attack)})
 def test_a_norm_may_be_a_name_or_an_object(case: Case) -> None:
     model = linear_net()
     images, labels = easy_images(model)
