@@ -94,12 +94,13 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 def _ratio(lead: Tensor, logits: Tensor, rank: int) -> Tensor:
     """A lead (N,) over how far the largest logit is from the mean of the third to the ``rank``-th, if there are such.
 
-    A lead that is infinite, since a class is masked, is that with its own gradient.
+    A lead that is infinite, or nearly, since a class is masked with -inf or the smallest of floats, is that with its
+    own gradient: that of the ratio would overflow.
     """
     if logits.shape[1] < rank:
         return lead
     top = logits.topk(rank, dim=1).values
-    scaled = contenders(top)[:, -1] & lead.isfinite()
+    scaled = contenders(top)[:, -1] & (lead.abs() < torch.finfo(logits.dtype).max ** 0.5)
     below = top[:, 2:].where(scaled[:, None], 0).mean(1)
     spread = (top[:, 0] - below).clamp_min(torch.finfo(logits.dtype).tiny)
     return lead / spread.where(scaled, 1)
