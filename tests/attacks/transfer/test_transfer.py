@@ -373,6 +373,14 @@ def test_relevance_and_penalty_on_a_linear_model() -> None:
         torch.testing.assert_close(Transfer(model, parts, loss="margin", steps=4)(images, labels), one)
 
 
+def test_enhanced_momentum_of_one_place_asks_where_it_stands() -> None:
+    """And not at the end of the line through it, seven steps behind."""
+    images, labels = draw(3, *IMAGE).double(), torch.arange(3) % 2
+    model = conv_net().double()
+    alone = Transfer(model, [EnhancedMomentum(samples=1), Momentum()], steps=4)(images, labels)
+    torch.testing.assert_close(alone, Transfer(model, [Momentum()], steps=4)(images, labels))
+
+
 def test_steps_that_turn_get_shorter() -> None:
     x = torch.full((1, 1, 1, 2), 0.5)
     search, part = ascent(x), GradientRelevance(shrink=0.5)

@@ -94,7 +94,7 @@ class PIFGSM(Shorthand):
 class PIFGSMPP(PIFGSM):
     """Patch-wise++ perturbation (Linf): `PatchWise` with a smoothed gradient. Other arguments are those of `PIFGSM`.
 
-    Gao et al., "Patch-wise++ perturbation for adversarial targeted attacks", 2020, algorithm 1. arXiv:2012.15503.
+    Gao et al., "Patch-wise++ perturbation for adversarial targeted attacks", 2020. arXiv:2012.15503.
     Without the paper's temperature.
 
     Args:

@@ -20,7 +20,7 @@ __all__ = ["NIFGSM", "SINIFGSM", "Admix", "ScaleCopies"]
 class ScaleCopies(Part):
     """The gradient is the mean over copies x / 2^i, i = 0, 1, ..., of what lies above the lowest value of a pixel.
 
-    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020, section 3.2.
+    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
     arXiv:1908.06281.
 
     Args:
@@ -42,7 +42,7 @@ class ScaleCopies(Part):
 class Admix(Part):
     """The model is shown images with a share of another image of the batch added: x + strength * x'.
 
-    Wang et al., "Admix: enhancing the transferability of adversarial attacks", ICCV 2021, eq. (7). arXiv:2102.00436.
+    Wang et al., "Admix: enhancing the transferability of adversarial attacks", ICCV 2021. arXiv:2102.00436.
     In the paper, copies of each are scaled: ``[Admix(), ScaleCopies(), Momentum()]``. There x' is of another class;
     here it is any other image of the batch, where it stands. So a batch is attacked as a whole, and of one image
     there is nothing to mix: that is an error.
@@ -84,8 +84,8 @@ class Admix(Part):
 class NIFGSM(Shorthand):
     """Nesterov iterative fast gradient sign method (Linf): `Momentum`, and the gradient from where it would lead.
 
-    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020, eq. (6) to
-    (8). arXiv:1908.06281.
+    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
+    arXiv:1908.06281.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
