@@ -187,12 +187,26 @@ def test_vectors_are_attacked_or_told(part: type[Part]) -> None:
         assert not attack(images, torch.tensor([0, 1, 2])).equal(images)
 
 
+def test_admix_adds_nothing_to_an_image_that_is_alone() -> None:
+    """One that is left over of a batch, in an evaluation or by another attack, must not end the work on all others."""
+    model, images = conv_net(), draw(5, *IMAGE)
+    labels = said_by(model, images)
+    mixing = Transfer(model, [Admix(), Momentum()], eps=0.05, steps=2)
+    assert mixing(images[:1], labels[:1]).equal(
+        Transfer(model, [Momentum()], eps=0.05, steps=2)(images[:1], labels[:1])
+    )
+    report = advkit.evaluate(model, [(images[:4], labels[:4]), (images[4:], labels[4:])], [mixing], flags=False)
+    assert (report.images, report.failures) == (5, ())
+    labels[1:] = (labels[1:] + 1) % 3  # the model errs on all but one of them
+    found = advkit.WorstOf([advkit.FGSM(model, eps=0.0), mixing])(images, labels)
+    assert not found[0].equal(images[0])
+    assert found[1:].equal(images[1:])
+
+
 def test_admix_wants_others() -> None:
     attack = Transfer(conv_net(), [Admix(), Momentum()])
     assert not attack.independent_rows
     assert Transfer(conv_net(), [Momentum()]).independent_rows
-    with pytest.raises(InputError, match="Admix mixes other images of the batch into each, and this batch has one"):
-        attack(draw(1, *IMAGE), torch.tensor([0]))
     x = torch.eye(4).view(4, 1, 2, 2).repeat(50, 1, 1, 1)
     mixed = Admix(strength=0.25).inputs(x, torch.zeros(200, dtype=torch.long), ascent(x[:4])) - x
     assert (mixed.amax((1, 2, 3)) == 0.25).all()

@@ -44,8 +44,9 @@ class Admix(Part):
 
     Wang et al., "Admix: enhancing the transferability of adversarial attacks", ICCV 2021. arXiv:2102.00436.
     In the paper, copies of each are scaled: ``[Admix(), ScaleCopies(), Momentum()]``. There x' is of another class;
-    here it is any other image of the batch, where it stands. So a batch is attacked as a whole, and of one image
-    there is nothing to mix: that is an error.
+    here it is any other image of the batch, where it stands. So a batch is attacked as a whole. To an image that is
+    alone in it there is nothing to add: it is shown as it is, since what is left of a batch in an evaluation or after
+    other attacks may well be one.
 
     Args:
         strength: the share of the other image, at least 0.
@@ -64,6 +65,8 @@ class Admix(Part):
     def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
         """The mixtures. No gradient flows to the other image."""
         count, place = len(ascent.x), torch.arange(len(x), device=x.device)
+        if count == 1:
+            return x
         image = place % count
         other = (image + 1 + ascent.integers(len(x), below=count - 1)) % count
         return x + self.strength * x.detach()[place - image + other]
@@ -72,12 +75,6 @@ class Admix(Part):
         """(x + strength * x') / 2^i, and not x / 2^i + strength * x'."""
         if any(isinstance(part, ScaleCopies) for part in others[: list(others).index(self)]):
             raise InputError("Admix would mix whole images into those that ScaleCopies has scaled; put it before it")
-
-    def check_images(self, images: Tensor) -> None:
-        """There have to be others."""
-        super().check_images(images)
-        if len(images) < 2:
-            raise InputError("Admix mixes other images of the batch into each, and this batch has one; give it more")
 
 
 @dataclass(frozen=True, eq=False)
