@@ -340,6 +340,15 @@ def test_rotations_are_about_the_middle_and_bring_black() -> None:
     assert along.amin() < -0.4
 
 
+@pytest.mark.parametrize("eps", [29 / 255, 16 / 255, 0.1])
+def test_patch_wise_steps_hand_on_no_rounding(eps: float) -> None:
+    """A first step as long as the budget leads to its edge, however ten tenths of it are rounded."""
+    model, images = conv_net(), draw(3, *IMAGE)
+    labels = said_by(model, images)
+    found = advkit.PIFGSM(model, eps=eps, alpha=eps / 10, steps=1)(images, labels)
+    torch.testing.assert_close(found, advkit.FGSM(model, eps=eps)(images, labels), rtol=0, atol=1e-6)
+
+
 def test_patch_wise_steps_hand_on_what_leads_out() -> None:
     """One pixel that is pushed beyond the budget pushes the eight around it, and itself no more."""
     x = torch.full((1, 1, 5, 5), 0.5)
