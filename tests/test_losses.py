@@ -78,6 +78,21 @@ def test_masked_classes_leave_dlr_finite_gradients() -> None:
         assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("mask", [-1e9, -3e38, torch.finfo(torch.float32).min, -torch.inf])
+def test_a_masked_class_in_the_lead_leaves_dlr_a_gradient(mask: float) -> None:
+    """As the label or as the target: the gradient of what is over a spread is over its square."""
+    logits = torch.tensor([[0.03, 0.02, mask, -0.01, 0.01]], requires_grad=True)
+    masked, other = torch.tensor([2]), torch.tensor([1])
+    for loss in (
+        losses.dlr(logits, masked),
+        losses.targeted_dlr(logits, masked, other),
+        losses.targeted_dlr(logits, other, masked),
+    ):
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient.isfinite().all()
+        assert gradient.abs().sum() > 0
+
+
 def test_log_odds_are_what_cross_entropy_is_the_softplus_of() -> None:
     logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 5
     labels = torch.arange(50) % 7

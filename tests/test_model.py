@@ -225,11 +225,17 @@ class TestEnsemble:
         with torch.no_grad():
             torch.testing.assert_close(both(images), (net(images) + net((images - 0.5) / 0.25)) / 2)
 
+    def test_models_may_come_one_by_one(self) -> None:
+        models, images = [conv_net(), conv_net().eval()], draw(2, *IMAGE)
+        assert Ensemble(model for model in models)(images).equal(Ensemble(models)(images))
+
     def test_what_makes_no_ensemble(self) -> None:
         with pytest.raises(InputError, match="models must be one or more, pixels in and logits out; got none"):
             Ensemble([])
         with pytest.raises(InputError, match=r"got \['str'\]"):
             Ensemble(["resnet"])  # type: ignore[list-item]
+        with pytest.raises(InputError, match=r"a list of models, such as \[model\]; got Normalized"):
+            Ensemble(Normalized(conv_net(), 0.5, 0.5))  # type: ignore[arg-type]
         with pytest.raises(InputError, match="mean must be one of"):
             Ensemble([conv_net()], "losses")  # type: ignore[arg-type]
         with pytest.raises(ModelError, match="same classes"):

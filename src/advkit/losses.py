@@ -58,7 +58,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 
     -(Z_y - max_{i != y} Z_i) / (Z_(1) - Z_(3)), with Z_(k) the k-th largest logit: positive where the model
     errs, and the same when the logits are shifted or scaled. Croce & Hein, "Reliable evaluation of
-    adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020, eq. (7). Two
+    adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020. Two
     classes have no third logit; for them it is minus the margin, unscaled. The same holds where the third largest
     logit is out of the race, such as one that is masked with -inf.
 
@@ -76,7 +76,7 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Difference of logits ratio between the label and another class, the target. Shape (N,).
 
     -(Z_y - Z_t) / (Z_(1) - (Z_(3) + Z_(4)) / 2), with Z_(k) the k-th largest logit: positive where the target leads
-    the label. Croce & Hein, as for `dlr`, eq. (8). Fewer than four classes have no fourth logit; for them it is minus
+    the label. Croce & Hein, as for `dlr`. Fewer than four classes have no fourth logit; for them it is minus
     the difference, unscaled. Z_(1) - Z_(3) would not do: for the last of three it is that difference itself. The same
     holds where the fourth largest logit is out of the race, such as one that is masked with -inf.
 
@@ -94,12 +94,13 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 def _ratio(lead: Tensor, logits: Tensor, rank: int) -> Tensor:
     """A lead (N,) over how far the largest logit is from the mean of the third to the ``rank``-th, if there are such.
 
-    A lead that is infinite, since a class is masked, is that with its own gradient.
+    A lead that is infinite, or nearly, since a class is masked with -inf or the smallest of floats, is that with its
+    own gradient: that of the ratio would overflow.
     """
     if logits.shape[1] < rank:
         return lead
     top = logits.topk(rank, dim=1).values
-    scaled = contenders(top)[:, -1] & lead.isfinite()
+    scaled = contenders(top)[:, -1] & (lead.abs() < torch.finfo(logits.dtype).max ** 0.5)
     below = top[:, 2:].where(scaled[:, None], 0).mean(1)
     spread = (top[:, 0] - below).clamp_min(torch.finfo(logits.dtype).tiny)
     return lead / spread.where(scaled, 1)
@@ -128,7 +129,7 @@ def logit(logits: Tensor, labels: Tensor) -> Tensor:
     """Minus the logit of the label, -Z_y. Shape (N,).
 
     With targets, whose loss goes down, it is their logits that are raised, which never saturates: Zhao, Liu &
-    Larson, "On success and simplicity: a second look at transferable targeted attacks", NeurIPS 2021, eq. (4).
+    Larson, "On success and simplicity: a second look at transferable targeted attacks", NeurIPS 2021.
 
     Examples:
         >>> advkit.losses.logit(torch.tensor([[3.0, 1.0], [1.0, 3.0]]), torch.tensor([0, 0]))

@@ -106,16 +106,19 @@ class Ensemble(nn.Module):
 
     def __init__(
         self,
-        models: Sequence[Model],
+        models: Iterable[Model],
         mean: Literal["logits", "probabilities", "log_probabilities"] = "logits",
     ) -> None:
         super().__init__()
+        if not isinstance(models, Iterable):
+            raise InputError(f"models must be a list of models, such as [model]; got {type(models).__name__}")
+        models = tuple(models)
         wrong = [type(model).__name__ for model in models if not callable(model)]
         if wrong or not models:
             raise InputError(f"models must be one or more, pixels in and logits out; got {wrong or 'none'}")
         if mean not in ("logits", "probabilities", "log_probabilities"):
             raise InputError(f"mean must be one of 'logits', 'probabilities', 'log_probabilities'; got {mean!r}")
-        self.models = tuple(models)  # in order
+        self.models = models  # in order
         self.inside = nn.ModuleList(model for model in models if isinstance(model, nn.Module))
         self.mean = mean
 

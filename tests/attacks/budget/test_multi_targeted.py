@@ -56,6 +56,24 @@ def test_on_a_linear_model_exactly_what_can_be_fooled_is(norm: norms.Norm, targe
         assert attack.run(images, labels, targets=targets).success.tolist() == [fooled] * len(images)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_a_class_that_is_far_behind_two_logits_about_zero_is_tried(norm: str, targeted: bool) -> None:
+    """-2 is thousands of times as far behind as the two largest are large, and yet no mask. -1e9 is one."""
+    _, images, _ = scene(3)
+    slopes = torch.eye(3, 12, dtype=torch.float64)
+    slopes[:2] = 0  # only the third class can win
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    for behind, fooled in ((-0.2, True), (-1e9, False), (-torch.inf, False)):
+        model = Linear(slopes, torch.tensor([1e-9, 0.0, behind], dtype=torch.float64) - slopes @ images[0])
+        attack = advkit.MultiTargeted(model, norm=norm, eps=0.4)
+        result = attack.run(images, labels, targets=labels + 2 if targeted else None)
+        assert result.success.tolist() == [fooled] * len(images)
+        if not fooled and targeted:
+            assert model.backwards <= len(images), "a look, and no step"
+        assert attack.within_reach(images, labels).tolist() == [fooled] * len(images)
+
+
 def test_what_it_costs() -> None:
     """One look, one Jacobian; then the nearest class with all steps, the next with half of them, a third, the least."""
     model, images, labels = scene()

@@ -190,10 +190,22 @@ def test_a_class_out_of_the_race_has_no_walk() -> None:
             found = FAB(model, steps=10, target_classes=target_classes)(images, labels)
             if target_classes:
                 torch.testing.assert_close(found, plain)
-                assert model.forwards == [4] * (1 + 2 * 20)
+                a_step_each = 2 * 3 if value > -math.inf else 0  # to see that they are out of reach
+                assert model.forwards == [4] * (1 + 2 * 20 + a_step_each)
             assert (said_by(model.model, found) != labels).all()
         unreachable = FAB(model, steps=10)(images, labels, targets=torch.full_like(labels, 5))
         assert unreachable.equal(images)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_an_image_on_the_edge_of_two_classes_can_be_made_a_third(norm: str) -> None:
+    """The two largest logits are about 0, and -2 is thousands of times as far behind: that is not a mask."""
+    model = linear_net(3, (1, 4, 4))
+    images = torch.full((4, 1, 4, 4), 0.5)
+    labels = torch.zeros(4, dtype=torch.int64)
+    with torch.no_grad():
+        model[1].bias.copy_(torch.tensor([1e-3, 0.0, -2.0]) - model[1].weight @ images[0].flatten())
+    assert FAB(model, norm, steps=20).run(images, labels, targets=labels + 2).success.all()
 
 
 def test_a_row_without_a_gradient_comes_back_and_leaves_after_one_step() -> None:
@@ -231,7 +243,14 @@ def test_restarts_begin_where_the_authors_begin_them(norm: str) -> None:
         attack = FAB(linear_net(2), norm, eps=eps, generator=torch.Generator().manual_seed(0))
         closest = _Closest(images, norms.get(norm), eps)
         walk = _Walk(
-            images, advkit.Untargeted(labels), labels[:, None], images[:, 0], images, torch.arange(64), labels > 0
+            images,
+            advkit.Untargeted(labels),
+            labels[:, None],
+            images[:, 0],
+            images,
+            torch.arange(64),
+            labels > 0,
+            labels > 0,
         )
         starts = attack._elsewhere(walk, closest) - images
         torch.testing.assert_close(norms.get(norm).size(starts), torch.full((64,), radius), rtol=1e-4, atol=0)

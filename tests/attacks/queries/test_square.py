@@ -210,6 +210,20 @@ def test_few_queries(limit: int) -> None:
     assert model.rows == [3] * (limit + 1)
 
 
+@pytest.mark.parametrize("norm", EPS)
+def test_the_search_is_the_same_in_pixels_from_0_to_255(norm: str) -> None:
+    """The start, too: in L1 the pattern that is brought into the ball would be next to nothing there."""
+    images, labels = draw(6, 3, 5, 9).double(), torch.zeros(6, dtype=torch.int64)
+    asked = []
+    for scale in (1.0, 255.0):
+        model = Watched(lambda x, scale=scale: never(x / scale))
+        random = torch.Generator().manual_seed(0)
+        attack = advkit.Square(model, norm, eps=EPS[norm] * scale, max_queries=6, bounds=(0.0, scale), generator=random)
+        attack(images * scale, labels)
+        asked.append(torch.cat(model.asked) / scale)
+    torch.testing.assert_close(*asked, rtol=0, atol=1e-9)
+
+
 def test_a_budget_of_nothing_costs_no_query() -> None:
     images = draw(4, 3, 8, 8)
     result = advkit.Square(never, eps=torch.tensor([0.0, 0.1, 0.0, 0.1]), max_queries=20).run(images, labels_of(images))

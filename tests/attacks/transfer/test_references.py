@@ -35,7 +35,7 @@ def test_the_same_images(name: str, scene: tuple[nn.Module, dict[str, Tensor]]) 
     images, labels = peers["images"], peers["labels"]
     kind, _, targeted = name.partition(", ")
     if kind.startswith("PI"):
-        made = getattr(advkit, kind)(copy.deepcopy(model).float(), amplification=4.0)
+        made = getattr(advkit, kind)(copy.deepcopy(model).float(), eps=1 / 16, steps=8, amplification=4.0)
         found = made(images.float(), labels).double()
     else:
         made = getattr(advkit, kind)(model, eps=8 / 255, alpha=2 / 255, steps=10, **MORE.get(kind, {}))

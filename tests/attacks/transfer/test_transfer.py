@@ -187,12 +187,26 @@ def test_vectors_are_attacked_or_told(part: type[Part]) -> None:
         assert not attack(images, torch.tensor([0, 1, 2])).equal(images)
 
 
+def test_admix_adds_nothing_to_an_image_that_is_alone() -> None:
+    """One that is left over of a batch, in an evaluation or by another attack, must not end the work on all others."""
+    model, images = conv_net(), draw(5, *IMAGE)
+    labels = said_by(model, images)
+    mixing = Transfer(model, [Admix(), Momentum()], eps=0.05, steps=2)
+    assert mixing(images[:1], labels[:1]).equal(
+        Transfer(model, [Momentum()], eps=0.05, steps=2)(images[:1], labels[:1])
+    )
+    report = advkit.evaluate(model, [(images[:4], labels[:4]), (images[4:], labels[4:])], [mixing], flags=False)
+    assert (report.images, report.failures) == (5, ())
+    labels[1:] = (labels[1:] + 1) % 3  # the model errs on all but one of them
+    found = advkit.WorstOf([advkit.FGSM(model, eps=0.0), mixing])(images, labels)
+    assert not found[0].equal(images[0])
+    assert found[1:].equal(images[1:])
+
+
 def test_admix_wants_others() -> None:
     attack = Transfer(conv_net(), [Admix(), Momentum()])
     assert not attack.independent_rows
     assert Transfer(conv_net(), [Momentum()]).independent_rows
-    with pytest.raises(InputError, match="Admix mixes other images of the batch into each, and this batch has one"):
-        attack(draw(1, *IMAGE), torch.tensor([0]))
     x = torch.eye(4).view(4, 1, 2, 2).repeat(50, 1, 1, 1)
     mixed = Admix(strength=0.25).inputs(x, torch.zeros(200, dtype=torch.long), ascent(x[:4])) - x
     assert (mixed.amax((1, 2, 3)) == 0.25).all()
@@ -326,6 +340,15 @@ def test_rotations_are_about_the_middle_and_bring_black() -> None:
     assert along.amin() < -0.4
 
 
+@pytest.mark.parametrize("eps", [29 / 255, 16 / 255, 0.1])
+def test_patch_wise_steps_hand_on_no_rounding(eps: float) -> None:
+    """A first step as long as the budget leads to its edge, however ten tenths of it are rounded."""
+    model, images = conv_net(), draw(3, *IMAGE)
+    labels = said_by(model, images)
+    found = advkit.PIFGSM(model, eps=eps, alpha=eps / 10, steps=1)(images, labels)
+    torch.testing.assert_close(found, advkit.FGSM(model, eps=eps)(images, labels), rtol=0, atol=1e-6)
+
+
 def test_patch_wise_steps_hand_on_what_leads_out() -> None:
     """One pixel that is pushed beyond the budget pushes the eight around it, and itself no more."""
     x = torch.full((1, 1, 5, 5), 0.5)
@@ -371,6 +394,14 @@ def test_relevance_and_penalty_on_a_linear_model() -> None:
     for part in (GradientRelevance(3), PenalizedGradient(3), VarianceTuning(3), EnhancedMomentum(3), Nesterov()):
         parts = [part, Momentum()]
         torch.testing.assert_close(Transfer(model, parts, loss="margin", steps=4)(images, labels), one)
+
+
+def test_enhanced_momentum_of_one_place_asks_where_it_stands() -> None:
+    """And not at the end of the line through it, seven steps behind."""
+    images, labels = draw(3, *IMAGE).double(), torch.arange(3) % 2
+    model = conv_net().double()
+    alone = Transfer(model, [EnhancedMomentum(samples=1), Momentum()], steps=4)(images, labels)
+    torch.testing.assert_close(alone, Transfer(model, [Momentum()], steps=4)(images, labels))
 
 
 def test_steps_that_turn_get_shorter() -> None:

@@ -266,7 +266,7 @@ class APGDT(_AutoPGD):
     third, and so on. Any class but the label is a success on the way, and an image leaves at its first.
 
     Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
-    ICML 2020, algorithm 1 and eq. (8).
+    ICML 2020, algorithm 1 and the targeted DLR loss.
     arXiv:2003.01690.
 
     Two and three classes have no fourth logit, and the difference is not divided by anything. Classes whose logit for

@@ -31,6 +31,7 @@ _FEWEST = 3  # steps towards a class, however late its turn
 _AGAIN = 3  # classes that a restart tries,
 _LONGER = 2  # in so many times the steps,
 _NEAR = 0.75  # if they came this near before, in parts of the budget
+_BEYOND = 100  # a class far out of the race is tried if it is nearer than that many times the size of the box
 _NOISE = (5.0, 1.0)  # of a restart at first and in the end, over what each feature has of the budget
 _LOOK = 5  # steps of a restart between looks at who is fooled
 _MOVED = (0.01, 0.0005)  # in L1: the share of the features that a step moves, at first and in the end
@@ -146,15 +147,18 @@ class MultiTargeted(Attack):
             logits = self.classifier.logits(images)
         found.note(goal, logits)
         unit = power_of_two(magnitude(logits, goal.classes))
-        rivals = goal.rivals(logits, self.target_classes)
+        rivals, norm = goal.rivals(logits, self.target_classes), norms.get(self.norm)
         far = torch.full_like(rivals, torch.inf, dtype=images.dtype)
-        place = found.standing.nonzero().squeeze(1)
-        if rivals.shape[1] > 1 and len(place):  # one class needs no ranking
+        racing = contenders(logits).gather(1, rivals)
+        needed = found.standing if rivals.shape[1] > 1 else found.standing & ~racing.all(1)  # one needs no ranking
+        place = needed.nonzero().squeeze(1)
+        if len(place):
             x, standing = images[place].requires_grad_(), goal.rows(place)
             seen = self.classifier.logits(x)
             gaps = [standing.towards(rival).margin(seen) / unit[place] for rival in rivals[place].unbind(1)]
-            far[place] = nearest_boundaries(self.classifier, x, gaps, norms.get(self.norm)).distances.to(far)
-        return _Routes(rivals, far, contenders(logits).gather(1, rivals), unit)
+            far[place] = nearest_boundaries(self.classifier, x, gaps, norm).distances.to(far)
+        box = norm.size(torch.full_like(images[:1], self.bounds[1] - self.bounds[0]))
+        return _Routes(rivals, far, racing | (far < _BEYOND * box), unit)
 
     def _straight(self, rows: "_Aim", found: "_Found", steps: int) -> None:
         """From the image, by the gradients where the rows stand."""

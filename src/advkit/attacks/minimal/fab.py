@@ -29,6 +29,10 @@ _SHORTEST = 1e-8
 # A boundary counts as this far away at least: where two logits are equal, going there would be to stay.
 _NEAREST = 1e-6
 
+# A class far out of the race is walked to while its boundary is no further away than that many times the size of the
+# box: so is a class that is just behind two whose logits are about 0, and not one that is masked with -1e9.
+_BEYOND = 100
+
 
 @dataclass
 class _Walk(WithRivals):
@@ -37,6 +41,7 @@ class _Walk(WithRivals):
     originals: Tensor  # (n, ...)
     place: Tensor  # int64 (n,), in the whole batch
     drawn: Tensor  # bool (n,), whether the rows are drawn back to their originals
+    racing: Tensor  # bool (n,), whether one of the rivals was in the race at the original
 
 
 class _Closest:
@@ -146,7 +151,8 @@ class FAB(Attack):
         closest = _Closest(images, norms.get(self.norm), self.eps)
         wrong, racing = goal.success(logits), contenders(logits)
         for rivals in self._turns(goal, logits):
-            reachable = racing.gather(1, rivals).any(1) & ~wrong
+            in_race = racing.gather(1, rivals).any(1)
+            reachable = (logits.gather(1, rivals) > -torch.inf).any(1) & ~wrong
             for restart in range(self.restarts):
                 place = (reachable & ~closest.settled).nonzero().squeeze(1)
                 if not len(place):
@@ -154,7 +160,7 @@ class FAB(Attack):
                 part, originals = goal.rows(place), images[place]
                 sizes = magnitude(logits[place], part.classes)
                 drawn = torch.full_like(wrong[place], not isinstance(goal, Targeted))
-                rows = _Walk(originals, part, rivals[place], sizes, originals, place, drawn)
+                rows = _Walk(originals, part, rivals[place], sizes, originals, place, drawn, in_race[place])
                 if restart:
                     rows.x = self._elsewhere(rows, closest)
                 self._walk(rows, closest)
@@ -180,6 +186,8 @@ class FAB(Attack):
 
     def _walk(self, rows: _Walk, closest: _Closest) -> None:
         """Take the steps of one walk, and show the candidates to ``closest``."""
+        extent = torch.full_like(rows.originals[:1], self.bounds[1] - self.bounds[0])
+        beyond = _BEYOND * closest.norm.size(extent)
         for _ in range(self.steps):
             x = rows.x.detach().requires_grad_()
             logits = self.classifier.logits(x)
@@ -187,6 +195,7 @@ class FAB(Attack):
             gaps = torch.where(gaps < 0, -gaps, gaps)  # a boundary may be behind; that of a tie still has a slope
             found = nearest_boundaries(self.classifier, x, gaps.unbind(1), closest.norm)
             stays = found.distance.isinf() & (rows.x == rows.originals).flatten(1).all(1)
+            masked = ~rows.racing & (found.distance > beyond)
             del x, logits, gaps  # and the graph, before the step makes tensors of its own
             rows.move(self._step(rows, found, closest.norm))
             with torch.no_grad():
@@ -196,7 +205,7 @@ class FAB(Attack):
             back = rows.originals + self.beta * (rows.x - rows.originals)
             rows.move(back.where(column(fooled, back), rows.x))
             rows.drawn = rows.drawn | fooled
-            rows.retire(stays | closest.settled[rows.place])
+            rows.retire(stays | masked | closest.settled[rows.place])
             if rows.finished:
                 break
             rows.compact()

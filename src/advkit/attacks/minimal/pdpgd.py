@@ -97,9 +97,10 @@ class PDGD(PrimalDual):
     that is misclassified already.
 
     All ``steps`` are taken for every image but those: a forward and a backward each, and a forward for where the last
-    one leads.
+    one leads. As in the paper the margin counts in units of the logits. Where they are about a hundred Adam remembers
+    gradients that are as large, and what it finds stays far away; in `PDPGD`, `DDN` and `FMN` it does not.
 
-    Matyasko & Chau, "PDPGD: primal-dual proximal gradient descent adversarial attack", 2021, section III.
+    Matyasko & Chau, "PDPGD: primal-dual proximal gradient descent adversarial attack", 2021.
     arXiv:2106.01538.
 
     Args:
@@ -149,7 +150,10 @@ class PDPGD(PrimalDual):
     for where the last one leads. The paper comes near z in up to five proximal steps of its own; here it is found in
     closed form, and in L2 by Newton's method, which is closer in L2.
 
-    Matyasko & Chau, "PDPGD: primal-dual proximal gradient descent adversarial attack", 2021, section III.
+    As in the paper the margin counts in units of the logits. Where those of an image differ by less than 1e-4 or so the
+    second player takes more steps than there are to make the norm cheap enough, and the attack fails: scale the logits.
+
+    Matyasko & Chau, "PDPGD: primal-dual proximal gradient descent adversarial attack", 2021.
     arXiv:2106.01538.
 
     Args:

@@ -28,7 +28,7 @@ class NES(BlackBox):
     fooled.
 
     Ilyas, Engstrom, Athalye & Lin, "Black-box adversarial attacks with limited queries and information", ICML 2018,
-    section 3.1 and algorithm 1. The paper takes ``eps=0.05``.
+    algorithm 1. The paper takes ``eps=0.05``.
     arXiv:1804.08598.
 
     Args:

@@ -221,7 +221,8 @@ class _Pyramids(_Rule):
         sides = min(tile, height), min(tile, width)
         count = height // sides[0], width // sides[1]
         patterns = self._pattern(sides)[self.heads(n, *count).long()]
-        signs = self.heads(n, channels, *count).to(patterns) * 2 - 1
+        low, high = self.ball.bounds
+        signs = (self.heads(n, channels, *count).to(patterns) * 2 - 1) * (high - low)  # patterns are for [0, 1]
         tiles = signs[..., None, None] * patterns[:, None]  # (n, C, down, across, side, side)
         change = tiles.transpose(3, 4).flatten(4).flatten(2, 3)
         below, right = height - change.shape[2], width - change.shape[3]

@@ -25,7 +25,7 @@ class BlockTransforms(Part):
     It is shifted down or to the right and around, flipped in either direction or both, darkened, or has noise of
     +-16/255 added: blocks, transformations and what they draw are each image's own.
 
-    Wang et al., "Structure invariant transformation for better adversarial transferability", ICCV 2023, section 3.3.
+    Wang et al., "Structure invariant transformation for better adversarial transferability", ICCV 2023.
     arXiv:2309.14700. The paper's resizes, spectra and dropouts of blocks are left out.
 
     Args:
@@ -68,7 +68,7 @@ def _read(strips: Strips, dim: int, amount: Tensor, shifted: Tensor, flipped: Te
 class SIA(Shorthand):
     """Structure invariant attack (Linf): `BlockTransforms` and `Momentum`.
 
-    Wang et al., "Structure invariant transformation for better adversarial transferability", ICCV 2023, algorithm 1.
+    Wang et al., "Structure invariant transformation for better adversarial transferability", ICCV 2023.
     arXiv:2309.14700.
 
     Args:

@@ -24,7 +24,7 @@ class InputDiversity(Part):
     With ``resize_rate`` below 1 an image of side s is resized to a whole number of pixels in [rate * s, s) and padded
     to s. Above 1 it is resized to [s, rate * s), padded to the end of that, and the whole resized back to s.
 
-    Xie et al., "Improving transferability of adversarial examples with input diversity", CVPR 2019, section 3.2.
+    Xie et al., "Improving transferability of adversarial examples with input diversity", CVPR 2019.
     arXiv:1803.06978.
 
     Args:
@@ -64,7 +64,7 @@ class InputDiversity(Part):
 class DIFGSM(Shorthand):
     """Diverse inputs iterative fast gradient sign method, DI2-FGSM (Linf): `InputDiversity`, and momentum if asked for.
 
-    Xie et al., "Improving transferability of adversarial examples with input diversity", CVPR 2019, eq. (5) and (6).
+    Xie et al., "Improving transferability of adversarial examples with input diversity", CVPR 2019.
     arXiv:1803.06978. The default has no momentum; ``decay=1`` is the paper's M-DI2-FGSM.
 
     Args:

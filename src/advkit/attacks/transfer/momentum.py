@@ -52,7 +52,7 @@ class Momentum(Part):
 class Nesterov(Part):
     """The gradient is taken where momentum alone would lead: x~ = x + alpha * decay * m. Needs `Momentum`.
 
-    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020, eq. (6).
+    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
     arXiv:1908.06281.
 
     Examples:
@@ -74,12 +74,12 @@ class Nesterov(Part):
 class EnhancedMomentum(Part):
     """The gradient is the mean over places along that of the step before: x + c * alpha * g / mean|g|. For `Momentum`.
 
-    Wang et al., "Boosting adversarial transferability through enhanced momentum", BMVC 2021, eq. (5) and (6).
+    Wang et al., "Boosting adversarial transferability through enhanced momentum", BMVC 2021.
     arXiv:2103.10609.
 
     Args:
         samples: how many places, at least 1.
-        radius: c runs from ``-radius`` to ``radius``, at least 0.
+        radius: c runs from ``-radius`` to ``radius``, at least 0; a single place is x itself.
 
     Examples:
         >>> from advkit.attacks.transfer import EnhancedMomentum, Momentum
@@ -92,7 +92,8 @@ class EnhancedMomentum(Part):
     def slope(self, x: Tensor, ascent: Ascent) -> Tensor:
         """Mean over c of the gradients at x + c * alpha * g / mean|g|."""
         along = column(ascent.alpha, x) * ascent.recall("mean gradient")
-        factors = torch.linspace(-self.radius, self.radius, self.samples, dtype=x.dtype, device=x.device)
+        ends = (-self.radius, self.radius) if self.samples > 1 else (0.0, 0.0)
+        factors = torch.linspace(*ends, self.samples, dtype=x.dtype, device=x.device)
         found = ascent.mean(
             x,
             self.samples,

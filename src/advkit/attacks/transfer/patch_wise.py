@@ -15,6 +15,10 @@ from advkit.norms import column
 
 __all__ = ["PIFGSM", "PIFGSMPP", "PatchWise"]
 
+# Of a step and the budget: what sums of steps may differ by that would be equal without rounding, such as the budget
+# and a step that is as long. Signs are taken of their differences.
+_ROUNDING = 1e-5
+
 
 @dataclass(frozen=True, repr=False)
 class PatchWise(Part):
@@ -44,12 +48,14 @@ class PatchWise(Part):
     def step(self, step: Tensor, ascent: Ascent) -> Tensor:
         """The amplified step, and what is handed on."""
         step = self.amplification * step
+        length, eps = self.amplification * column(ascent.alpha, step), column(ascent.eps, step)
+        rounding = _ROUNDING * (eps + length)
         total = ascent.recall("taken") + step
-        over = (total.abs() - column(ascent.eps, step)).clamp_min_(0) * total.sign()
+        beyond = total.abs() - eps
+        over = beyond.where(beyond > rounding, 0) * total.sign()
         ring = F.pad(over.new_zeros(1, 1, 1, 1), (1, 1, 1, 1), value=1)  # the sum has the sign of the mean
         around = F.conv2d(over.flatten(0, 1)[:, None], ring, padding=1).view_as(over)
-        length = self.project_factor * self.amplification * column(ascent.alpha, step)
-        handed = around.sign() * length
+        handed = around.sign().where(around.abs() > rounding, 0) * self.project_factor * length
         ascent.remember("taken", total + handed if self.accumulate else total)
         return step + handed
 
@@ -94,7 +100,7 @@ class PIFGSM(Shorthand):
 class PIFGSMPP(PIFGSM):
     """Patch-wise++ perturbation (Linf): `PatchWise` with a smoothed gradient. Other arguments are those of `PIFGSM`.
 
-    Gao et al., "Patch-wise++ perturbation for adversarial targeted attacks", 2020, algorithm 1. arXiv:2012.15503.
+    Gao et al., "Patch-wise++ perturbation for adversarial targeted attacks", 2020. arXiv:2012.15503.
     Without the paper's temperature.
 
     Args:

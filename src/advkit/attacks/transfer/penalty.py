@@ -21,8 +21,8 @@ class PenalizedGradient(Part):
     That is the gradient of the loss with a penalty on the size of its gradient, by finite differences: it leads to
     where the loss is flat.
 
-    Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023, eq. (7) and
-    algorithm 1. arXiv:2306.05225.
+    Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023, algorithm 1.
+    arXiv:2306.05225.
 
     Args:
         samples: how many places nearby, at least 1, with two gradients each.

@@ -21,7 +21,7 @@ class GradientRelevance(Part):
 
     And a pixel whose step turns about makes a shorter one from then on.
 
-    Zhu et al., "Boosting adversarial transferability via gradient relevance attack", ICCV 2023, eq. (5) to (8).
+    Zhu et al., "Boosting adversarial transferability via gradient relevance attack", ICCV 2023.
 
     Args:
         samples: how many places nearby, at least 1.
@@ -57,7 +57,7 @@ class GradientRelevance(Part):
 class GRA(Shorthand):
     """Gradient relevance attack (Linf): `GradientRelevance` and `Momentum`.
 
-    Zhu et al., "Boosting adversarial transferability via gradient relevance attack", ICCV 2023, algorithm 1.
+    Zhu et al., "Boosting adversarial transferability via gradient relevance attack", ICCV 2023.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

@@ -20,7 +20,7 @@ __all__ = ["NIFGSM", "SINIFGSM", "Admix", "ScaleCopies"]
 class ScaleCopies(Part):
     """The gradient is the mean over copies x / 2^i, i = 0, 1, ..., of what lies above the lowest value of a pixel.
 
-    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020, section 3.2.
+    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
     arXiv:1908.06281.
 
     Args:
@@ -42,10 +42,11 @@ class ScaleCopies(Part):
 class Admix(Part):
     """The model is shown images with a share of another image of the batch added: x + strength * x'.
 
-    Wang et al., "Admix: enhancing the transferability of adversarial attacks", ICCV 2021, eq. (7). arXiv:2102.00436.
+    Wang et al., "Admix: enhancing the transferability of adversarial attacks", ICCV 2021. arXiv:2102.00436.
     In the paper, copies of each are scaled: ``[Admix(), ScaleCopies(), Momentum()]``. There x' is of another class;
-    here it is any other image of the batch, where it stands. So a batch is attacked as a whole, and of one image
-    there is nothing to mix: that is an error.
+    here it is any other image of the batch, where it stands. So a batch is attacked as a whole. To an image that is
+    alone in it there is nothing to add: it is shown as it is, since what is left of a batch in an evaluation or after
+    other attacks may well be one.
 
     Args:
         strength: the share of the other image, at least 0.
@@ -64,6 +65,8 @@ class Admix(Part):
     def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
         """The mixtures. No gradient flows to the other image."""
         count, place = len(ascent.x), torch.arange(len(x), device=x.device)
+        if count == 1:
+            return x
         image = place % count
         other = (image + 1 + ascent.integers(len(x), below=count - 1)) % count
         return x + self.strength * x.detach()[place - image + other]
@@ -73,19 +76,13 @@ class Admix(Part):
         if any(isinstance(part, ScaleCopies) for part in others[: list(others).index(self)]):
             raise InputError("Admix would mix whole images into those that ScaleCopies has scaled; put it before it")
 
-    def check_images(self, images: Tensor) -> None:
-        """There have to be others."""
-        super().check_images(images)
-        if len(images) < 2:
-            raise InputError("Admix mixes other images of the batch into each, and this batch has one; give it more")
-
 
 @dataclass(frozen=True, eq=False)
 class NIFGSM(Shorthand):
     """Nesterov iterative fast gradient sign method (Linf): `Momentum`, and the gradient from where it would lead.
 
-    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020, eq. (6) to
-    (8). arXiv:1908.06281.
+    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
+    arXiv:1908.06281.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

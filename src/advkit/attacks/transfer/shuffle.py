@@ -25,7 +25,7 @@ class BlockShuffle(Part):
     Strips lie across the image or along it, and are rotated about their middle; black comes in from outside them. All
     of it is each image's own.
 
-    Wang et al., "Boosting adversarial transferability by block shuffle and rotation", CVPR 2024, section 3.3.
+    Wang et al., "Boosting adversarial transferability by block shuffle and rotation", CVPR 2024.
     arXiv:2308.10299. As in the authors' code, it is the strips that are rotated.
 
     Args:
@@ -112,7 +112,7 @@ def _turned(x: Tensor, down: _Side, right: _Side, angle: Tensor) -> Tensor:
 class BSR(Shorthand):
     """Block shuffle and rotation (Linf): `BlockShuffle` and `Momentum`.
 
-    Wang et al., "Boosting adversarial transferability by block shuffle and rotation", CVPR 2024, algorithm 1.
+    Wang et al., "Boosting adversarial transferability by block shuffle and rotation", CVPR 2024.
     arXiv:2308.10299.
 
     Args:

@@ -31,7 +31,7 @@ def _cosines(side: int, like: Tensor) -> Tensor:
 class SpectrumTransform(Part):
     """The model is shown images with noise whose cosine spectrum is scaled at random: IDCT(DCT(x + n) * u).
 
-    Long et al., "Frequency domain model augmentation for adversarial attack", ECCV 2022, eq. (6).
+    Long et al., "Frequency domain model augmentation for adversarial attack", ECCV 2022.
     arXiv:2207.05382.
 
     Args:

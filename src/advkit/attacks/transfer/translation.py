@@ -39,8 +39,8 @@ class _Odd(Number):
 class TranslationKernel(Part):
     """The gradient is convolved with a kernel, which is nearly its mean over translated images: g <- K * g.
 
-    Dong et al., "Evading defenses to transferable adversarial examples by translation-invariant attacks", CVPR 2019,
-    eq. (8). arXiv:1904.02884. It helps against defended models; beyond the edge the gradient counts as 0.
+    Dong et al., "Evading defenses to transferable adversarial examples by translation-invariant attacks", CVPR 2019.
+    arXiv:1904.02884. It helps against defended models; beyond the edge the gradient counts as 0.
 
     Args:
         size: of the kernel in pixels, odd.
@@ -80,8 +80,8 @@ class TIFGSM(Shorthand):
 
     `InputDiversity`, `TranslationKernel`, and momentum if asked for.
 
-    Dong et al., "Evading defenses to transferable adversarial examples by translation-invariant attacks", CVPR 2019,
-    eq. (9) to (11). arXiv:1904.02884. The default has no momentum; the paper's TI-DIM has ``decay=1``.
+    Dong et al., "Evading defenses to transferable adversarial examples by translation-invariant attacks", CVPR 2019.
+    arXiv:1904.02884. The default has no momentum; the paper's TI-DIM has ``decay=1``.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

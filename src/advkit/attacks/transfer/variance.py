@@ -18,8 +18,8 @@ __all__ = ["VMIFGSM", "VNIFGSM", "VarianceTuning"]
 class VarianceTuning(Part):
     """A step's gradient is corrected by the one before: g + v, where v <- mean of the gradients nearby - g.
 
-    Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021, eq. (6) and
-    algorithm 1. arXiv:2103.15571.
+    Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021, algorithm 1.
+    arXiv:2103.15571.
 
     Args:
         samples: how many places nearby, at least 1; the last step asks for none.
@@ -86,7 +86,7 @@ class VMIFGSM(Shorthand):
 class VNIFGSM(VMIFGSM):
     """Variance-tuned Nesterov iterative fast gradient sign method (Linf): `VMIFGSM` with `Nesterov`.
 
-    Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021, section 3.3.
+    Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021.
     arXiv:2103.15571. The gradient is taken ahead of where a row stands, those nearby around it. Arguments are those of
     `VMIFGSM`.
 
