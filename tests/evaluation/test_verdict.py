@@ -156,6 +156,13 @@ def test_what_is_no_verdict_is_told(arguments: dict[str, object], words: str) ->
         advkit.evaluate(net, [(images, labels)], **arguments)
 
 
+def test_a_budget_beside_attacks_that_have_theirs_is_refused() -> None:
+    """Which of the two would count could only be guessed."""
+    net, images, labels = trained_net()
+    with pytest.raises(InputError, match="attacks that are given have their own"):
+        advkit.evaluate(net, [(images, labels)], [advkit.FGSM(net, eps=0.1)], eps=0.2)
+
+
 def test_autoattack_is_for_random_models_what_its_authors_say() -> None:
     net, _, _ = trained_net()
     wrapped = advkit.defenses.RandomCropRescale().wrap(net)
@@ -170,3 +177,21 @@ def test_a_second_look_leaves_alone_what_is_robust() -> None:
     kept = images[:, 0] > 0.15
     found = SecondLook(Line(), eps=0.1, bounds=(-1, 1))(images[kept], labels[kept])
     assert found.equal(images[kept])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_few_images_that_are_robust_do_not_pay_for_every_attack(count: int) -> None:
+    """Whatever the size of the batch, a second look at an honest model is cheap."""
+    images, labels = at_distances()
+    kept = (images[:, 0] > 0.15).nonzero().squeeze(1)[:count]
+    model = Passes(Line())
+    found = SecondLook(model, eps=0.1, bounds=(-1, 1))(images[kept], labels[kept])
+    assert found.equal(images[kept])
+    assert sum(model.forwards) + sum(model.backwards) < 500  # where every attack takes 2,600
+
+
+def test_a_masked_network_is_seen_through_image_by_image() -> None:
+    net, images, labels = trained_net()
+    masked = Masked(net)
+    taken = [SecondLook(masked, eps=0.25).run(*pair).success.all() for pair in loader(images[:3], labels[:3], 1)]
+    assert sum(map(bool, taken)) >= 2
