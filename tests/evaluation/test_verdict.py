@@ -1,11 +1,14 @@
 """What "standard" and "autoattack" stand for, and the number that they come to."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import advkit
 from advkit.errors import InputError
+from advkit.evaluation.audit import audit
 from advkit.evaluation.verdict import SecondLook, verdict
 from contracts.scenes import Passes, draw, learn, said_by, trained_net
 
@@ -195,3 +198,60 @@ def test_a_masked_network_is_seen_through_image_by_image() -> None:
     masked = Masked(net)
     taken = [SecondLook(masked, eps=0.25).run(*pair).success.all() for pair in loader(images[:3], labels[:3], 1)]
     assert sum(map(bool, taken)) >= 2
+
+
+class _Turned(torch.autograd.Function):
+    """The gradient that there is where every pixel is one of 256 levels, and its opposite elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        ctx.save_for_backward(images)
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (images,), (gradient,) = ctx.saved_tensors, gradients
+        off = (images * 255 - (images * 255).round()).abs().flatten(1).amax(1) > 1e-2
+        return torch.where(off.view(-1, 1, 1, 1), -gradient, gradient)
+
+
+class Turned(nn.Module):
+    """A network whose gradient is right at images that come from files, and nowhere about them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(_Turned.apply(images))
+        return logits
+
+
+class HalfDetached(nn.Module):
+    """A network that has a gradient in the upper half of an image."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        upper, lower = images.tensor_split(2, dim=2)
+        logits: Tensor = self.net(torch.cat([upper, lower.detach()], 2))
+        return logits
+
+
+@pytest.mark.parametrize(("mask", "count", "cause"), [(Turned, 8, "misleading"), (HalfDetached, 4, "partly zero")])
+def test_gradients_that_are_wrong_beside_the_image_or_in_part_are_not_believed(
+    mask: type[nn.Module], count: int, cause: str
+) -> None:
+    """Of few images, as many are left in a small batch, as of many."""
+    net, images, _ = trained_net()
+    images = ((images * 255).round() / 255)[:count]
+    labels = said_by(net, images)
+    left = torch.ones(count, dtype=torch.bool)
+    honest, masked = (
+        audit(advkit.MultiTargeted(model, eps=4 / 255), images, labels, left, passes=1) for model in (net, mask(net))
+    )
+    assert honest.believed
+    assert masked.verdict == "misleading"
+    assert cause in masked.causes[0].name

@@ -15,6 +15,7 @@ from advkit.model import Model, attacking, defended, is_stochastic
 __all__ = ["foretold"]
 
 _SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little
+_SHARE_CUT = 0.05  # or be zero where pixels matter, or the answers stand still: of few images, most tell
 _DIRECTIONS, _MOST = 8, 32  # random ones, of signs; two forwards each
 _ENOUGH = 32  # images; of fewer, more directions
 _AGAIN = 9  # times that a model is asked whether its answers last
@@ -86,11 +87,13 @@ class _Directions:
         unseen = (self.gradient == 0).flatten(1).double().mean(1)
         sparse = self.finite & (unseen > _UNSEEN) & (size > self.floor)
         cut = torch.zeros_like(low)
-        if many(int(sparse.sum()), n, _SHARE):
-            hidden = _size(self.changes(_FEWER, self.length, where=self.gradient == 0)[0])
+        if many(int(sparse.sum()), n, _SHARE_CUT):
+            few = max(_FEWER, _ENOUGH // n)
+            hidden = _size(self.changes(few, self.length, where=self.gradient == 0)[0])
             # As much as that many pixels change of the outputs of an ordinary network, or half of it.
             cut = sparse & (hidden > size * unseen.sqrt().to(size) / 2) & (hidden > self.floor)
-        if not many(int((still | low | cut).sum()), n, _SHARE) or self.wavers():
+        often = many(int((still | low | cut).sum()), n, _SHARE) or many(int((still | cut).sum()), n, _SHARE_CUT)
+        if not often or self.wavers():
             return []
         jumpy = torch.zeros_like(low)
         if bool(low.any()):
