@@ -255,3 +255,13 @@ def test_gradients_that_are_wrong_beside_the_image_or_in_part_are_not_believed(
     assert honest.believed
     assert masked.verdict == "misleading"
     assert cause in masked.causes[0].name
+
+
+def test_a_surrogate_is_what_a_second_look_differentiates() -> None:
+    net, images, labels = trained_net()
+    rounded = Masked(net)
+    report = advkit.evaluate(
+        lambda pixels: rounded(pixels), [(images, labels)], "standard", surrogate=net, eps=0.02, progress=False
+    )
+    assert not report.failures
+    assert len(report.robust) == len(images)
