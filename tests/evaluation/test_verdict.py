@@ -1,11 +1,14 @@
 """What "standard" and "autoattack" stand for, and the number that they come to."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import advkit
 from advkit.errors import InputError
+from advkit.evaluation.audit import audit
 from advkit.evaluation.verdict import SecondLook, verdict
 from contracts.scenes import Passes, draw, learn, said_by, trained_net
 
@@ -156,6 +159,13 @@ def test_what_is_no_verdict_is_told(arguments: dict[str, object], words: str) ->
         advkit.evaluate(net, [(images, labels)], **arguments)
 
 
+def test_a_budget_beside_attacks_that_have_theirs_is_refused() -> None:
+    """Which of the two would count could only be guessed."""
+    net, images, labels = trained_net()
+    with pytest.raises(InputError, match="attacks that are given have their own"):
+        advkit.evaluate(net, [(images, labels)], [advkit.FGSM(net, eps=0.1)], eps=0.2)
+
+
 def test_autoattack_is_for_random_models_what_its_authors_say() -> None:
     net, _, _ = trained_net()
     wrapped = advkit.defenses.RandomCropRescale().wrap(net)
@@ -170,3 +180,88 @@ def test_a_second_look_leaves_alone_what_is_robust() -> None:
     kept = images[:, 0] > 0.15
     found = SecondLook(Line(), eps=0.1, bounds=(-1, 1))(images[kept], labels[kept])
     assert found.equal(images[kept])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_few_images_that_are_robust_do_not_pay_for_every_attack(count: int) -> None:
+    """Whatever the size of the batch, a second look at an honest model is cheap."""
+    images, labels = at_distances()
+    kept = (images[:, 0] > 0.15).nonzero().squeeze(1)[:count]
+    model = Passes(Line())
+    found = SecondLook(model, eps=0.1, bounds=(-1, 1))(images[kept], labels[kept])
+    assert found.equal(images[kept])
+    assert sum(model.forwards) + sum(model.backwards) < 500  # where every attack takes 2,600
+
+
+def test_a_masked_network_is_seen_through_image_by_image() -> None:
+    net, images, labels = trained_net()
+    masked = Masked(net)
+    taken = [SecondLook(masked, eps=0.25).run(*pair).success.all() for pair in loader(images[:3], labels[:3], 1)]
+    assert sum(map(bool, taken)) >= 2
+
+
+class _Turned(torch.autograd.Function):
+    """The gradient that there is where every pixel is one of 256 levels, and its opposite elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        ctx.save_for_backward(images)
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (images,), (gradient,) = ctx.saved_tensors, gradients
+        off = (images * 255 - (images * 255).round()).abs().flatten(1).amax(1) > 1e-2
+        return torch.where(off.view(-1, 1, 1, 1), -gradient, gradient)
+
+
+class Turned(nn.Module):
+    """A network whose gradient is right at images that come from files, and nowhere about them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(_Turned.apply(images))
+        return logits
+
+
+class HalfDetached(nn.Module):
+    """A network that has a gradient in the upper half of an image."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        upper, lower = images.tensor_split(2, dim=2)
+        logits: Tensor = self.net(torch.cat([upper, lower.detach()], 2))
+        return logits
+
+
+@pytest.mark.parametrize(("mask", "count", "cause"), [(Turned, 8, "misleading"), (HalfDetached, 4, "partly zero")])
+def test_gradients_that_are_wrong_beside_the_image_or_in_part_are_not_believed(
+    mask: type[nn.Module], count: int, cause: str
+) -> None:
+    """Of few images, as many are left in a small batch, as of many."""
+    net, images, _ = trained_net()
+    images = ((images * 255).round() / 255)[:count]
+    labels = said_by(net, images)
+    left = torch.ones(count, dtype=torch.bool)
+    honest, masked = (
+        audit(advkit.MultiTargeted(model, eps=4 / 255), images, labels, left, passes=1) for model in (net, mask(net))
+    )
+    assert honest.believed
+    assert masked.verdict == "misleading"
+    assert cause in masked.causes[0].name
+
+
+def test_a_surrogate_is_what_a_second_look_differentiates() -> None:
+    net, images, labels = trained_net()
+    rounded = Masked(net)
+    report = advkit.evaluate(
+        lambda pixels: rounded(pixels), [(images, labels)], "standard", surrogate=net, eps=0.02, progress=False
+    )
+    assert not report.failures
+    assert len(report.robust) == len(images)

@@ -94,7 +94,8 @@ def evaluate(
             (the gradient of the defended model as it comes) and "adaptive" (knows the defense; see
             `advkit.defenses.Defense`). For the bare model they are one.
         norm: of the budget of a verdict: "linf", "l2" or "l1". Attacks that are given have their own.
-        eps: the budget of a verdict, in units of pixels; 8/255 of their range if None, in Linf alone.
+        eps: the budget of a verdict, in units of pixels; 8/255 of their range if None, in Linf alone. It is refused
+            beside attacks that are given.
         bounds: the lowest and the highest value of a pixel, for a verdict.
         surrogate: what attacks that know of it differentiate in place of ``model``, pixels (N, ...) to logits (N, K),
             such as the same network without the step that rounds; what is attacked and judged is the model. None for
@@ -121,7 +122,8 @@ def evaluate(
         The scores.
 
     Raises:
-        InputError: the loader has no images, or something in it or in the other arguments cannot be used; or the
+        InputError: the loader has no images, or something in it or in the other arguments cannot be used, such as
+            ``eps`` beside attacks that have their own; or the
             loader gives other batches to another process, or than it gave before the kill.
         ModelError: the model returned NaN for every image, or something that is no batch of logits.
         NoGradientError: the model or a defense has neither a gradient nor a surrogate, and all attacks need one. Where
@@ -150,6 +152,8 @@ def evaluate(
     called = attacks if isinstance(attacks, str) else None
     if isinstance(attacks, str):
         attacks, stop_when_fooled = verdict(attacks, models.values(), norm=norm, eps=eps, bounds=bounds), True
+    elif eps is not None:
+        raise InputError(_TWO_BUDGETS)
     named = named_attacks(attacks)
     contenders = [Contender(name, one, draws) for name, one in models.items()]
     plan = planned_attacks(named, contenders, protocols, keep_generators=seed is None)
@@ -286,6 +290,10 @@ def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchE
         )
 
 
+_TWO_BUDGETS = (
+    'eps is the budget of a verdict, evaluate(..., "standard", eps=...), and attacks that are given have their own: '
+    "give it to them, as in advkit.PGD(model, eps=4 / 255)"
+)
 _DIFFERENT = (
     "the processes have loaders with different batches, and each takes a share of the batches by itself: give all of "
     "them the same loader, without shuffling and without a DistributedSampler"

@@ -15,11 +15,13 @@ from advkit.model import Model, attacking, defended, is_stochastic
 __all__ = ["foretold"]
 
 _SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little
+_SHARE_CUT = 0.05  # or be zero where pixels matter, or the answers stand still: of few images, most tell
 _DIRECTIONS, _MOST = 8, 32  # random ones, of signs; two forwards each
 _ENOUGH = 32  # images; of fewer, more directions
 _AGAIN = 9  # times that a model is asked whether its answers last
 _FEWER = 2  # of the directions, for what has to be told apart
 _SHORT, _LONG = 1 / 255, 4 / 255  # half of the budget, but no shorter and no longer, in parts of the pixels' range
+_AWAY = 0.25  # how far from the image to look, in parts of that length
 _LITTLE = 0.5  # a correlation below which a gradient foretells little; honest ones have 0.8 and more
 _UNSEEN = 0.1  # of the pixels: an honest gradient may be zero in more, but not where they matter
 _TINY = 1 / 100  # of the length; the change of a smooth function falls as much
@@ -65,7 +67,9 @@ class _Directions:
         self.classifier, self.goal, self.bounds = classifier, goal, bounds
         self.generator = torch.Generator("cpu").manual_seed(0)
         self.length = (bounds[1] - bounds[0]) * min(max(eps / (bounds[1] - bounds[0]) / 2, _SHORT), _LONG)
-        self.x = x.requires_grad_()
+        away = torch.rand(x.shape, generator=self.generator, device="cpu").to(x) * 2 - 1
+        # Where attacks soon are: a gradient may be right at the image alone, whose pixels have few levels.
+        self.x = (x + away * self.length * _AWAY).clamp(*bounds).requires_grad_()
         logits = classifier.logits(self.x)
         gradient = classifier.gradient(log_odds(logits, goal.classes), self.x)
         self.finite = gradient.isfinite().flatten(1).all(1)  # of what is not, there is a flag already
@@ -83,11 +87,13 @@ class _Directions:
         unseen = (self.gradient == 0).flatten(1).double().mean(1)
         sparse = self.finite & (unseen > _UNSEEN) & (size > self.floor)
         cut = torch.zeros_like(low)
-        if many(int(sparse.sum()), n, _SHARE):
-            hidden = _size(self.changes(_FEWER, self.length, where=self.gradient == 0)[0])
+        if many(int(sparse.sum()), n, _SHARE_CUT):
+            few = max(_FEWER, _ENOUGH // n)
+            hidden = _size(self.changes(few, self.length, where=self.gradient == 0)[0])
             # As much as that many pixels change of the outputs of an ordinary network, or half of it.
             cut = sparse & (hidden > size * unseen.sqrt().to(size) / 2) & (hidden > self.floor)
-        if not many(int((still | low | cut).sum()), n, _SHARE) or self.wavers():
+        often = many(int((still | low | cut).sum()), n, _SHARE) or many(int((still | cut).sum()), n, _SHARE_CUT)
+        if not often or self.wavers():
             return []
         jumpy = torch.zeros_like(low)
         if bool(low.any()):

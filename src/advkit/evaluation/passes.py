@@ -67,13 +67,17 @@ def counting(model: nn.Module, passes: Passes, counted: Callable[[], object] = l
         yield
 
 
-def _networks(model: Model | Callable[..., object]) -> list[nn.Module]:
-    """The undefended networks in a model, each once, as far as hooks can be put on them."""
+def _networks(model: Model | Callable[..., object], within: tuple[object, ...] = ()) -> list[nn.Module]:
+    """The undefended networks in a model, each once, as far as hooks can be put on them.
+
+    A network that is counted already has a hook, through which it may be seen to hold what it is ``within``.
+    """
     if isinstance(model, DistributedDataParallel):
         model = model.module  # which is what is attacked, without a word to the other processes
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return []
-    found = defended(model)
+    found = [] if any(model is one for one in within) else defended(model)
     if not found:
         return [model]
-    return list(dict.fromkeys(network for one in found for network in _networks(one.undefended)))
+    inside = (*within, model)
+    return list(dict.fromkeys(network for one in found for network in _networks(one.undefended, inside)))
