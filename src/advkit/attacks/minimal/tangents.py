@@ -30,8 +30,6 @@ __all__ = ["Tangents"]
 
 _CANDIDATES = 9  # classes that are looked at for each image
 _HEADROOM = 4.0  # c over the multiplier of the linearised problem
-_PROMISING = 1.5  # a class further than this, over the best so far, is not tried
-_LOSING = 1.05  # and one that is further than this on the way is given up
 _LOOK = 5  # steps between looks at which rows may leave: each look makes a GPU wait
 
 
@@ -107,7 +105,7 @@ class Tangents:
         effort = torch.ones_like(closest.least)
         for round_ in range(self.rounds):
             turn = round_ % routes.count.clamp_min(1)
-            promising = routes.length(turn) < _PROMISING * closest.least
+            promising = routes.length(turn) < self.objective.promising * closest.least
             wanted = torch.where(round_ < routes.count, promising, closest.least.isinf())
             place = (wanted & (routes.count > 0)).nonzero().squeeze(1)
             if not len(place):
@@ -144,7 +142,8 @@ class Tangents:
 
     def _step(self, rows: _Trial, look: Look) -> Tensor:
         """A part of the way to the solution for the mean of the tangents, the part that the schedule says."""
-        objective, closest = self.objective, rows.closest
+        fraction = self.objective.first / 2 * (1 + math.cos(math.pi * look.step / self.steps))
+        objective, closest = self.objective.at(fraction), rows.closest
         gap, tangent, changes = -look.loss, -look.gradient, rows.x - rows.originals
         look.gradient = tangent  # the other is no more use, and as large as the images
         edge = closest.edge(rows.place, rows.goal, look.logits.to(rows.x.dtype)) / closest.unit[rows.place]
@@ -155,11 +154,10 @@ class Tangents:
         level = rows.level + rows.aim + 2 * edge
         wanted, _ = objective.solve(rows.x, rows.originals, rows.slope, level, rows.c)
         if look.step % _LOOK == _LOOK - 1:
-            rows.retire(objective.size(wanted) > _LOSING * closest.least[rows.place])
-            changes, wanted = rows.compact(changes, wanted)
+            rows.retire(objective.size(wanted) > objective.losing * closest.least[rows.place])
+            (wanted,) = rows.compact(wanted)
             rows.aim = torch.where(closest.reached[rows.place], rows.aim, 2 * rows.aim)
-        fraction = objective.first / 2 * (1 + math.cos(math.pi * look.step / self.steps))
-        return objective.move(rows.x, fraction * (wanted - changes))
+        return objective.approach(rows.x, rows.originals, wanted, fraction)
 
     def _starting_c(self, rows: _Trial, slope: Tensor, level: Tensor) -> Tensor:
         objective = self.objective
