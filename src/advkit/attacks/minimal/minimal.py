@@ -9,6 +9,7 @@ from torch import Tensor
 from advkit import hyperparameters, norms
 from advkit.attack import Aim, Attack
 from advkit.attacks.minimal.objectives import Objective, SquaredL2
+from advkit.attacks.minimal.pruning import pruned
 from advkit.attacks.minimal.pure import Count, Largest, Sum
 from advkit.attacks.minimal.tangents import Tangents
 from advkit.goals import Goal
@@ -71,4 +72,7 @@ class Minimal(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         search = Tangents(self._objective(), kappa=0.0, initial_c=None, rounds=self.rounds, steps=self.steps)
-        return search.search(self.classifier, images, goal)
+        found = search.search(self.classifier, images, goal)
+        if norms.get(self.norm) is norms.L0:
+            return pruned(self.classifier, found, images, goal, rounds=3, tries=6)
+        return found

@@ -103,9 +103,10 @@ class Count(Objective):
     """How many pixel values change. Each that does goes to the end of the box that it is pushed to."""
 
     norm = L0
-    memory = 0.9
+    memory = 0.95
     first = 1.0
-    overshoot = 1e-3
+    overshoot = 1e-2
+    losing = 1.1
 
     def size(self, changes: Tensor) -> Tensor:
         """L0."""
