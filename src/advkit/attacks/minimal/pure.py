@@ -53,6 +53,7 @@ class Sum(Objective):
     overshoot = 1e-3
     promising = 2.5
     losing = 1.5
+    returns = 2
 
     def __init__(self, bounds: tuple[float, float]) -> None:
         super().__init__(bounds)

@@ -7,7 +7,8 @@ ask for. One tangent is a poor guide in a network of many pieces; the mean of th
 
 Which class to leave for matters more than any number of steps: descending the margin ends at the class that was
 nearest where it began. So each search aims at one class, the nearest of the linearised model first, and an image
-leaves when no class that is left promises less than what it has.
+leaves when no class that is left promises less than what it has. Some objectives return once more, from twice as far
+as the closest success: where many solutions are near, the way back from there ends in another.
 """
 
 import math
@@ -110,12 +111,22 @@ class Tangents:
             place = (wanted & (routes.count > 0)).nonzero().squeeze(1)
             if not len(place):
                 break  # later routes are longer
-            x, route = images[place], routes.towards(goal.rows(place), turn, place)
-            closest.begin()
-            rows = _Trial(x, route, x, place, closest, effort[place])
-            iterate(model, rows, self._step, steps=self.steps - 1, loss="margin", keep=closest)
+            self._approach(model, images[place], routes.towards(goal.rows(place), turn, place), place, closest, effort)
             effort = torch.where(closest.least.isinf(), effort * 10, effort)
+        for _ in range(self.objective.returns):
+            place = closest.least.isfinite().nonzero().squeeze(1)
+            if len(place):
+                beyond = (2 * closest.images[place] - images[place]).clamp(self.objective.low, self.objective.high)
+                self._approach(model, beyond, goal.rows(place), place, closest, effort)
         return closest.images
+
+    def _approach(
+        self, model: Classifier, start: Tensor, goal: Goal, place: Tensor, closest: Closest, effort: Tensor
+    ) -> None:
+        """One search of the rows ``place``, int64 (n,), from where they start, (n, ...), for goals of their own."""
+        closest.begin()
+        rows = _Trial(start, goal, closest.originals[place], place, closest, effort[place])
+        iterate(model, rows, self._step, steps=self.steps - 1, loss="margin", keep=closest)
 
     def _survey(self, model: Classifier, images: Tensor, goal: Goal) -> tuple[Closest, _Routes]:
         """The scale of each row's logits, and its ways to success."""
@@ -148,7 +159,7 @@ class Tangents:
         look.gradient = tangent  # the other is no more use, and as large as the images
         edge = closest.edge(rows.place, rows.goal, look.logits.to(rows.x.dtype)) / closest.unit[rows.place]
         if not look.step:
-            rows.aim = (gap * objective.overshoot * rows.effort).clamp_min(0)
+            rows.aim = (gap * objective.overshoot * rows.effort).abs()
             rows.c = self._starting_c(rows, tangent, gap + rows.aim)
         rows.learn(gap, tangent, changes, (1 - objective.memory) / (1 - objective.memory ** (look.step + 1)))
         level = rows.level + rows.aim + 2 * edge
