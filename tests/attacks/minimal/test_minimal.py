@@ -6,8 +6,8 @@ from torch import nn
 
 import advkit
 from advkit import norms
-from advkit.attacks.minimal.pruning import pruned
 from advkit._engine.classifier import Classifier
+from advkit.attacks.minimal.pruning import pruned
 from attacks.minimal.test_published import cheapest, fewest, plane
 from contracts.scenes import draw, said_by
 

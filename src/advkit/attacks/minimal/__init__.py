@@ -12,4 +12,17 @@ from advkit.attacks.minimal.pdpgd import PDGD, PDPGD
 from advkit.attacks.minimal.sigma_zero import SigmaZero
 from advkit.attacks.minimal.superdeepfool import SuperDeepFool
 
-__all__ = ["CW", "DDN", "EAD", "FAB", "FMN", "JSMA", "PDGD", "PDPGD", "DeepFool", "Minimal", "SigmaZero", "SuperDeepFool"]
+__all__ = [
+    "CW",
+    "DDN",
+    "EAD",
+    "FAB",
+    "FMN",
+    "JSMA",
+    "PDGD",
+    "PDPGD",
+    "DeepFool",
+    "Minimal",
+    "SigmaZero",
+    "SuperDeepFool",
+]

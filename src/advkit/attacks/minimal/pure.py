@@ -1,4 +1,4 @@
-"""What `Minimal` makes small where Carlini & Wagner's objective will not do: Linf, L1 and L0, with nothing beside them."""
+"""What `Minimal` makes small where Carlini & Wagner's objective will not do: Linf, L1 and L0."""
 
 from copy import copy
 
@@ -14,7 +14,7 @@ __all__ = ["Count", "Largest", "Sum"]
 
 _HALVINGS = 16  # of the range that a multiplier lies in, on a scale of powers
 _CHEAP, _DEAR = 1e-3, 1e5  # its ends, where the steepest pixel moves from 1 on
-_REACH = 0.5  # how far a pixel goes in the first step where the multiplier is twice what moves it, over the range
+_REACH = 0.3  # how far a pixel goes in the first step where the multiplier is twice what moves it, over the range
 
 
 class Largest(Objective):
@@ -52,7 +52,7 @@ class Sum(Objective):
     first = 1.0
     overshoot = 1e-3
     promising = 2.5
-    losing = 1.5
+    losing = 1.2
     returns = 2
 
     def __init__(self, bounds: tuple[float, float]) -> None:
@@ -107,7 +107,7 @@ class Count(Objective):
     memory = 0.95
     first = 1.0
     overshoot = 1e-2
-    losing = 1.1
+    promising = 1.2
 
     def size(self, changes: Tensor) -> Tensor:
         """L0."""
