@@ -2,7 +2,20 @@
 
 from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, MultiTargeted, SparseL1Descent
 from advkit.attacks.combined import AutoAttack, Restarts, WorstOf
-from advkit.attacks.minimal import CW, DDN, EAD, FAB, FMN, JSMA, PDGD, PDPGD, DeepFool, SigmaZero, SuperDeepFool
+from advkit.attacks.minimal import (
+    CW,
+    DDN,
+    EAD,
+    FAB,
+    FMN,
+    JSMA,
+    PDGD,
+    PDPGD,
+    DeepFool,
+    Minimal,
+    SigmaZero,
+    SuperDeepFool,
+)
 from advkit.attacks.queries import NES, SPSA, OnePixel, PixelSwap, Pixle, SimBA, Square
 from advkit.attacks.transfer import (
     BSR,
@@ -53,6 +66,7 @@ __all__ = [
     "VNIFGSM",
     "AutoAttack",
     "DeepFool",
+    "Minimal",
     "MultiTargeted",
     "OnePixel",
     "PixelSwap",

@@ -7,8 +7,22 @@ from advkit.attacks.minimal.ead import EAD
 from advkit.attacks.minimal.fab import FAB
 from advkit.attacks.minimal.fmn import FMN
 from advkit.attacks.minimal.jsma import JSMA
+from advkit.attacks.minimal.minimal import Minimal
 from advkit.attacks.minimal.pdpgd import PDGD, PDPGD
 from advkit.attacks.minimal.sigma_zero import SigmaZero
 from advkit.attacks.minimal.superdeepfool import SuperDeepFool
 
-__all__ = ["CW", "DDN", "EAD", "FAB", "FMN", "JSMA", "PDGD", "PDPGD", "DeepFool", "SigmaZero", "SuperDeepFool"]
+__all__ = [
+    "CW",
+    "DDN",
+    "EAD",
+    "FAB",
+    "FMN",
+    "JSMA",
+    "PDGD",
+    "PDPGD",
+    "DeepFool",
+    "Minimal",
+    "SigmaZero",
+    "SuperDeepFool",
+]

@@ -23,6 +23,9 @@ class Objective(ABC):
     memory: float  # how much of the mean tangent a step keeps
     first: float  # the part of the way to the solution that the first step of a search goes
     overshoot: float  # how far behind the boundary to aim, over the margin at the original
+    promising = 1.5  # a class further than this, over the best so far, is not tried
+    losing = 1.05  # and one that is further than this on the way is given up
+    returns = 0  # how many searches begin beyond the closest success, in the end
 
     def __init__(self, bounds: tuple[float, float]) -> None:
         self.low, self.high = bounds
@@ -50,6 +53,14 @@ class Objective(ABC):
     @abstractmethod
     def move(self, x: Tensor, by: Tensor) -> Tensor:
         """The images x + by, both (n, ...), to first order in ``by`` and inside the bounds."""
+
+    def at(self, fraction: float) -> "Objective":
+        """What a step goes by that is this part of the first, where that makes a difference."""
+        return self
+
+    def approach(self, x: Tensor, originals: Tensor, wanted: Tensor, fraction: float) -> Tensor:
+        """The images a part of the way from x to where the changes are those wanted, all (n, ...)."""
+        return self.move(x, fraction * (wanted - (x - originals)))
 
 
 class SquaredL2(Objective):

@@ -7,7 +7,8 @@ ask for. One tangent is a poor guide in a network of many pieces; the mean of th
 
 Which class to leave for matters more than any number of steps: descending the margin ends at the class that was
 nearest where it began. So each search aims at one class, the nearest of the linearised model first, and an image
-leaves when no class that is left promises less than what it has.
+leaves when no class that is left promises less than what it has. Some objectives return once more, from twice as far
+as the closest success: where many solutions are near, the way back from there ends in another.
 """
 
 import math
@@ -30,8 +31,6 @@ __all__ = ["Tangents"]
 
 _CANDIDATES = 9  # classes that are looked at for each image
 _HEADROOM = 4.0  # c over the multiplier of the linearised problem
-_PROMISING = 1.5  # a class further than this, over the best so far, is not tried
-_LOSING = 1.05  # and one that is further than this on the way is given up
 _LOOK = 5  # steps between looks at which rows may leave: each look makes a GPU wait
 
 
@@ -107,17 +106,27 @@ class Tangents:
         effort = torch.ones_like(closest.least)
         for round_ in range(self.rounds):
             turn = round_ % routes.count.clamp_min(1)
-            promising = routes.length(turn) < _PROMISING * closest.least
+            promising = routes.length(turn) < self.objective.promising * closest.least
             wanted = torch.where(round_ < routes.count, promising, closest.least.isinf())
             place = (wanted & (routes.count > 0)).nonzero().squeeze(1)
             if not len(place):
                 break  # later routes are longer
-            x, route = images[place], routes.towards(goal.rows(place), turn, place)
-            closest.begin()
-            rows = _Trial(x, route, x, place, closest, effort[place])
-            iterate(model, rows, self._step, steps=self.steps - 1, loss="margin", keep=closest)
+            self._approach(model, images[place], routes.towards(goal.rows(place), turn, place), place, closest, effort)
             effort = torch.where(closest.least.isinf(), effort * 10, effort)
+        for _ in range(self.objective.returns):
+            place = closest.least.isfinite().nonzero().squeeze(1)
+            if len(place):
+                beyond = (2 * closest.images[place] - images[place]).clamp(self.objective.low, self.objective.high)
+                self._approach(model, beyond, goal.rows(place), place, closest, effort)
         return closest.images
+
+    def _approach(
+        self, model: Classifier, start: Tensor, goal: Goal, place: Tensor, closest: Closest, effort: Tensor
+    ) -> None:
+        """One search of the rows ``place``, int64 (n,), from where they start, (n, ...), for goals of their own."""
+        closest.begin()
+        rows = _Trial(start, goal, closest.originals[place], place, closest, effort[place])
+        iterate(model, rows, self._step, steps=self.steps - 1, loss="margin", keep=closest)
 
     def _survey(self, model: Classifier, images: Tensor, goal: Goal) -> tuple[Closest, _Routes]:
         """The scale of each row's logits, and its ways to success."""
@@ -144,22 +153,22 @@ class Tangents:
 
     def _step(self, rows: _Trial, look: Look) -> Tensor:
         """A part of the way to the solution for the mean of the tangents, the part that the schedule says."""
-        objective, closest = self.objective, rows.closest
+        fraction = self.objective.first / 2 * (1 + math.cos(math.pi * look.step / self.steps))
+        objective, closest = self.objective.at(fraction), rows.closest
         gap, tangent, changes = -look.loss, -look.gradient, rows.x - rows.originals
         look.gradient = tangent  # the other is no more use, and as large as the images
         edge = closest.edge(rows.place, rows.goal, look.logits.to(rows.x.dtype)) / closest.unit[rows.place]
         if not look.step:
-            rows.aim = (gap * objective.overshoot * rows.effort).clamp_min(0)
+            rows.aim = (gap * objective.overshoot * rows.effort).abs()
             rows.c = self._starting_c(rows, tangent, gap + rows.aim)
         rows.learn(gap, tangent, changes, (1 - objective.memory) / (1 - objective.memory ** (look.step + 1)))
         level = rows.level + rows.aim + 2 * edge
         wanted, _ = objective.solve(rows.x, rows.originals, rows.slope, level, rows.c)
         if look.step % _LOOK == _LOOK - 1:
-            rows.retire(objective.size(wanted) > _LOSING * closest.least[rows.place])
-            changes, wanted = rows.compact(changes, wanted)
+            rows.retire(objective.size(wanted) > objective.losing * closest.least[rows.place])
+            (wanted,) = rows.compact(wanted)
             rows.aim = torch.where(closest.reached[rows.place], rows.aim, 2 * rows.aim)
-        fraction = objective.first / 2 * (1 + math.cos(math.pi * look.step / self.steps))
-        return objective.move(rows.x, fraction * (wanted - changes))
+        return objective.approach(rows.x, rows.originals, wanted, fraction)
 
     def _starting_c(self, rows: _Trial, slope: Tensor, level: Tensor) -> Tensor:
         objective = self.objective

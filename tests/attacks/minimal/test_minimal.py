@@ -1,0 +1,66 @@
+"""advkit's own search against closed forms: linear models in the box, and L0 by brute force."""
+
+import pytest
+import torch
+from torch import nn
+
+import advkit
+from advkit import norms
+from advkit._engine.classifier import Classifier
+from advkit.attacks.minimal.pruning import pruned
+from attacks.minimal.test_published import cheapest, fewest, plane
+from contracts.scenes import draw, said_by
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+def test_the_distance_to_a_hyperplane_in_the_box(norm: str) -> None:
+    model, images = plane(32), draw(24, 32)
+    images[:8, ::3], images[8:16, 1::2] = 1.0, 0.0  # these cannot go further
+    labels = said_by(model, images)
+    result = advkit.Minimal(model, norm=norm).run(images, labels)
+    assert result.success.all()
+    weight = (model.weight[1] - model.weight[0]).detach().double()
+    logits = model(images).detach().double()
+    for image, label, scores, found in zip(images.double(), labels, logits, result.distance(norm), strict=True):
+        slope = weight if label == 0 else -weight
+        reach = torch.where(slope > 0, 1 - image, image)
+        gap = float((scores[label] - scores[1 - label]).abs())
+        least = cheapest(reach, slope.abs(), gap, norms.get(norm))
+        assert least * (1 - 1e-4) <= float(found) <= 1.01 * least + 1e-5
+
+
+def test_the_fewest_features_by_brute_force() -> None:
+    model = nn.Linear(7, 3)
+    with torch.no_grad():
+        model.weight.copy_(draw(3, 7, seed=4, low=-1, high=1))
+        model.bias.copy_(-0.5 * model.weight.sum(1) + torch.tensor([1.0, 0.0, 0.0]))
+    images = draw(24, 7, seed=5)
+    labels = said_by(model, images)
+    result = advkit.Minimal(model, norm="l0").run(images, labels)
+    least = [fewest(model, image, int(label)) for image, label in zip(images, labels, strict=True)]
+    assert result.success.all()
+    assert result.distance("l0").tolist() == least
+
+
+def test_what_is_not_needed_is_put_back() -> None:
+    model, before = plane(16), draw(8, 16)
+    labels = said_by(model, before)
+    slope = (model.weight[1] - model.weight[0]).detach() * (1 - 2 * labels)[:, None]
+    found = (slope > 0).float()  # every feature at the end where the other class is
+    assert (said_by(model, found) != labels).all()
+    fewer = pruned(Classifier(model), found, before, advkit.Untargeted(labels), rounds=2, tries=5)
+    changed = fewer != before
+    assert (said_by(model, fewer) != labels).all()
+    assert torch.equal(fewer[changed], found[changed])
+    gains = (slope * (found - before)).sort(1, descending=True).values.cumsum(1)
+    with torch.no_grad():
+        gap = -advkit.losses.margin(model(before), labels).abs()
+    needed = 1 + (gains <= gap.abs()[:, None]).sum(1)
+    assert torch.equal(changed.sum(1), needed)
+
+
+def test_in_l2_it_is_what_cw_does() -> None:
+    model, images = plane(32), draw(8, 32)
+    labels = said_by(model, images)
+    same = advkit.Minimal(model, norm="l2", rounds=5, steps=50)(images, labels)
+    assert torch.equal(same, advkit.CW(model)(images, labels))
