@@ -419,7 +419,7 @@ CASES = [
     Case("FMN-Linf", advkit.FMN, {"steps": 20, "norm": "linf"}, variant=True),
     Case("Minimal", advkit.Minimal, {"norm": "l2", "rounds": 2, "steps": 20}, norm="l2"),
     Case("Minimal-L0", advkit.Minimal, {"norm": "l0", "rounds": 2, "steps": 20}, norm="l0"),
-    Case("Minimal-L1", advkit.Minimal, {"norm": "l1", "rounds": 2, "steps": 20}, norm="l1", variant=True),
+    Case("Minimal-L1", advkit.Minimal, {"norm": "l1", "rounds": 2, "steps": 12}, norm="l1", variant=True),
     Case("Minimal-Linf", advkit.Minimal, {"norm": "linf", "rounds": 2, "steps": 20}),
     Case("PDGD", advkit.PDGD, {"steps": 20}, norm="l2", variant=True),
     Case("PDPGD", advkit.PDPGD, {"steps": 20}),

@@ -150,24 +150,13 @@ def evaluate(
     bare = with_stand_in(hookable(model), surrogate)
     models = {name: bare if name == BARE else defended_by(bare, name, one) for name, one in given.items()}
     called = attacks if isinstance(attacks, str) else None
-    if isinstance(attacks, str):
-        attacks, stop_when_fooled = verdict(attacks, models.values(), norm=norm, eps=eps, bounds=bounds), True
-    elif eps is not None:
-        raise InputError(_TWO_BUDGETS)
-    named = named_attacks(attacks)
+    named = _named(attacks, models.values(), norm, eps, bounds)
+    stop_when_fooled = stop_when_fooled or called is not None
     contenders = [Contender(name, one, draws) for name, one in models.items()]
     plan = planned_attacks(named, contenders, protocols, keep_generators=seed is None)
     check_surrogates(plan)
-    setup = {
-        "advkit": __version__,
-        "torch": str(torch.__version__),
-        **described(given, named),
-        "protocols": protocols,
-        "stop_when_fooled": stop_when_fooled,
-        "draws": draws,
-        "seed": seed,
-        "flags": flags,
-    }
+    how = {"protocols": protocols, "stop_when_fooled": stop_when_fooled, "draws": draws, "seed": seed, "flags": flags}
+    setup: dict[str, Any] = {"advkit": __version__, "torch": str(torch.__version__), **described(given, named), **how}
     if surrogate is not None:
         setup["surrogate"] = [type(surrogate).__name__, settings(surrogate)]
     batches = pairs(loader, {attack.bounds for attack in named.values()})
@@ -191,6 +180,21 @@ def evaluate(
         verdict=called,
         **_circumstances(records, setup, bare),
     )
+
+
+def _named(
+    attacks: Sequence[Attack] | Mapping[str, Attack] | str,
+    models: Iterable[Model],
+    norm: str | Norm,
+    eps: float | None,
+    bounds: tuple[float, float],
+) -> dict[str, Attack]:
+    """The attacks by name: those that were given, or those of a verdict."""
+    if isinstance(attacks, str):
+        return named_attacks(verdict(attacks, models, norm=norm, eps=eps, bounds=bounds))
+    if eps is not None:
+        raise InputError(_TWO_BUDGETS)
+    return named_attacks(attacks)
 
 
 def _circumstances(records: Mapping[int, Record], setup: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
