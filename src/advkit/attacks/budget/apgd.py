@@ -219,6 +219,8 @@ class APGD(_AutoPGD):
     One forward on the image itself, then at most ``steps`` + 1 forwards and ``steps`` backwards for each restart; in
     L1 two forwards more.
 
+    What comes back is for each image the first place where the model was fooled, or else that of the highest loss.
+
     Args:
         model: pixels (N, ...) to logits (N, K), K at least 2.
         norm: "linf", "l2" or "l1", or the object of `advkit.norms`.
@@ -234,9 +236,6 @@ class APGD(_AutoPGD):
         rho: on what share of the steps the loss has to rise, in [0, 1]. Not used in L1.
         bounds: the lowest and the highest value of a pixel.
         generator: where starts are drawn from; torch's default generator if None.
-
-    Returns:
-        For each image the first place where the model was fooled, or else that of the highest loss.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
@@ -275,6 +274,8 @@ class APGDT(_AutoPGD):
 
     One forward on the image itself, then for each restart of each target what a run of `APGD` costs.
 
+    What comes back is for each image the first place where the model was fooled, or else that of the highest loss.
+
     Args:
         model: pixels (N, ...) to logits (N, K), K at least 2.
         norm: "linf", "l2" or "l1", or the object of `advkit.norms`.
@@ -287,9 +288,6 @@ class APGDT(_AutoPGD):
         rho: on what share of the steps the loss has to rise, in [0, 1]. Not used in L1.
         bounds: the lowest and the highest value of a pixel.
         generator: where starts are drawn from; torch's default generator if None.
-
-    Returns:
-        For each image the first place where the model was fooled, or else that of the highest loss.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
