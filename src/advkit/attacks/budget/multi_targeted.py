@@ -14,7 +14,7 @@ from advkit._engine.ball import Ball
 from advkit._engine.boundaries import dual_size, linear_distances, nearest_boundaries
 from advkit._engine.classifier import Classifier, own
 from advkit._engine.iterate import iterate
-from advkit._engine.keeps import Worst
+from advkit._engine.keeps import Standing
 from advkit._engine.looks import Look, Seeking
 from advkit._engine.rows import Rows
 from advkit.attack import Attack
@@ -130,7 +130,7 @@ class MultiTargeted(Attack):
                 near = routes.far < _NEAR * column(self.eps, routes.far)
                 wanted = wanted & (near | routes.far.isinf())  # of which the gradients said nothing
             for turn, rank in enumerate(order.unbind(1)):
-                place = (wanted.gather(1, rank[:, None]).squeeze(1) & found.standing).nonzero().squeeze(1)
+                place = found.left(wanted.gather(1, rank[:, None]).squeeze(1))
                 if not len(place):
                     continue
                 rows = routes.towards(rank[place], goal, ball, place)
@@ -150,8 +150,7 @@ class MultiTargeted(Attack):
         rivals, norm = goal.rivals(logits, self.target_classes), norms.get(self.norm)
         far = torch.full_like(rivals, torch.inf, dtype=images.dtype)
         racing = contenders(logits).gather(1, rivals)
-        needed = found.standing if rivals.shape[1] > 1 else found.standing & ~racing.all(1)  # one needs no ranking
-        place = needed.nonzero().squeeze(1)
+        place = found.left(None if rivals.shape[1] > 1 else ~racing.all(1))  # one class needs no ranking
         if len(place):
             x, standing = images[place].requires_grad_(), goal.rows(place)
             seen = self.classifier.logits(x)
@@ -235,34 +234,22 @@ class _Aim(Seeking):
         return -(gap.where(gap.isfinite(), 0) / self.unit)
 
 
-class _Found(Worst):
+class _Found(Standing):
     """The first place where each image fooled the model in any search, or else the one where its margin was least."""
 
     def __init__(self, images: Tensor, goal: Goal) -> None:
         super().__init__(images)
         self.goal = goal
 
-    @property
-    def standing(self) -> Tensor:
-        """The images that the model was not fooled on: bool (N,)."""
-        return self.least > -torch.inf
-
     def note(self, goal: Goal, logits: Tensor) -> None:
         """Take note of what the model says of the images themselves, logits (N, K)."""
-        self.least = goal.margin(logits).to(self.least).where(~goal.success(logits), -torch.inf)
-
-    def place(self, rows: Rows) -> Tensor:
-        """Which images the rows are: int64 (n,)."""
-        return rows.place if isinstance(rows, _Aim) else rows.index
+        self.least = goal.margin(logits).to(self.least)
+        self.leave_out(goal.success(logits))
 
     def value(self, rows: Rows, look: Look) -> Tensor:
         """The margin to any class, of a success minus infinity: (n,)."""
         margin = self.goal.rows(self.place(rows)).margin(look.logits)
         return margin.where(~look.success, -torch.inf)
-
-    def leave(self, rows: Rows, fooled: Tensor) -> None:
-        """A success is the answer, whatever came before."""
-        self._put(rows, self.least.new_full(fooled.shape, -torch.inf), fooled & rows.active)
 
 
 @dataclass

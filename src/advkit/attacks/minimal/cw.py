@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from advkit._engine.adam import Adam
 from advkit._engine.iterate import iterate
 from advkit._engine.looks import Look
 from advkit.attacks.minimal.bisection import Bisection, Descent
@@ -21,13 +21,12 @@ __all__ = ["CW"]
 class _Moments(Descent):
     """Rows that remember what Adam needs of their gradients in w."""
 
-    mean: Tensor = field(init=False)  # (n, ...)
-    square: Tensor = field(init=False)  # (n, ...), the mean of the squares
+    adam: Adam = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.mean = torch.zeros_like(self.x)
-        self.square = torch.zeros_like(self.x)
+        area = (self.closest.objective.high - self.closest.objective.low) ** 2
+        self.adam = Adam(self.x, 1e-8 * area)  # Adam's own epsilon, in units of pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +87,7 @@ class CW(Penalty):
 
     def _adam(self, rows: _Moments, look: Look) -> Tensor:
         """A step of Adam on w, with x = mid + reach * tanh(w): where it leads to, (n, ...)."""
-        box, count = TanhBox(self.bounds), look.step + 1
-        slope = rows.descent(look, self.steps).mul_(box.slope(rows.x))
-        rows.mean = torch.lerp(rows.mean, slope, 0.1)
-        rows.square = torch.lerp(rows.square, slope * slope, 0.001)
-        tiny = 1e-8 * (self.bounds[1] - self.bounds[0]) ** 2  # Adam's epsilon, in units of pixels
-        scale = (rows.square / (1 - 0.999**count)).sqrt() + tiny
-        return box.stepped(rows.x, -self.lr / (1 - 0.9**count) * rows.mean / scale)
+        box = TanhBox(self.bounds)
+        slope = rows.descent(look, self.steps).mul_(box.slope(rows.x))  # of the rows that go on, and so before Adam
+        mean, scale = rows.adam.see(slope, look.step)
+        return box.stepped(rows.x, -self.lr * mean / scale)

@@ -11,7 +11,6 @@ leaves when no class that is left promises less than what it has. Some objective
 as the closest success: where many solutions are near, the way back from there ends in another.
 """
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +23,7 @@ from advkit._engine.iterate import iterate
 from advkit._engine.looks import Look
 from advkit.attacks.minimal.closest import Approach, Closest
 from advkit.attacks.minimal.objectives import Objective
+from advkit.attacks.minimal.shrinking import annealed
 from advkit.goals import Goal
 from advkit.losses import Loss
 
@@ -153,7 +153,7 @@ class Tangents:
 
     def _step(self, rows: _Trial, look: Look) -> Tensor:
         """A part of the way to the solution for the mean of the tangents, the part that the schedule says."""
-        fraction = self.objective.first / 2 * (1 + math.cos(math.pi * look.step / self.steps))
+        fraction = annealed(self.objective.first, 0, look.step, self.steps)
         objective, closest = self.objective.at(fraction), rows.closest
         gap, tangent, changes = -look.loss, -look.gradient, rows.x - rows.originals
         look.gradient = tangent  # the other is no more use, and as large as the images
