@@ -10,8 +10,8 @@ from advkit._engine.resampling import Strips
 from advkit.attacks.transfer.ascent import Ascent
 from advkit.attacks.transfer.momentum import Momentum
 from advkit.attacks.transfer.part import Part
-from advkit.attacks.transfer.transfer import Shorthand
-from advkit.hyperparameters import OfEps, OfRange, number
+from advkit.attacks.transfer.transfer import AtSixteen
+from advkit.hyperparameters import number
 
 _NOISE = 16 / 255  # the authors'
 
@@ -39,7 +39,7 @@ class BlockTransforms(Part):
 
     spatial = True
 
-    copies: int = number(20, at_least=1, integer=True)  # type: ignore[misc]  # of the class in `Part`
+    copies: int = number(20, at_least=1, integer=True)
     blocks: int = number(3, at_least=1, integer=True)
 
     def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
@@ -65,7 +65,7 @@ def _read(strips: Strips, dim: int, amount: Tensor, shifted: Tensor, flipped: Te
 
 
 @dataclass(frozen=True, eq=False)
-class SIA(Shorthand):
+class SIA(AtSixteen):
     """Structure invariant attack (Linf): `BlockTransforms` and `Momentum`.
 
     Wang et al., "Structure invariant transformation for better adversarial transferability", ICCV 2023.
@@ -92,9 +92,6 @@ class SIA(Shorthand):
         AdversarialResult(12 of 12 successful)
     """
 
-    eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
-    alpha: float | Tensor = number(OfEps(1.6 / 255, 1 / 10), above=0, per_image=True)
-    decay: float = number(1.0, at_least=0)
     copies: int = number(20, at_least=1, integer=True)
     blocks: int = number(3, at_least=1, integer=True)
 

@@ -40,13 +40,17 @@ class Part:
         AdversarialResult(12 of 12 successful)
     """
 
-    copies: ClassVar[int] = 1
     spatial: ClassVar[bool] = False
     independent_rows: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, what in hyperparameters.of(type(self)).items():
             what.check(f"{type(self).__name__}'s {name}", getattr(self, name))
+
+    @property
+    def copies(self) -> int:
+        """How many versions of each image the model is shown; a number of its own in a part that makes some."""
+        return 1
 
     def start(self, x: Tensor, ascent: Ascent) -> Tensor:
         """Where the search begins, from the images (n, ...)."""

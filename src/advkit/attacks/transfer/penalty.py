@@ -8,8 +8,8 @@ from torch import Tensor
 from advkit.attacks.transfer.ascent import Ascent
 from advkit.attacks.transfer.momentum import Momentum, over_mean
 from advkit.attacks.transfer.part import Part
-from advkit.attacks.transfer.transfer import Shorthand
-from advkit.hyperparameters import OfEps, OfRange, number
+from advkit.attacks.transfer.transfer import AtSixteen
+from advkit.hyperparameters import number
 
 __all__ = ["PGN", "PenalizedGradient"]
 
@@ -49,7 +49,7 @@ class PenalizedGradient(Part):
 
 
 @dataclass(frozen=True, eq=False)
-class PGN(Shorthand):
+class PGN(AtSixteen):
     """Penalising gradient norm attack (Linf): `PenalizedGradient` and `Momentum`.
 
     Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023, algorithm 1.
@@ -77,9 +77,6 @@ class PGN(Shorthand):
         AdversarialResult(12 of 12 successful)
     """
 
-    eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
-    alpha: float | Tensor = number(OfEps(1.6 / 255, 1 / 10), above=0, per_image=True)
-    decay: float = number(1.0, at_least=0)
     samples: int = number(20, at_least=1, integer=True)
     radius: float = number(3.0, at_least=0)
     balance: float = number(0.5, at_least=0, at_most=1)

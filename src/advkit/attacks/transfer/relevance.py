@@ -8,8 +8,8 @@ from torch import Tensor
 from advkit.attacks.transfer.ascent import Ascent
 from advkit.attacks.transfer.momentum import Momentum
 from advkit.attacks.transfer.part import Part
-from advkit.attacks.transfer.transfer import Shorthand
-from advkit.hyperparameters import OfEps, OfRange, number
+from advkit.attacks.transfer.transfer import AtSixteen
+from advkit.hyperparameters import number
 from advkit.norms import L2, column
 
 __all__ = ["GRA", "GradientRelevance"]
@@ -54,7 +54,7 @@ class GradientRelevance(Part):
 
 
 @dataclass(frozen=True, eq=False)
-class GRA(Shorthand):
+class GRA(AtSixteen):
     """Gradient relevance attack (Linf): `GradientRelevance` and `Momentum`.
 
     Zhu et al., "Boosting adversarial transferability via gradient relevance attack", ICCV 2023.
@@ -80,9 +80,6 @@ class GRA(Shorthand):
         AdversarialResult(12 of 12 successful)
     """
 
-    eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
-    alpha: float | Tensor = number(OfEps(1.6 / 255, 1 / 10), above=0, per_image=True)
-    decay: float = number(1.0, at_least=0)
     samples: int = number(20, at_least=1, integer=True)
     radius: float = number(3.5, at_least=0)
 

@@ -31,7 +31,7 @@ class ScaleCopies(Part):
         >>> result = advkit.Transfer(model, [ScaleCopies(), Momentum()]).run(images, labels)
     """
 
-    copies: int = number(5, at_least=1, integer=True)  # type: ignore[misc]  # of the class in `Part`
+    copies: int = number(5, at_least=1, integer=True)
 
     def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
         """The copies x / 2^i."""
@@ -60,7 +60,7 @@ class Admix(Part):
     independent_rows = False
 
     strength: float = number(0.2, at_least=0)
-    copies: int = number(3, at_least=1, integer=True)  # type: ignore[misc]  # of the class in `Part`
+    copies: int = number(3, at_least=1, integer=True)
 
     def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
         """The mixtures. No gradient flows to the other image."""

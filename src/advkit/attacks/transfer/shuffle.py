@@ -12,8 +12,8 @@ from advkit._engine.resampling import Strips
 from advkit.attacks.transfer.ascent import Ascent
 from advkit.attacks.transfer.momentum import Momentum
 from advkit.attacks.transfer.part import Part
-from advkit.attacks.transfer.transfer import Shorthand
-from advkit.hyperparameters import OfEps, OfRange, number
+from advkit.attacks.transfer.transfer import AtSixteen
+from advkit.hyperparameters import number
 
 __all__ = ["BSR", "BlockShuffle"]
 
@@ -40,7 +40,7 @@ class BlockShuffle(Part):
 
     spatial = True
 
-    copies: int = number(20, at_least=1, integer=True)  # type: ignore[misc]  # of the class in `Part`
+    copies: int = number(20, at_least=1, integer=True)
     blocks: int = number(3, at_least=1, integer=True)
     degrees: float = number(24.0, at_least=0)
 
@@ -109,7 +109,7 @@ def _turned(x: Tensor, down: _Side, right: _Side, angle: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class BSR(Shorthand):
+class BSR(AtSixteen):
     """Block shuffle and rotation (Linf): `BlockShuffle` and `Momentum`.
 
     Wang et al., "Boosting adversarial transferability by block shuffle and rotation", CVPR 2024.
@@ -138,9 +138,6 @@ class BSR(Shorthand):
         True
     """
 
-    eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
-    alpha: float | Tensor = number(OfEps(1.6 / 255, 1 / 10), above=0, per_image=True)
-    decay: float = number(1.0, at_least=0)
     copies: int = number(20, at_least=1, integer=True)
     blocks: int = number(3, at_least=1, integer=True)
     degrees: float = number(24.0, at_least=0)

@@ -11,8 +11,8 @@ from advkit._engine.resampling import by_sides
 from advkit.attacks.transfer.ascent import Ascent
 from advkit.attacks.transfer.momentum import Momentum
 from advkit.attacks.transfer.part import Part
-from advkit.attacks.transfer.transfer import Shorthand
-from advkit.hyperparameters import OfEps, OfRange, number
+from advkit.attacks.transfer.transfer import AtSixteen
+from advkit.hyperparameters import number
 
 __all__ = ["SSA", "SpectrumTransform"]
 
@@ -46,7 +46,7 @@ class SpectrumTransform(Part):
 
     spatial = True
 
-    copies: int = number(20, at_least=1, integer=True)  # type: ignore[misc]  # of the class in `Part`
+    copies: int = number(20, at_least=1, integer=True)
     rho: float = number(0.5, at_least=0)
     sigma: float = number(1.0, at_least=0)
 
@@ -59,7 +59,7 @@ class SpectrumTransform(Part):
 
 
 @dataclass(frozen=True, eq=False)
-class SSA(Shorthand):
+class SSA(AtSixteen):
     """Spectrum simulation attack (Linf): `SpectrumTransform` and `Momentum`.
 
     Long et al., "Frequency domain model augmentation for adversarial attack", ECCV 2022, algorithm 1, with momentum.
@@ -87,9 +87,6 @@ class SSA(Shorthand):
         AdversarialResult(12 of 12 successful)
     """
 
-    eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
-    alpha: float | Tensor = number(OfEps(1.6 / 255, 1 / 10), above=0, per_image=True)
-    decay: float = number(1.0, at_least=0)
     copies: int = number(20, at_least=1, integer=True)
     rho: float = number(0.5, at_least=0)
     sigma: float = number(1.0, at_least=0)

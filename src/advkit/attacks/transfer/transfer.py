@@ -18,7 +18,7 @@ from advkit.hyperparameters import OfEps, OfRange, declared, number
 from advkit.losses import Loss
 from advkit.norms import Linf, Norm, column
 
-__all__ = ["Shorthand", "Transfer"]
+__all__ = ["AtSixteen", "Shorthand", "Transfer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,3 +137,12 @@ class Shorthand(Attack):
         whole = Transfer(self.model, self.parts, self.eps, steps=self.steps, loss=self.loss, bounds=self.bounds)
         alpha = self.eps / self.steps if self.alpha is None else self.alpha
         return whole._with(alpha=alpha, generator=self.generator)._perturb(images, goal)
+
+
+@dataclass(frozen=True, eq=False)
+class AtSixteen(Shorthand):
+    """A shorthand with the budget that later papers take, 16/255 in ten steps, and with momentum."""
+
+    eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
+    alpha: float | Tensor | None = number(OfEps(1.6 / 255, 1 / 10), above=0, per_image=True)
+    decay: float = number(1.0, at_least=0)
