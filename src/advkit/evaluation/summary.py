@@ -48,6 +48,8 @@ def summary(
         together[cell.contender.name, cell.protocol].append((attack, of_cell))
     clean = {one.name: of_one for one, of_one in zip(contenders, of_contenders, strict=True)}
     within = balls(attacks)
+    hits = {place: _hits(labels, clean[place[0]], several, within) for place, several in together.items()}
+    right, kept, draws = hits.get((BARE, None)) or _hits(labels, clean[BARE], [], within)
     return {
         "images": len(labels),
         "defenses": tuple(
@@ -55,11 +57,9 @@ def summary(
             for one, outcomes in zip(contenders, of_contenders, strict=True)
         ),
         "scores": tuple(sorted(scores, key=lambda score: order[score.defense])),
-        "worst": tuple(
-            _worst_case(*place, labels, clean[place[0]], several, within) for place, several in together.items()
-        ),
+        "worst": tuple(_worst_case(*place, found, within) for place, found in hits.items()),
         "failures": tuple(_failures(records, contenders, cells)),
-        "standing": _standing(labels, clean[BARE], together[BARE, None], within),
+        "standing": tuple((kept & (2 * right > draws)).tolist()),
     }
 
 
@@ -109,18 +109,12 @@ def _attack_score(cell: Cell, labels: Tensor, outcomes: Sequence[Outcome], setup
 
 
 _Under = tuple[Attack, Sequence[Outcome]]
+_Hits = tuple[Tensor, Tensor, int]
 
 
-def _worst_case(
-    defense: str,
-    protocol: str | None,
-    labels: Tensor,
-    clean: Sequence[Outcome],
-    several: Sequence[_Under],
-    within: Sequence[Ball],
-) -> WorstCase:
-    """What several attacks leave of a contender, from its outcomes for each batch, without and under each attack."""
-    hits, kept, draws = _hits(labels, clean, several, within)
+def _worst_case(defense: str, protocol: str | None, found: _Hits, within: Sequence[Ball]) -> WorstCase:
+    """What several attacks leave of a contender."""
+    hits, kept, draws = found
     return WorstCase(
         defense=defense,
         protocol=protocol,
@@ -129,10 +123,11 @@ def _worst_case(
     )
 
 
-def _hits(
-    labels: Tensor, clean: Sequence[Outcome], several: Sequence[_Under], within: Sequence[Ball]
-) -> tuple[Tensor, Tensor, int]:
-    """How many draws are right on each image under the attack that leaves fewest, and which are not lost: (N,) each."""
+def _hits(labels: Tensor, clean: Sequence[Outcome], several: Sequence[_Under], within: Sequence[Ball]) -> _Hits:
+    """How many draws are right on each image under the attack that leaves fewest, which are not lost, and of how many.
+
+    What a minimal attack found beyond the budgets ``within`` does not count.
+    """
     before = _predictions(clean)
     several = [one for one in several if not is_refused(one[1])] or several
     said = [_predictions(outcomes) for _, outcomes in several] or [before]
@@ -140,14 +135,6 @@ def _hits(
     counts = [torch.cat([counted(attack, one, within) for one in outcomes]) for attack, outcomes in several]
     shown = [torch.where(counting, one, before) for counting, one in zip(counts, said, strict=False)] or [before]
     return torch.stack([(one == labels).sum(0) for one in shown]).amin(0), kept, len(before)
-
-
-def _standing(
-    labels: Tensor, clean: Sequence[Outcome], several: Sequence[_Under], within: Sequence[Ball]
-) -> tuple[bool, ...]:
-    """On which images most draws of the bare model are right under every attack."""
-    hits, kept, draws = _hits(labels, clean, several, within)
-    return tuple((kept & (2 * hits > draws)).tolist())
 
 
 def _failures(records: Mapping[int, Record], contenders: Sequence[Contender], cells: Sequence[Cell]) -> list[Failure]:
