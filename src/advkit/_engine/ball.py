@@ -44,9 +44,12 @@ class Ball(ABC):
     def norm(self) -> Norm:
         """The norm of the ball."""
 
-    @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """Points ``x`` (n, ...), which may be overwritten, brought back into the ball and the box."""
+        """Points ``x`` (n, ...), which may be overwritten, brought back into the ball and the box: one after the other.
+
+        That is for a norm in which the box takes nothing further from the centre.
+        """
+        return self.norm.project(x.sub_(self.originals), self.eps).add_(self.originals).clamp_(*self.bounds)
 
     def sample(self, generator: torch.Generator | None) -> Tensor:
         """A point for each row, drawn uniformly from the ball and brought back into the box: (n, ...)."""
@@ -98,9 +101,6 @@ class L2Ball(Ball):
     """
 
     norm = norms.L2
-
-    def project(self, x: Tensor) -> Tensor:
-        return norms.L2.project(x.sub_(self.originals), self.eps).add_(self.originals).clamp_(*self.bounds)
 
 
 class L1Ball(Ball):
@@ -157,9 +157,6 @@ class L0Ball(Ball):
     """
 
     norm = norms.L0
-
-    def project(self, x: Tensor) -> Tensor:
-        return norms.L0.project(x.sub_(self.originals), self.eps).add_(self.originals).clamp_(*self.bounds)
 
 
 _BALLS: dict[Norm, Callable[[Tensor, float | Tensor, tuple[float, float]], Ball]] = {

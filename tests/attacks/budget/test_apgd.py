@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import advkit
 from advkit import losses
+from advkit._engine import scatter
 from advkit.attacks.budget import apgd, apgd_l1
 from advkit.attacks.budget.apgd_l1 import phases
 from contracts.scenes import IMAGE, Passes, Shifted, conv_net, draw, easy_images, linear_net, said_by, trained_net
@@ -48,8 +49,9 @@ def test_each_step_is_the_references(name: str, row: int, monkeypatch: pytest.Mo
     one = slice(row, row + 1)
     images, labels = images[one], labels[one]
     noise = torch.tensor(run["noise"], dtype=torch.float64).view(3, *images.shape[1:])[one]
-    monkeypatch.setattr(apgd, "uniform_like", lambda like, generator: (noise + 1) / 2)
-    monkeypatch.setattr(apgd, "normal_like", lambda like, generator: noise)
+    monkeypatch.setattr(scatter, "uniform_like", lambda like, generator: (noise + 1) / 2)
+    for drawing in (scatter, apgd):
+        monkeypatch.setattr(drawing, "normal_like", lambda like, generator: noise)
     lengths: list[float] = []
     for kind in (apgd._Halving, apgd_l1.Sparse):
         monkeypatch.setattr(kind, "advance", watched(kind.advance, lengths))  # type: ignore[attr-defined]
@@ -266,7 +268,7 @@ def test_the_step_in_l2_is_each_images_own() -> None:
         at = torch.tensor(rows)
         recorder = Recorder(Wrapped(lambda x: scaled(x, at)))
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(apgd, "normal_like", lambda like, generator: dyadic_images(4)[at] - 0.5)
+            patched.setattr(scatter, "normal_like", lambda like, generator: dyadic_images(4)[at] - 0.5)
             advkit.APGD(recorder, norm="l2", eps=0.02, steps=12)(images[at], labels[at])
         return recorder.seen
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit import hyperparameters, losses, norms
-from advkit._base.random import normal_like, uniform_like
+from advkit._base.random import normal_like
 from advkit._engine.ball import Ball
 from advkit._engine.iterate import iterate
 from advkit._engine.keeps import HighestLoss, Keep, Standing
 from advkit._engine.looks import Climb, Look, Peak
+from advkit._engine.scatter import scattered
 from advkit.attack import Attack
 from advkit.attacks.budget.apgd_l1 import Sparse, phases
 from advkit.goals import Goal
@@ -173,10 +174,7 @@ class _AutoPGD(Attack):
         if ball.norm is norms.L1:
             low, high = self.bounds
             return like + (high - low) * normal_like(like, self.generator)
-        linf = ball.norm is norms.Linf
-        noise = 2 * uniform_like(like, self.generator) - 1 if linf else normal_like(like, self.generator)
-        far = ball.eps / ball.norm.size(noise).clamp_min(torch.finfo(noise.dtype).tiny)
-        return (like + column(far, like) * noise).clamp_(*self.bounds)
+        return scattered(like, ball.norm, ball.eps, self.generator).clamp_(*self.bounds)
 
     def _climb(self, rows: _Halving | Sparse, steps: int, loss: str | Loss, keep: Keep) -> Tensor:
         """What is kept of a climb. Rows leave it where they fool, unless their ball is larger than the budget."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from advkit import hyperparameters, norms
-from advkit._base.random import normal_like, uniform_like
 from advkit._base.scale import contenders, magnitude
 from advkit._engine.boundaries import Boundaries, dot, nearest_boundaries
+from advkit._engine.scatter import scattered
 from advkit.attack import Aim, Attack
 from advkit.attacks.minimal.hyperplane import step_to_hyperplane
 from advkit.attacks.minimal.rivals import WithRivals
@@ -178,11 +178,7 @@ class FAB(Attack):
         norm, (low, high) = closest.norm, self.bounds
         known = closest.least[rows.place]
         radius = (known.clamp_max(_AROUND[norm] * (high - low)) if closest.eps is None else closest.eps[rows.place]) / 2
-        draws = (
-            2 * uniform_like(rows.x, self.generator) - 1 if norm is norms.Linf else normal_like(rows.x, self.generator)
-        )
-        onto = radius / norm.size(draws).clamp_min(torch.finfo(draws.dtype).tiny)
-        return (rows.x + column(onto, draws) * draws).clamp(low, high)
+        return scattered(rows.x, norm, radius, self.generator).clamp(low, high)
 
     def _walk(self, rows: _Walk, closest: _Closest) -> None:
         """Take the steps of one walk, and show the candidates to ``closest``."""
