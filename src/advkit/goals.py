@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit import losses
+from advkit._base.scale import magnitude, rounding_margin
 from advkit.errors import InputError
 
 __all__ = ["Goal", "Targeted", "Untargeted"]
@@ -94,6 +95,10 @@ class Goal(ABC):
     @abstractmethod
     def success(self, logits: Tensor) -> Tensor:
         """Whether the model's answer, the first of its largest logits, is what was wanted: bool, shape (N,)."""
+
+    def clearly(self, logits: Tensor) -> Tensor:
+        """Whether it is by more than rounding may undo in a batch of another size: bool, shape (N,)."""
+        return self.success(logits) & (self.margin(logits) < -rounding_margin(magnitude(logits, self.classes)))
 
 
 class Untargeted(Goal):

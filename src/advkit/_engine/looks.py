@@ -110,7 +110,7 @@ class Look:
     @property
     def clearly(self) -> Tensor:
         """Whether the model is fooled by more than rounding may undo in a batch of another size: bool (n,)."""
-        return self.success & (self.goal.margin(self.logits) < -self.edge)
+        return self.goal.clearly(self.logits)
 
     def compact(self, rows: Seeking) -> None:
         """Drop the retired rows, where that is worth it, here and in ``rows``."""

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from advkit._base.scale import magnitude, rounding_margin
 from advkit._engine.classifier import Classifier
 from advkit.goals import Goal
 from advkit.norms import column
@@ -36,8 +35,7 @@ def pruned(model: Classifier, images: Tensor, originals: Tensor, goal: Goal, rou
             middle = (low + high + 1) // 2
             with torch.no_grad():
                 logits = model.logits(before.where(rank < column(middle, x), x))
-            edge = rounding_margin(magnitude(logits, goal.classes))
-            fooled = goal.success(logits) & (goal.margin(logits) < -edge)
+            fooled = goal.clearly(logits)
             low, high = torch.where(fooled, middle, low), torch.where(fooled, high, middle - 1).maximum(low)
         x = before.where(rank < column(low, x), x)
     return images.index_copy(0, place, x)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit._base.scale import magnitude, rounding_margin
+from advkit._base.scale import magnitude
 from advkit._engine.boundaries import dot
 from advkit._engine.keeps import Smallest
 from advkit._engine.looks import Look
@@ -123,7 +123,7 @@ class SuperDeepFool(Attack):
             middle = (near + far) / 2
             with torch.no_grad():
                 logits = self.classifier.logits(torch.lerp(images, ends, column(middle, images)))
-            fooled = goal.margin(logits) < -rounding_margin(magnitude(logits, goal.classes))
+            fooled = goal.clearly(logits)
             near, far = torch.where(fooled, near, middle), torch.where(fooled, middle, far)
         halved = torch.lerp(images, ends, column(far, images))
         closer = (far < 1) & (L2.distance(halved, images) < kept.least)
