@@ -32,9 +32,9 @@ class Objective(ABC):
         area = (self.high - self.low) ** 2  # the unit of a c, where margins are of about 1
         self.smallest_c, self.largest_c = area / LARGEST_C, area * LARGEST_C
 
-    @abstractmethod
     def size(self, changes: Tensor) -> Tensor:
-        """How large changes are: (n, ...) to (n,)."""
+        """How large changes are: (n, ...) to (n,). In the norm, if not in something of their own."""
+        return self.norm.size(changes)
 
     @abstractmethod
     def solve(
@@ -50,9 +50,9 @@ class Objective(ABC):
             most: the largest multiplier allowed, for all or (n,): the c of the penalty.
         """
 
-    @abstractmethod
     def move(self, x: Tensor, by: Tensor) -> Tensor:
-        """The images x + by, both (n, ...), to first order in ``by`` and inside the bounds."""
+        """The images x + by, both (n, ...), to first order in ``by`` and inside the bounds: clipped, if not bent."""
+        return (x + by).clamp(self.low, self.high)
 
     def at(self, fraction: float) -> "Objective":
         """What a step goes by that is this part of the first, where that makes a difference."""
@@ -74,10 +74,6 @@ class SquaredL2(Objective):
     def __init__(self, bounds: tuple[float, float]) -> None:
         super().__init__(bounds)
         self.box = TanhBox(bounds)
-
-    def size(self, changes: Tensor) -> Tensor:
-        """L2."""
-        return L2.size(changes)
 
     def solve(
         self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float
@@ -108,10 +104,6 @@ class WeightedL1(Objective):
         super().__init__(bounds)
         self.weight = weight
 
-    def size(self, changes: Tensor) -> Tensor:
-        """L1."""
-        return L1.size(changes)
-
     def solve(
         self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float
     ) -> tuple[Tensor, Tensor]:
@@ -138,10 +130,6 @@ class WeightedL1(Objective):
     def _moved(self, steep: Tensor, room: Tensor, multiplier: Tensor) -> Tensor:
         """How far each pixel moves: (n, ...)."""
         return ((column(multiplier, steep) * steep - self.weight) / 2).clamp_min(0).minimum(room)
-
-    def move(self, x: Tensor, by: Tensor) -> Tensor:
-        """Straight there, and clipped."""
-        return (x + by).clamp(self.low, self.high)
 
 
 class ElasticNet(WeightedL1):

@@ -25,20 +25,12 @@ class Largest(Objective):
     first = 1.0
     overshoot = 1e-3
 
-    def size(self, changes: Tensor) -> Tensor:
-        """Linf."""
-        return Linf.size(changes)
-
     def solve(
         self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float
     ) -> tuple[Tensor, Tensor]:
         """All pixels as far as each other, or to their ends."""
         changes = step_to_hyperplane(Linf, originals, slope, level.clamp_min(0), (self.low, self.high))
         return changes, 1 / dual_size(slope, Linf).clamp_min(torch.finfo(slope.dtype).tiny)
-
-    def move(self, x: Tensor, by: Tensor) -> Tensor:
-        """Straight there, and clipped."""
-        return (x + by).clamp(self.low, self.high)
 
 
 class Sum(Objective):
@@ -65,10 +57,6 @@ class Sum(Objective):
         shorter.reach = max(fraction, 0.01) * self.reach
         return shorter
 
-    def size(self, changes: Tensor) -> Tensor:
-        """L1."""
-        return L1.size(changes)
-
     def solve(
         self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float
     ) -> tuple[Tensor, Tensor]:
@@ -91,10 +79,6 @@ class Sum(Objective):
         changes = torch.addcmul(x - originals, slope, column(multiplier, slope), value=-self.reach)
         return torch.nn.functional.softshrink(changes, self.reach).clamp(self.low - originals, self.high - originals)
 
-    def move(self, x: Tensor, by: Tensor) -> Tensor:
-        """Straight there, and clipped."""
-        return (x + by).clamp(self.low, self.high)
-
     def approach(self, x: Tensor, originals: Tensor, wanted: Tensor, fraction: float) -> Tensor:
         """All the way, which is short enough."""
         return (originals + wanted).clamp(self.low, self.high)
@@ -109,10 +93,6 @@ class Count(Objective):
     overshoot = 1e-2
     promising = 1.2
 
-    def size(self, changes: Tensor) -> Tensor:
-        """L0."""
-        return L0.size(changes)
-
     def solve(
         self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float
     ) -> tuple[Tensor, Tensor]:
@@ -122,10 +102,6 @@ class Count(Objective):
         taken = (gains.cumsum(1) - gains < level.unsqueeze(1)) & (gains > 0)
         changes = torch.zeros_like(full).scatter(1, order, full.gather(1, order).where(taken, 0))
         return changes.view_as(x), torch.ones_like(level)
-
-    def move(self, x: Tensor, by: Tensor) -> Tensor:
-        """Straight there, and clipped."""
-        return (x + by).clamp(self.low, self.high)
 
     def approach(self, x: Tensor, originals: Tensor, wanted: Tensor, fraction: float) -> Tensor:
         """All the way: a part of a change counts as much as the whole."""
