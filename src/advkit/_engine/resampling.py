@@ -1,12 +1,13 @@
 """Resampling of batches of images, each in its own way, without a loop over them."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Strips", "by_sides", "interpolation", "own_precision"]
+__all__ = ["Strips", "by_sides", "cosines", "interpolation", "own_precision"]
 
 
 def own_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -28,6 +29,13 @@ def interpolation(at: Tensor, size: int) -> Tensor:
 def by_sides(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Images (r, C, H, W) with a matrix over their height, (..., H', H), and one over their width, (..., W', W)."""
     return rows.unsqueeze(-3) @ x @ columns.unsqueeze(-3).mT
+
+
+def cosines(frequency: Tensor, size: int, like: Tensor) -> Tensor:
+    """The vectors of the orthonormal discrete cosine transform (DCT-II) of these frequencies, int64 (n,): (n, size)."""
+    places = (torch.arange(size, dtype=like.dtype, device=like.device) + 0.5) * (math.pi / size)
+    waves = (frequency.to(like)[:, None] * places).cos() * math.sqrt(2 / size)
+    return waves.where(frequency[:, None] != 0, waves * math.sqrt(0.5))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from torch import Tensor
 
 import advkit
 from advkit._engine.oracle import Oracle
+from advkit._engine.resampling import cosines
 from advkit._engine.slopes import estimated
-from advkit.attacks.queries import simba
 from advkit.errors import AdvkitError
 from advkit.norms import Linf
 from contracts.scenes import Counting, draw
@@ -100,7 +100,7 @@ def test_the_basis_is_orthonormal(basis: str, shape: tuple[int, ...]) -> None:
 def test_waves_are_those_of_the_dct() -> None:
     """Their second differences are a multiple of them, with ends that are reflected."""
     for frequency in range(6):
-        wave = simba._wave(torch.tensor([frequency]), 6)[0]
+        wave = cosines(torch.tensor([frequency]), 6, torch.zeros(1))[0]
         mirrored = torch.cat([wave[:1], wave, wave[-1:]])
         second = mirrored[2:] - 2 * wave + mirrored[:-2]
         expected = 2 * (torch.cos(torch.tensor(torch.pi * frequency / 6)) - 1)

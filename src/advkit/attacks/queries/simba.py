@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advkit._base.random import uniform_like
 from advkit._engine.lengths import OfRange
+from advkit._engine.resampling import cosines
 from advkit.black_box import BlackBox, Oracle, canvas
 from advkit.hyperparameters import choice, loss, number
 from advkit.losses import Loss
@@ -87,20 +88,11 @@ class SimBA(BlackBox):
         """Some vectors of the basis, one for each of the images (n, C, H, W), by their numbers, int64 (n,)."""
         channel = which // math.prod(sizes[1:])
         row, column_ = which % math.prod(sizes[1:]) // sizes[2], which % sizes[2]
-        one = _one_hot(channel, images.shape[1]).to(images)[:, :, None, None]
-        make = _one_hot if self.basis == "pixels" else _wave
-        down, across = (
-            make(place, size).to(images) for place, size in zip((row, column_), images.shape[2:], strict=True)
-        )
+        one = _one_hot(channel, images.shape[1], images)[:, :, None, None]
+        make = _one_hot if self.basis == "pixels" else cosines
+        down, across = (make(place, size, images) for place, size in zip((row, column_), images.shape[2:], strict=True))
         return one * down[:, None, :, None] * across[:, None, None]
 
 
-def _one_hot(place: Tensor, size: int) -> Tensor:
-    return place[:, None] == torch.arange(size, device=place.device)
-
-
-def _wave(frequency: Tensor, size: int) -> Tensor:
-    """The vectors of the orthonormal DCT-II of so many places: (n, size)."""
-    at = torch.arange(size, device=frequency.device, dtype=torch.float32) + 0.5
-    wave = torch.cos(math.pi / size * frequency[:, None] * at) * math.sqrt(2 / size)
-    return wave / torch.where(frequency == 0, math.sqrt(2), 1.0)[:, None]
+def _one_hot(place: Tensor, size: int, like: Tensor) -> Tensor:
+    return (place[:, None] == torch.arange(size, device=place.device)).to(like)

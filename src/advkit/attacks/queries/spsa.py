@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from advkit._base.random import uniform_like
+from advkit._engine.adam import Adam
 from advkit._engine.ball import Ball
 from advkit._engine.lengths import OfRange
 from advkit._engine.slopes import estimated
@@ -17,8 +18,6 @@ from advkit.losses import Loss
 from advkit.norms import Linf, Norm
 
 __all__ = ["SPSA"]
-
-_BETAS, _TINY = (0.9, 0.999), 1e-8  # Adam's own
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,21 +68,18 @@ class SPSA(BlackBox):
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         ball = Ball.of(self.norm, images, self.eps, self.bounds)
         rows, x, left = torch.arange(len(images), device=images.device), images, ask.limit
-        first, second = torch.zeros_like(x), torch.zeros_like(x)
-        for step in range(1, self.steps + 1):
+        adam = Adam(x)
+        for step in range(self.steps):
             pairs = min(self.samples, (left - 1) // 2)
             if pairs < 1 or not len(rows):
                 break
             gradient = estimated(ask, x, rows, self.delta, pairs, self._signs)
-            first = _BETAS[0] * first + (1 - _BETAS[0]) * gradient
-            second = _BETAS[1] * second + (1 - _BETAS[1]) * gradient.square()
-            spread = (second / (1 - _BETAS[1] ** step)).sqrt() + _TINY
-            x = ball.project(x + self.lr * first / (1 - _BETAS[0] ** step) / spread)
+            mean, scale = adam.see(gradient, step)
+            x = ball.project(x + self.lr * mean / scale)
             kept = (ask(x, rows) != torch.inf).nonzero().squeeze(1)
             left -= 2 * pairs + 1
             if len(kept) < len(rows):
-                rows, x, ball = rows[kept], x[kept], ball.rows(kept)
-                first, second = first[kept], second[kept]
+                rows, x, ball, adam = rows[kept], x[kept], ball.rows(kept), adam.rows(kept)
         return images
 
     def _signs(self, like: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
 """Transformations of the spectrum."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from advkit._engine.resampling import by_sides
+from advkit._engine.resampling import by_sides, cosines
 from advkit.attacks.transfer.ascent import Ascent
 from advkit.attacks.transfer.momentum import Momentum
 from advkit.attacks.transfer.part import Part
@@ -15,16 +14,6 @@ from advkit.attacks.transfer.transfer import AtSixteen
 from advkit.hyperparameters import number
 
 __all__ = ["SSA", "SpectrumTransform"]
-
-
-def _cosines(side: int, like: Tensor) -> Tensor:
-    """The matrix of the orthonormal discrete cosine transform, DCT-II: (side, side)."""
-    place = (torch.arange(side, dtype=like.dtype, device=like.device) + 0.5) * (math.pi / side)
-    waves: Tensor = (torch.arange(side, dtype=like.dtype, device=like.device)[:, None] * place).cos() * (
-        2 / side
-    ) ** 0.5
-    waves[0] *= 0.5**0.5
-    return waves
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,7 +41,7 @@ class SpectrumTransform(Part):
 
     def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
         """There by a matrix for each side, and back by their transposes."""
-        waves = [_cosines(side, x) for side in x.shape[2:]]
+        waves = [cosines(torch.arange(side, device=x.device), side, x) for side in x.shape[2:]]
         noise = ascent.normal(*x.shape).mul_(ascent.over(ascent.eps, x)).mul_(self.sigma / ascent.range)
         scaled = by_sides(x + noise, *waves) * (1 + self.rho * (2 * ascent.uniform(*x.shape) - 1))
         return by_sides(scaled, *(each.mT for each in waves))
