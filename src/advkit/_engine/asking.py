@@ -12,7 +12,7 @@ from advkit._base.behind import modules_behind
 from advkit.errors import AdvkitError, ModelError
 from advkit.model import Model, placement
 
-__all__ = ["Asking", "LookAgain", "plain"]
+__all__ = ["Asker", "LookAgain", "plain"]
 
 _MOST_SIZES = 6  # sizes of batches that are tried on a model that refuses the one at hand
 _LARGEST_SIZE = 2**16
@@ -41,7 +41,7 @@ class _Way:
     copies: bool = False
 
 
-class Asking:
+class Asker:
     """A model and the way to ask it, which is found out as it is asked.
 
     A model that writes into its images, as preprocessing in place does, gets copies from then on. At its first answer

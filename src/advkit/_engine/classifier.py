@@ -8,7 +8,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from advkit._engine.asking import Asking, LookAgain, plain
+from advkit._engine.asking import Asker, LookAgain, plain
 from advkit._engine.gradients import Scaling, looked_at, passes_halves
 from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError, NoGradientError
 from advkit.model import Model, attacking, is_stochastic
@@ -60,7 +60,7 @@ class Classifier:
     ) -> None:
         self.model = model
         self.classes = classes
-        self._ask = Asking(model, autocast, max(map(len, classes.values()), default=0))
+        self._ask = Asker(model, autocast, max(map(len, classes.values()), default=0))
         # Whether its gradients pass float16: None for not known yet.
         known = torch.float16 in (self._ask.dtype, getattr(model, "autocast", None))
         self._halves: bool | None = True if known else None
