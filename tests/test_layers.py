@@ -17,6 +17,7 @@ LAYERS = [  # each may import from those before it, and from itself
     {"_io", "_data", "transforms", "data"},
     {"defenses"},
     {"evaluation"},
+    {"integrations"},
     {"__init__"},
 ]
 FAMILIES = {"budget", "minimal", "queries", "transfer", "combined"}
