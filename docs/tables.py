@@ -20,7 +20,7 @@ AIM = {"budget": "the worst image within a budget", "minimal": "the closest imag
 
 def listed() -> list[type[Attack]]:
     """The attacks, family by family, and in each in the order in which its package imports them."""
-    families = [attacks.budget, attacks.minimal, attacks.transfer, attacks.queries, attacks.combined]
+    families = [attacks.budget, attacks.minimal, attacks.transfer, attacks.queries, attacks.fitted, attacks.combined]
     public = [vars(family)[name] for family in families for name in vars(family) if name in family.__all__]
     found = [each for each in public if issubclass(each, Attack)]  # and not the parts of some
     assert sorted(attack.__name__ for attack in found) == sorted(attacks.__all__)

@@ -38,6 +38,7 @@ from advkit.attacks import (
     Minimal,
     MultiTargeted,
     OnePixel,
+    Patch,
     PixelSwap,
     Pixle,
     Restarts,
@@ -47,12 +48,14 @@ from advkit.attacks import (
     Square,
     SuperDeepFool,
     Transfer,
+    Universal,
     WorstOf,
 )
 from advkit.defenses import Defense
 from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Defended, Ensemble, Normalized
+from advkit.outputs import Logits, TwoClass
 from advkit.transforms import AttackTransform, FGSMTransform
 
 __all__ = [
@@ -94,10 +97,12 @@ __all__ = [
     "Defense",
     "Ensemble",
     "FGSMTransform",
+    "Logits",
     "Minimal",
     "MultiTargeted",
     "Normalized",
     "OnePixel",
+    "Patch",
     "PixelSwap",
     "Pixle",
     "Restarts",
@@ -109,6 +114,8 @@ __all__ = [
     "SuperDeepFool",
     "Targeted",
     "Transfer",
+    "TwoClass",
+    "Universal",
     "Untargeted",
     "WorstOf",
     "__version__",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from advkit._base.answers import found_in
 from advkit._base.behind import modules_behind
 from advkit.errors import AdvkitError, ModelError
 from advkit.model import Model, placement
@@ -173,9 +174,11 @@ class Asker:
 
 
 def _kept(output: object) -> object:
-    """What a model returned, as a plain tensor, and as one that its next answer leaves alone."""
+    """The logits that a model returned, as a plain tensor, and as one that its next answer leaves alone."""
     if not isinstance(output, Tensor):
-        return output
+        output = found_in(output)
+        if not isinstance(output, Tensor):
+            return output
     output = plain(output)
     return output if output.grad_fn is not None else output.clone()
 
