@@ -11,6 +11,7 @@ from torch import Tensor
 from advkit._engine.asking import Asking, LookAgain, plain
 from advkit._engine.gradients import Scaling, looked_at, passes_halves
 from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError, NoGradientError
+from advkit.goals import Goal
 from advkit.model import Model, attacking, is_stochastic
 
 __all__ = ["Classifier", "Watched", "asked", "own", "predict", "prediction", "warn_of_infinite"]
@@ -74,18 +75,23 @@ class Classifier:
         self._images = 0  # and on how many of the searches before
         self._most = max(map(len, classes.values()), default=2**31)  # images; an attack may ask about copies of them
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, goal: Goal | None = None) -> Tensor:
         """Logits (N, K) of images (N, ...), for an attack that calls `torch.autograd.grad` itself.
 
         Its gradients are watched by a hook. That costs a fiftieth of a small network's pass, which `gradient` saves.
         """
-        logits = self.logits(images)
+        logits = self.logits(images, goal)
         if images.requires_grad and not self.careful:
             images.register_hook(self._watch_gradient)
         return logits
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, ...), from which `gradient` goes back."""
+    def logits(self, images: Tensor, goal: Goal | None = None) -> Tensor:
+        """Logits (N, K) of images (N, ...), from which `gradient` goes back.
+
+        Args:
+            images: (N, ...), those of the batch in order, or others.
+            goal: of others, such as a part of the batch: with a mask it has to be known which images they are.
+        """
         if not images.requires_grad:
             return self._checked(self._ask(images), images)
         if self.careful:
@@ -94,7 +100,7 @@ class Classifier:
             scaling = Scaling()
             return scaling.logits(self._checked(self._ask(scaling.images(images)), images))
         logits = self._checked(self._ask(images), images)
-        return self.logits(images) if self._halves is None and self._is_half(logits) else logits
+        return Classifier.logits(self, images) if self._halves is None and self._is_half(logits) else logits
 
     def _plainly(self, images: Tensor) -> Tensor:
         return self._checked(self._ask(images), images)

@@ -55,6 +55,7 @@ class Oracle:
         aim: what it looks for: the closest image that fools ("minimal"), or any that does within a budget ("budget").
         loss: what the heights are, as `advkit.losses.get` takes it.
         bounds: the lowest and the highest value of a pixel; candidates are clipped to them.
+        free: bool (N, ...), the pixels that may move, as those of candidates outside do not; None for all.
 
     Attributes:
         limit: how many forwards may be spent on an image.
@@ -80,6 +81,7 @@ class Oracle:
         aim: str = "minimal",
         loss: str | Loss = "ce",
         bounds: tuple[float, float] = (0.0, 1.0),
+        free: Tensor | None = None,
     ) -> None:
         self.limit = self._most = limit
         self._keeps = aim == "budget" or limit < NO_LIMIT
@@ -91,7 +93,7 @@ class Oracle:
         self._model = model
         self._images = images
         self._goal = goal
-        self._access, self._aim, self._bounds = access, aim, bounds
+        self._access, self._aim, self._bounds, self._free = access, aim, bounds, free
         self._loss = losses.get(loss)
         # A CPU is at its best with small batches, whose activations stay in its caches. It makes, and keeps, kernels
         # for each size, so that what is left of many batches is cut to a multiple of eight and the rest.
@@ -208,10 +210,13 @@ class Oracle:
     def _read(self, read: _Reading, images: Tensor, places: Tensor) -> Tensor:
         """What is read of candidates (b, ...). Takes note of those that fool."""
         images = images.clamp(*self._bounds)
+        if self._free is not None:
+            images = images.where(self._free[places], self._images[places])
         grid: Grid | None = getattr(self._model, "grid", None)
         if grid is not None and self._aim == "budget":  # else a rounding might leave the budget
             images = inward(grid, images, self._images[places])
-        logits, goal = self._model(images), self._goal.rows(places)
+        goal = self._goal.rows(places)
+        logits = self._model(images) if goal.place is None else self._model(images, goal)
         if not self._notes:
             return read(logits, goal)
         fooled = goal.success(logits)

@@ -94,5 +94,6 @@ class AutoAttack(Combined):
         """One of the attacks, as it is by itself, on the same model and with the same budget."""
         low = {} if kind is Square else {"autocast": self.autocast}
         shared = {"bounds": self.bounds, "generator": self.generator, "adaptive": self.adaptive, **low}
+        shared |= {"mask": self.mask, "levels": self.levels}
         attack: Attack = kind(self.model, norm=self.norm, eps=self.eps, **shared)
         return attack
