@@ -205,10 +205,10 @@ class Mask(Hyperparameter):
     """Which pixels may move: True or 1 for those that may.
 
     Examples:
-        >>> advkit.hyperparameters.Mask().check("mask", torch.tensor([0.5, 1.0]))
+        >>> advkit.hyperparameters.Mask().check("mask", [[True, False]])
         Traceback (most recent call last):
             ...
-        advkit.errors.InputError: mask must be a tensor of True and False, or of 1 and 0; got torch.float32 with other numbers in it
+        advkit.errors.InputError: mask must be a tensor of True and False, or of 1 and 0; got list
     """
 
     def _check(self, name: str, value: object) -> None:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from advkit._engine.asking import Asking, LookAgain, plain
 from advkit._engine.gradients import Scaling, looked_at, passes_halves
@@ -75,23 +76,26 @@ class Classifier:
         self._images = 0  # and on how many of the searches before
         self._most = max(map(len, classes.values()), default=2**31)  # images; an attack may ask about copies of them
 
-    def __call__(self, images: Tensor, goal: Goal | None = None) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...), for an attack that calls `torch.autograd.grad` itself.
 
         Its gradients are watched by a hook. That costs a fiftieth of a small network's pass, which `gradient` saves.
         """
-        logits = self.logits(images, goal)
+        logits = self.logits(images)
         if images.requires_grad and not self.careful:
             images.register_hook(self._watch_gradient)
         return logits
 
-    def logits(self, images: Tensor, goal: Goal | None = None) -> Tensor:
-        """Logits (N, K) of images (N, ...), from which `gradient` goes back.
+    def of(self, goal: Goal) -> Self:
+        """This model, to be asked about the images of a goal next: with a mask it has to be known which these are.
 
-        Args:
-            images: (N, ...), those of the batch in order, or others.
-            goal: of others, such as a part of the batch: with a mask it has to be known which images they are.
+        That is so of a part of the batch, or of copies: ``classifier.of(goal.rows(index)).logits(x)``. Of the whole
+        batch in its order it need not be said.
         """
+        return self
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, ...), from which `gradient` goes back."""
         if not images.requires_grad:
             return self._checked(self._ask(images), images)
         if self.careful:

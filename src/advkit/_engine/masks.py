@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from advkit._engine.classifier import Classifier
 from advkit._engine.grid import Grid
@@ -88,7 +89,7 @@ class Frame:
         if len(some.images) != len(vectors):
             raise AdvkitError(
                 f"with a mask, an attack asked the model about {len(vectors)} of {len(self.images)} images without "
-                "saying which; give it their goal as well: self.classifier.logits(x, goal.rows(index))"
+                "saying which; give it their goal as well: self.classifier.of(goal.rows(index)).logits(x)"
             )
         filled = some.images.flatten(1).to(vectors.dtype).scatter(1, some.place, vectors)
         return filled.view(-1, *self.images.shape[1:])
@@ -111,9 +112,16 @@ class Shown(Classifier):
     free: Tensor | None = None
     grid: Grid | None = None
 
-    def logits(self, images: Tensor, goal: Goal | None = None) -> Tensor:
+    _index: Tensor | None = None  # int64 (m,), of the images that are asked about next; None for all
+
+    def of(self, goal: Goal) -> Self:
+        self._index = _place(goal)
+        return self
+
+    def logits(self, images: Tensor) -> Tensor:
         if self.frame is not None:
-            images = self.frame.whole(images, None if goal is None else _place(goal))
+            index, self._index = self._index, None
+            images = self.frame.whole(images, index)
         return super().logits(images if self.grid is None else self.grid.nearest(images))
 
     def gradient(self, values: Tensor, images: Tensor, *, keep_graph: bool = False) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit import losses
+from advkit._engine.classifier import Classifier
 from advkit._engine.grid import Grid, inward
 from advkit.errors import AdvkitError
 from advkit.goals import Goal
@@ -216,7 +217,8 @@ class Oracle:
         if grid is not None and self._aim == "budget":  # else a rounding might leave the budget
             images = inward(grid, images, self._images[places])
         goal = self._goal.rows(places)
-        logits = self._model(images) if goal.place is None else self._model(images, goal)
+        asked = self._model.of(goal) if isinstance(self._model, Classifier) else self._model
+        logits = asked(images)
         if not self._notes:
             return read(logits, goal)
         fooled = goal.success(logits)

@@ -220,7 +220,8 @@ def _searched(attack: Attack, job: _Job, model: Classifier) -> Tensor:
 
 def _among_free(attack: Attack, job: _Job, model: Classifier) -> Tensor:
     """`_perturb` of the vectors of free pixels, those of the same length together."""
-    assert isinstance(model, Shown) and job.free is not None
+    assert isinstance(model, Shown)
+    assert job.free is not None
     found, spent, told = job.pixels.clone(), torch.zeros_like(job.goal.classes), list(model.ledger)
     for rows, frame in Frame.around(job.pixels, job.free):
         model.ledger.clear()

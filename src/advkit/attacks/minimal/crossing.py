@@ -58,7 +58,7 @@ class Crossing(WithRivals):
 def answer(model: Classifier, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
     """What the model says of images (n, ...), and before it the leaf of its graph."""
     x = images.detach().requires_grad_()
-    return x, model.logits(x, goal)
+    return x, model.of(goal).logits(x)
 
 
 def beyond(distance: Tensor, overshoot: float, bounds: tuple[float, float]) -> Tensor:
