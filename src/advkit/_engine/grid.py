@@ -19,6 +19,11 @@ class Grid(ABC):
         """By how much a step may be longer than a change that it is taken for, in units of pixels."""
         return 0.0
 
+    @property
+    def step(self) -> float:
+        """From one value to the next, in units of pixels; 0 where that is hardly anything."""
+        return 0.0
+
     @abstractmethod
     def nearest(self, x: Tensor) -> Tensor:
         """The grid's values next to ``x``: the same shape and dtype."""
@@ -73,10 +78,13 @@ class Levels(Grid):
 
     @property
     def slack(self) -> float:
-        """A small part of a level, or what the dtype rounds to."""
-        low, high = self.bounds
-        rounding = torch.finfo(self.dtype).eps * max(abs(low), abs(high)) / 2
-        return max(1e-4 * (high - low) / (self.count - 1), rounding)
+        """A small part of a level."""
+        return 1e-4 * self.step
+
+    @property
+    def step(self) -> float:
+        """From one level to the next."""
+        return (self.bounds[1] - self.bounds[0]) / (self.count - 1)
 
     def nearest(self, x: Tensor) -> Tensor:
         return self.value(self.index(x))

@@ -15,9 +15,11 @@ from advkit.norms import column
 
 __all__ = ["Landing"]
 
-_PUSHES = (1.05, 1.15, 1.3, 1.6, 2.2, 3.5, 6.0)  # how far to go, in parts of the way that was found
+# How far to go, in parts of the way that was found, or of one on which the first pixel moves by a level.
+_PUSHES = (1.05, 1.15, 1.3, 1.6, 2.2, 3.5, 6.0, 12.0)
 _HALVINGS = 4  # of the stretch between the last of them that did not fool and the first that did
 _STEPS = 10  # by gradients, where no way in the same direction fools
+_SHARE = 1 / 8  # of a budget that the first of them goes at least
 _FINEST = 12  # halvings of how much of a change a budget has room for
 
 
@@ -123,17 +125,18 @@ class Landing:
         Returns:
             The places of those that do not fool however far they go.
         """
-        scales = torch.ones_like(found.flatten(1)[:, 0])
-        low, left = scales.clone(), torch.arange(len(place), device=place.device)
-        high = torch.full_like(scales, torch.inf)
+        peak = norms.Linf.distance(found, self.originals)
+        first = (self.grid.step / 2 / peak).clamp_min(1)
+        low, left = first.clone(), torch.arange(len(place), device=place.device)
+        high = torch.full_like(first, torch.inf)
         for push in _PUSHES:
             if not len(left):
                 break
-            scales[left] = push
-            tried = self._rows(left)._scaled(found[left], scales[left])
+            scale = push * first[left]
+            tried = self._rows(left)._scaled(found[left], scale)
             fooled = self._rows(left)._fools(tried)
             landed[place[left[fooled]]] = tried[fooled]
-            high[left[fooled]], low[left[~fooled]] = push, push
+            high[left[fooled]], low[left[~fooled]] = scale[fooled], scale[~fooled]
             left = left[~fooled]
         reached = high.isfinite().nonzero().squeeze(1)
         for _ in range(_HALVINGS if len(reached) else 0):
@@ -165,9 +168,14 @@ class Landing:
             slope = self.model.gradient(margin, leaf).nan_to_num(0, 0, 0)
             if here.free is not None:
                 slope = slope.where(here.free, 0)
-            length = (1 + step) * linear_distances(margin.detach(), dual_size(slope, norm))
-            length = length.where(length.isfinite(), 0).to(x)
-            x = (x - column(length, x) * norm.steepest(slope)).to(x.dtype).clamp(*self.bounds)
+            length = linear_distances(margin.detach(), dual_size(slope, norm)).to(x)
+            length, ahead = length.where(length.isfinite(), 0), norm.steepest(slope).to(x)
+            if here.ball is not None:  # along whose surface it may have far to go
+                length = length.maximum(_SHARE * torch.as_tensor(here.ball.eps).to(x))
+            else:  # or nothing might move
+                peak = norms.Linf.size(ahead).clamp_min(torch.finfo(x.dtype).tiny)
+                length = length.maximum(self.grid.step / 2 / peak)
+            x = (x - (1 + step) * column(length, x) * ahead).clamp(*self.bounds)
             x = x if here.ball is None else here.ball.project(x)
             kept = (~fooled).nonzero().squeeze(1)
             here, x, left = here._rows(kept), x[kept], left[kept]
