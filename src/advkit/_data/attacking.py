@@ -8,7 +8,7 @@ from torch import Tensor
 from advkit._data.samples import Sample
 from advkit._engine.checks import check_classes, check_images
 from advkit._engine.grid import Levels
-from advkit._engine.masks import is_per_image
+from advkit._engine.masks import check_shared
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError
 
@@ -49,11 +49,7 @@ def _attack_some(attack: Attack, images: Tensor, labels: Tensor | None, p: float
 
 def attack_batch(attack: Attack, images: Tensor, labels: Tensor | None) -> Tensor:
     """The attack on floating or uint8 images (N, ...), with the model's own prediction where there is no label."""
-    if attack.mask is not None and is_per_image(attack.mask, images):
-        raise InputError(
-            f"{type(attack).__name__} has one mask for each image of a batch, and a pipeline has many batches; give it "
-            "one mask for all"
-        )
+    check_shared(type(attack).__name__, attack.mask, images)
     grid = Levels(attack.bounds) if images.dtype == torch.uint8 else None
     if grid is not None and attack.levels is None:
         attack = attack._with(levels=grid.count)

@@ -18,7 +18,7 @@ from advkit._engine.grid import Grid
 from advkit.errors import AdvkitError, InputError
 from advkit.goals import Goal
 
-__all__ = ["Frame", "Shown", "free_pixels", "is_per_image"]
+__all__ = ["Frame", "Shown", "check_shared", "free_pixels", "is_per_image"]
 
 
 def free_pixels(mask: Tensor, images: Tensor) -> Tensor:
@@ -45,6 +45,15 @@ def is_per_image(mask: Tensor, images: Tensor) -> bool:
     if _is_shared(mask, images) or len(mask) != len(images):
         return False
     return _fits(mask.shape[1:], images.shape[1:]) or (images.ndim > 3 and mask.shape[1:] == images.shape[2:])
+
+
+def check_shared(attack: str, mask: Tensor | None, images: Tensor) -> None:
+    """Refuse a mask for each of these images (N, ...), where there are other batches to come."""
+    if mask is not None and is_per_image(mask, images):
+        raise InputError(
+            f"{attack} has one mask for each image of one batch, and here it attacks many batches; give it one mask "
+            "for all images"
+        )
 
 
 def _is_shared(mask: Tensor, images: Tensor) -> bool:
