@@ -1,7 +1,5 @@
 """With levels an attack gives back what pixels of 8 bits can hold, and fools with it where it fools without."""
 
-import torch
-
 from contracts.cases import Case, each_variant
 from contracts.scenes import easy_images, judge, linear_net, said_by
 
