@@ -84,7 +84,9 @@ class Transfer(Attack):
         asking = next((part for part in self.parts if type(part).slope is not Part.slope), Part())
         ball = LinfBall(images, self.eps, self.bounds)
         ball = ball if self.mask is None else ball.held(self.mask)
-        ascent = Ascent(images, self.classifier, goal, ball, self.alpha, showing, self.loss, self.generator)
+        ascent = Ascent(
+            images, self.classifier, goal, ball, self.alpha, showing, self.loss, self.generator, free=self.mask
+        )
         for part in self.parts:
             ascent.x = part.start(ascent.x, ascent)
         for count in range(self.steps):
