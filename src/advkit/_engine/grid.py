@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from advkit.errors import InputError
+from advkit.norms import column
 
 __all__ = ["Grid", "Halves", "Levels", "inward"]
 
@@ -35,6 +36,15 @@ class Grid(ABC):
     def in_dtype(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """The values ``x``, which are the grid's, as exactly as a dtype has them."""
         return x.to(dtype)
+
+    def kept(self, originals: Tensor, landed: Tensor, free: Tensor | None) -> Tensor:
+        """Which pixels keep the bits of their originals (n, ...), rather than those of the same value: bool (n, ...).
+
+        Those of images that are on the grid, but for what their maker rounded off: they were not moved.
+        """
+        near = (self.nearest(originals) - originals).abs() <= self.slack
+        whole = (near if free is None else near | ~free).flatten(1).all(1)
+        return ((landed - originals).abs() <= self.slack) & column(whole, originals)
 
 
 @dataclass(frozen=True)

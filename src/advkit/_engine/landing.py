@@ -77,10 +77,8 @@ class Landing:
         return self._settled(self.grid.nearest(found))
 
     def _settled(self, landed: Tensor) -> Tensor:
-        there = (landed - self.originals).abs() <= self.grid.slack
-        if isinstance(self.grid, Halves):
-            there = landed == self.originals
-        return self.originals.where(there if self.free is None else there | ~self.free, landed)
+        kept = self.grid.kept(self.originals, landed, self.free)
+        return self.originals.where(kept if self.free is None else kept | ~self.free, landed)
 
     def _rows(self, index: Tensor) -> "Landing":
         """The same for some of the images."""

@@ -167,8 +167,9 @@ def placed(attack: Attack, images: Tensor) -> Tensor:
         return images.clone()
     grid = Levels(attack.bounds, attack.levels, images.dtype)
     rounded = grid.in_dtype(images, images.dtype)
-    moves = (rounded - images).abs() > grid.slack
-    return rounded.where(moves if attack.mask is None else moves & free_pixels(attack.mask, images), images)
+    free = None if attack.mask is None else free_pixels(attack.mask, images)
+    kept = grid.kept(images, rounded, free)
+    return images.where(kept if free is None else kept | ~free, rounded)
 
 
 def _grid(attack: Attack, dtype: torch.dtype) -> Grid | None:
