@@ -9,6 +9,7 @@ so that the file of an attack holds its algorithm and nothing else. `advkit._eng
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -23,8 +24,9 @@ from advkit._engine.lengths import BASES, default, is_given, settle
 from advkit._engine.masks import free_pixels, is_per_image
 from advkit._engine.run import Done, Stage, carry_out
 from advkit._engine.wording import short
+from advkit.errors import InputError
 from advkit.goals import Goal
-from advkit.hyperparameters import Mask, OneForAll, declared, flag, number
+from advkit.hyperparameters import Hyperparameter, OneForAll, declared, flag, number
 from advkit.model import Model, placement
 from advkit.norms import Norm
 
@@ -90,6 +92,24 @@ class AdversarialResult:
         return f"AdversarialResult({int(self.success.sum())} of {len(self.success)} successful)"
 
 
+@dataclass(frozen=True)
+class _Mask(Hyperparameter):
+    """Which pixels may move: True or 1 for those that may."""
+
+    def _check(self, name: str, value: object) -> None:
+        seen = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+        if not isinstance(value, Tensor) or not value.ndim or not bool(((value == 0) | (value == 1)).all()):
+            other = " with other numbers in it" if isinstance(value, Tensor) and value.ndim else ""
+            raise InputError(f"{name} must be a tensor of True and False, or of 1 and 0; got {seen}{other}")
+
+    def __str__(self) -> str:
+        return "a tensor of True for the pixels that may move, for all images or for each"
+
+    def bad(self) -> Iterator[object]:
+        """What is no tensor, or one with other numbers in it."""
+        yield from (True, "mask", torch.tensor(1), torch.tensor([0, 2]), torch.tensor([0.5]))
+
+
 @dataclass(frozen=True, eq=False)
 class Attack(ABC):
     """Base of all attacks: a model, numbers, and `_perturb`.
@@ -147,7 +167,7 @@ class Attack(ABC):
     autocast: torch.dtype | None = None
     adaptive: bool = flag(True)
     compiled: bool = flag(False)
-    mask: Tensor | None = declared(None, Mask(optional=True))
+    mask: Tensor | None = declared(None, _Mask(optional=True))
     levels: int | None = number(None, at_least=2, at_most=65536, integer=True)
 
     def __init_subclass__(cls, **rest: Any) -> None:

@@ -29,7 +29,6 @@ __all__ = [
     "Choice",
     "Flag",
     "Hyperparameter",
-    "Mask",
     "Number",
     "OfEps",
     "OfRange",
@@ -198,32 +197,6 @@ class Flag(Hyperparameter):
 
     def __str__(self) -> str:
         return "True or False"
-
-
-@dataclass(frozen=True)
-class Mask(Hyperparameter):
-    """Which pixels may move: True or 1 for those that may.
-
-    Examples:
-        >>> advkit.hyperparameters.Mask().check("mask", [[True, False]])
-        Traceback (most recent call last):
-            ...
-        advkit.errors.InputError: mask must be a tensor of True and False, or of 1 and 0; got list
-    """
-
-    def _check(self, name: str, value: object) -> None:
-        if not isinstance(value, Tensor):
-            raise InputError(f"{name} must be a tensor of True and False, or of 1 and 0; got {type(value).__name__}")
-        if not value.ndim or not bool(((value == 0) | (value == 1)).all()):
-            seen = "with other numbers in it" if value.ndim else "without a dimension"
-            raise InputError(f"{name} must be a tensor of True and False, or of 1 and 0; got {value.dtype} {seen}")
-
-    def __str__(self) -> str:
-        return "a tensor of True for the pixels that may move, for all images or for each"
-
-    def bad(self) -> Iterator[object]:
-        """What is no tensor, or one with other numbers in it."""
-        yield from (True, "mask", torch.tensor(1), torch.tensor([0, 2]), torch.tensor([0.5]))
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,8 @@ class MultiTargeted(Attack):
         """Where some class lies within the budget, if the model were linear: bool (N,), where the images are.
 
         Of images that the attack fails on, it tells where gradients do not lead to what they promise. One forward for
-        an image, and another with a backward for each class. A ``mask`` is not taken into account: with fewer pixels less
-        may be in reach than this says.
+        an image, and another with a backward for each class. A ``mask`` is not taken into account: with
+        fewer pixels less may be in reach than this says.
 
         Args:
             images: floating (N, ...), within ``bounds``, N at least 1.
