@@ -48,10 +48,9 @@ def from_png(images: Tensor) -> Tensor:
 def row(name: str, model: nn.Module, images: Tensor, labels: Tensor) -> str:
     """A line of the table for one attack."""
     attack = ATTACKS[name](model)
-    plain = attack.run(images, labels)
     calls = {"forwards": 0}
     hook = model.register_forward_hook(lambda *call: calls.update(forwards=calls["forwards"] + len(call[1][0])))
-    attack(images, labels)
+    plain = attack.run(images, labels)
     before, calls["forwards"] = calls["forwards"], 0
     on_grid = attack._with(levels=256, generator=attack.generator and attack.generator.manual_seed(0))
     found = on_grid.run(images, labels)
@@ -64,7 +63,7 @@ def row(name: str, model: nn.Module, images: Tensor, labels: Tensor) -> str:
     kept = [int((each & plain.success).sum()) / max(1, int(plain.success.sum())) for each in fooled]
     both = plain.success & fooled[1]
     far = [advkit.norms.L2.distance(pixels[both], images[both]).median() for pixels in (plain.images, read[1])]
-    more = (calls["forwards"] - before) / len(images) - 1
+    more = (calls["forwards"] - before) / len(images)
     return (
         f"| {name} | {int(plain.success.sum())} | {kept[0]:.1%} | {kept[1]:.1%} | {far[0]:.3f} | "
         f"{far[1] / far[0]:.3f} | {more:.1f} |"
