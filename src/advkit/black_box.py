@@ -73,7 +73,17 @@ class Asking(Attack):
         limit = NO_LIMIT if most is None else most
         loss, found = getattr(self, "loss", "ce"), images
         with torch.no_grad():
-            oracle = Oracle(model, images, goal, limit, access=self.access, aim=self.aim, loss=loss, bounds=self.bounds)
+            oracle = Oracle(
+                model,
+                images,
+                goal,
+                limit,
+                access=self.access,
+                aim=self.aim,
+                loss=loss,
+                bounds=self.bounds,
+                free=self.mask,
+            )
             try:
                 found = self._with(model=Metered(oracle))._perturb(images, goal)
             except OutOfQueries:

@@ -323,6 +323,8 @@ def of(cls: type) -> Mapping[str, Hyperparameter]:
         ...     print(f"{name}: {what}")
         adaptive: True or False
         compiled: True or False
+        mask: a tensor of True for the pixels that may move, for all images or for each
+        levels: an integer, at least 2, at most 65536
         eps: a number, at least 0, or one for each image
         loss: the name of a loss, or a function (logits, classes) -> (N,)
     """

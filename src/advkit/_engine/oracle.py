@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit import losses
+from advkit._engine.classifier import Classifier
 from advkit._engine.grid import Grid, inward
 from advkit.errors import AdvkitError
 from advkit.goals import Goal
@@ -55,6 +56,7 @@ class Oracle:
         aim: what it looks for: the closest image that fools ("minimal"), or any that does within a budget ("budget").
         loss: what the heights are, as `advkit.losses.get` takes it.
         bounds: the lowest and the highest value of a pixel; candidates are clipped to them.
+        free: bool (N, ...), the pixels that may move, as those of candidates outside do not; None for all.
 
     Attributes:
         limit: how many forwards may be spent on an image.
@@ -80,6 +82,7 @@ class Oracle:
         aim: str = "minimal",
         loss: str | Loss = "ce",
         bounds: tuple[float, float] = (0.0, 1.0),
+        free: Tensor | None = None,
     ) -> None:
         self.limit = self._most = limit
         self._keeps = aim == "budget" or limit < NO_LIMIT
@@ -91,7 +94,7 @@ class Oracle:
         self._model = model
         self._images = images
         self._goal = goal
-        self._access, self._aim, self._bounds = access, aim, bounds
+        self._access, self._aim, self._bounds, self._free = access, aim, bounds, free
         self._loss = losses.get(loss)
         # A CPU is at its best with small batches, whose activations stay in its caches. It makes, and keeps, kernels
         # for each size, so that what is left of many batches is cut to a multiple of eight and the rest.
@@ -208,10 +211,14 @@ class Oracle:
     def _read(self, read: _Reading, images: Tensor, places: Tensor) -> Tensor:
         """What is read of candidates (b, ...). Takes note of those that fool."""
         images = images.clamp(*self._bounds)
+        if self._free is not None:
+            images = images.where(self._free[places], self._images[places])
         grid: Grid | None = getattr(self._model, "grid", None)
         if grid is not None and self._aim == "budget":  # else a rounding might leave the budget
             images = inward(grid, images, self._images[places])
-        logits, goal = self._model(images), self._goal.rows(places)
+        goal = self._goal.rows(places)
+        asked = self._model.of(goal) if isinstance(self._model, Classifier) else self._model
+        logits = asked(images)
         if not self._notes:
             return read(logits, goal)
         fooled = goal.success(logits)

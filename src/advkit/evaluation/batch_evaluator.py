@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advkit import norms
 from advkit._engine.classifier import predict
+from advkit._engine.masks import check_shared
 from advkit._io.progress import Bar
 from advkit._io.rng import repeatable
 from advkit.errors import InputError, MissingExtraError, NoGradientError
@@ -72,6 +73,8 @@ class BatchEvaluator:
             images: floating (n, ...), n at least 1, on any device.
             labels: class indices (n,), on any device.
         """
+        for planned in self.plan:
+            check_shared(str(planned.attack), planned.attack.mask, images)
         batch = _Batch(index, images, labels.to("cpu", torch.int64))
         self.tick.doing("no attack")
         clean = {contender: self._clean(contender, batch) for contender in self.contenders}
