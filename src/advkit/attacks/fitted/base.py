@@ -74,7 +74,8 @@ class Fitted(Attack):
             Another attack of this class; this one stays as it is.
 
         Raises:
-            InputError: the loader has no images, or gives something that cannot be used; or the checkpoint is another's.
+            InputError: the loader has no images, or gives something that cannot be used; or the checkpoint is of
+                another fit.
             ModelError: the model returned NaN, or something that is no batch of logits.
             MissingExtraError: ``progress`` is True and tqdm is not installed.
         """
