@@ -106,7 +106,7 @@ class Spatial(BlackBox):
 
 
 def _moved(images: Tensor, moves: Tensor) -> Tensor:
-    """Images (n, C, H, W), each rotated by an angle and then moved down and to the right, (n, 3); 0 where none is left.
+    """Images (n, C, H, W), each rotated clockwise and then moved down and to the right, (n, 3); 0 where none is left.
 
     In the units of `torch.nn.functional.affine_grid`, in which each side goes from -1 to 1, a rotation is none where an
     image is not square: it has to be brought to one scale and back.
@@ -115,8 +115,8 @@ def _moved(images: Tensor, moves: Tensor) -> Tensor:
     cosine, sine = moves[:, 0].cos(), moves[:, 0].sin()
     down, right = moves[:, 1] * height, moves[:, 2] * width  # in pixels
     rows = [
-        torch.stack([cosine, -sine * height / width, (sine * down - cosine * right) * 2 / width], 1),
-        torch.stack([sine * width / height, cosine, -(sine * right + cosine * down) * 2 / height], 1),
+        torch.stack([cosine, sine * height / width, -(cosine * right + sine * down) * 2 / width], 1),
+        torch.stack([-sine * width / height, cosine, (sine * right - cosine * down) * 2 / height], 1),
     ]
     with own_precision(images.device):
         grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
