@@ -101,10 +101,10 @@ def main() -> None:
     row("Universal", universal, held, truth, clean)
     noise = EPS * torch.randn(images.shape[1:]).sign()
     row("random signs of the same size", advkit.Universal(model, eps=EPS, pattern=noise), held, truth, clean)
-    patch = advkit.Patch(model).fit(loader, epochs=options.epochs)
-    row("Patch", patch, held, truth, clean)
+    patch = advkit.Patch(model, min_scale=1).fit(loader, epochs=options.epochs)
+    row("Patch, 4.8 % of the area", patch, held, truth, clean)
     blank = patch.pattern.mean() * torch.ones_like(patch.pattern)
-    row("a patch of one colour", advkit.Patch(model, pattern=blank), held, truth, clean)
+    row("a patch of one colour", advkit.Patch(model, min_scale=1, pattern=blank), held, truth, clean)
     if options.out:
         seen = (clean == truth).nonzero().squeeze(1)
         drawn(universal, patch, held[seen], truth[seen], options.out)
