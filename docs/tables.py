@@ -60,6 +60,8 @@ def norm(attack: type[Attack]) -> str:
     if is_given_attacks(attack):
         return THEIRS
     declared = hyperparameters.of(attack).get("norm")
+    if declared is None and not hasattr(attack, "norm"):
+        return "none"
     known = declared.choices if isinstance(declared, hyperparameters.Choice) else [getattr(attack, "norm", "")]
     return ", ".join(repr(norms.get(one)) for one in known)
 

@@ -11,10 +11,14 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from torch import Tensor
 
 import advkit
 from advkit import Attack
+from advkit._base.random import uniform_like
+from advkit.attacks.fitted.base import Fitted
 from advkit.attacks.transfer import EnhancedMomentum, InputDiversity, Momentum
+from advkit.goals import Goal
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -127,6 +131,28 @@ LINF = {"eps": 0.1, "alpha": 0.05, "steps": 4}
 L2 = {"eps": 2.0, "alpha": 1.0, "steps": 4, "norm": "l2"}
 SEARCH = {"steps": 12, "binary_search_steps": 3}
 PUBLISHED = {**SEARCH, "lr": 0.05, "initial_c": 1.0, "schedule": "constant"}
+
+
+class OfABatch(Fitted):
+    """Fits on the batch that it attacks, from a random start, so that the suite has a fit before it."""
+
+    def _known(self) -> Tensor:
+        return torch.zeros(1)
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        pattern = self._begin(images)
+        pattern = pattern + 0.05 * uniform_like(pattern, self.generator)
+        for share in (1.0, 0.5):
+            pattern, _ = self._learned(pattern, images, goal, self.classifier, share)
+        return self._applied(images, pattern)
+
+
+class UniversalOfABatch(OfABatch, advkit.Universal):
+    """A perturbation for one batch."""
+
+
+class PatchOfABatch(OfABatch, advkit.Patch):
+    """A patch for one batch."""
 
 
 CASES = [
@@ -316,6 +342,31 @@ CASES = [
         norm="l2",
         deterministic=False,
     ),
+    Case("Spatial", advkit.Spatial, {"rotations": 3, "translations": 3}, spatial=True, fools=0.0),
+    Case(
+        "Spatial-random",
+        advkit.Spatial,
+        {"method": "random", "samples": 4},
+        deterministic=False,
+        spatial=True,
+        fools=0.0,
+        variant=True,
+    ),
+    Case("Noise", advkit.Noise, {"repeats": 4}, deterministic=False, fools=0.5, variant=True),
+    Case(
+        "Noise-uniform", advkit.Noise, {"kind": "uniform", "repeats": 4}, deterministic=False, fools=0.0, variant=True
+    ),
+    Case(
+        "Noise-salt",
+        advkit.Noise,
+        {"kind": "salt_and_pepper", "repeats": 4},
+        deterministic=False,
+        fools=0.0,
+        variant=True,
+    ),
+    Case("Blended", advkit.Blended, {"levels": 5}, norm="l2", deterministic=False, fools=0.0),
+    Case("Blended-grey", advkit.Blended, {"into": "grey", "levels": 5}, norm="l2", fools=0.0, variant=True),
+    Case("Blur", advkit.Blur, {"levels": 5}, norm="l2", fools=0.0, variant=True),
     Case(
         "DeepFool",
         advkit.DeepFool,
@@ -425,6 +476,26 @@ CASES = [
     Case("PDPGD", advkit.PDPGD, {"steps": 20}),
     Case("PDPGD-L1", advkit.PDPGD, {"steps": 20, "dual_ratio": 1e-4, "norm": "l1"}, norm="l1", variant=True),
     Case("PDPGD-L2", advkit.PDPGD, {"steps": 20, "norm": "l2"}, norm="l2", variant=True),
+    Case(
+        "Universal",
+        advkit.Universal,
+        {"eps": 0.1, "alpha": 0.02},
+        budget=0.1,
+        deterministic=False,
+        fools=0.0,
+        shorter=UniversalOfABatch,
+    ),
+    Case(
+        "Patch",
+        advkit.Patch,
+        {"area": 0.3},
+        norm="l0",
+        deterministic=False,
+        spatial=True,
+        fools=0.0,
+        variant=True,
+        shorter=PatchOfABatch,
+    ),
     Case("SigmaZero", advkit.SigmaZero, {"steps": 10}, norm="l0"),
     Case("SuperDeepFool", advkit.SuperDeepFool, {"steps": 20}, norm="l2"),
 ]

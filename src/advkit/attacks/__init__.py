@@ -17,7 +17,7 @@ from advkit.attacks.minimal import (
     SigmaZero,
     SuperDeepFool,
 )
-from advkit.attacks.queries import NES, SPSA, OnePixel, PixelSwap, Pixle, SimBA, Square
+from advkit.attacks.queries import NES, SPSA, Blended, Blur, Noise, OnePixel, PixelSwap, Pixle, SimBA, Spatial, Square
 from advkit.attacks.transfer import (
     BSR,
     DIFGSM,
@@ -66,9 +66,12 @@ __all__ = [
     "VMIFGSM",
     "VNIFGSM",
     "AutoAttack",
+    "Blended",
+    "Blur",
     "DeepFool",
     "Minimal",
     "MultiTargeted",
+    "Noise",
     "OnePixel",
     "Patch",
     "PixelSwap",
@@ -77,6 +80,7 @@ __all__ = [
     "SigmaZero",
     "SimBA",
     "SparseL1Descent",
+    "Spatial",
     "Square",
     "SuperDeepFool",
     "Transfer",

@@ -1,11 +1,15 @@
 """Scores or decisions in, without a gradient; an image that fools out."""
 
+from advkit.attacks.queries.blended import Blended
+from advkit.attacks.queries.blur import Blur
 from advkit.attacks.queries.nes import NES
+from advkit.attacks.queries.noise import Noise
 from advkit.attacks.queries.one_pixel import OnePixel
 from advkit.attacks.queries.pixel_swap import PixelSwap
 from advkit.attacks.queries.pixle import Pixle
 from advkit.attacks.queries.simba import SimBA
+from advkit.attacks.queries.spatial import Spatial
 from advkit.attacks.queries.spsa import SPSA
 from advkit.attacks.queries.square import Square
 
-__all__ = ["NES", "SPSA", "OnePixel", "PixelSwap", "Pixle", "SimBA", "Square"]
+__all__ = ["NES", "SPSA", "Blended", "Blur", "Noise", "OnePixel", "PixelSwap", "Pixle", "SimBA", "Spatial", "Square"]
