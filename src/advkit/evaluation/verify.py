@@ -1,6 +1,7 @@
 """Which images no attack can fool within a budget: proved, by bounds on what the network answers."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -12,13 +13,19 @@ from advkit._engine.bounds.crown import Around, interval_margins, margins
 from advkit._engine.bounds.layers import Step
 from advkit._engine.checks import check_bounds, check_choice, check_classes, check_images, check_number
 from advkit._engine.classifier import predict
-from advkit.errors import InputError
+from advkit.attack import Attack
+from advkit.errors import AdvkitWarning, InputError
+from advkit.evaluation.flags import Flag, balls
 from advkit.model import Model, placement
 from advkit.norms import Norm
 
-__all__ = ["Verifier", "margin_bounds", "verify"]
+__all__ = ["Verifier", "contradicted", "margin_bounds", "verifier_within", "verify"]
 
 _NUMBERS = 2**14  # of the widest layer, in a part of a batch
+_BUDGET = (
+    1e-4  # of a budget, that an attack's answer may be beyond it by rounding, and this share of the pixels' range:
+)
+_RANGE = 1e-6
 _ROUNDINGS = 100  # units in the last place that the model's own logits may be off
 
 
@@ -96,6 +103,44 @@ def margin_bounds(
     pixels, classes = verifier.checked(images, labels)
     (ball,) = verifier.balls
     return verifier.margins(pixels, classes, ball, method).to(images.device)
+
+
+def verifier_within(model: Model, attacks: Iterable[Attack]) -> "Verifier":
+    """What proves that these attacks, and all others within their budgets, cannot fool a model.
+
+    Raises:
+        InputError: none of them has a budget, or the model cannot be followed.
+    """
+    attacks = list(attacks)
+    within = balls(attacks)
+    if not within:
+        raise InputError(
+            "certify=True proves that no attack within a budget can fool the model, and none of these attacks has one; "
+            "give one that has, such as advkit.PGD(model, eps=8 / 255), or the name of a verdict"
+        )
+    bounds = min(one.bounds[0] for one in attacks), max(one.bounds[1] for one in attacks)
+    slack = _RANGE * (bounds[1] - bounds[0])
+    return Verifier(model, [(norm, eps * (1 + _BUDGET) + slack) for norm, eps in within], bounds)
+
+
+def contradicted(standing: Sequence[bool], proved: Sequence[bool]) -> tuple[Flag, ...]:
+    """The flag for images that are proved and yet fooled, and a warning of them: this cannot be.
+
+    Args:
+        standing: for each image, whether the model is right under every attack.
+        proved: whether no attack can fool it; nothing where nobody asked.
+    """
+    both = [place for place, (stands, safe) in enumerate(zip(standing, proved, strict=False)) if safe and not stands]
+    if not both:
+        return ()
+    places = ", ".join(map(str, both[:10])) + (", ..." if len(both) > 10 else "")
+    sentence = (
+        f"{len(both)} images are proved to be safe within the budget, and yet an attack fooled them (at {places} in "
+        "the loader's order). One of the two is wrong, and so is one of the numbers: look whether the model answers "
+        "the same twice and in eval mode, and report it to advkit's authors."
+    )
+    warnings.warn(sentence, AdvkitWarning, stacklevel=3)
+    return (Flag("verified and yet fooled", sentence, "this cannot be", "none"),)
 
 
 class Verifier:
