@@ -1,7 +1,7 @@
 """Certify a smoothed network, attack it within the same radii, and print the table of docs/certificates.md.
 
 For each sigma a small CNN is trained on noise of that size. Certified is the share of test images whose class is right
-and proved as far as the radius; attacked is the share on which the smoothed classifier, asked anew with as many draws,
+and proved as far as the radius; attacked is the share on which the smoothed classifier, asked anew,
 does not say another class after an attack within the radius that knows the noise. The first can never be above the
 second but for errors of probability alpha: the script checks image by image.
 
@@ -44,7 +44,7 @@ def attacked(
     options: argparse.Namespace,
 ) -> Tensor:
     """What the smoothed classifier says of images attacked within eps: int64 (N,), -1 where it abstains."""
-    file = options.folder / f"{smoothing.sigma:g}-{eps:g}-{options.images}-{options.n}-{options.steps}.json"
+    file = options.folder / f"{smoothing.sigma:g}-{eps:g}-{options.images}-{options.judge}-{options.steps}.json"
     if not file.exists():
         images, labels = data.test[0][: options.images], data.test[1][: options.images]
         right = found.classes == found.labels
@@ -52,7 +52,7 @@ def attacked(
         attack = advkit.PGD(smoothing.wrap(model), norm="l2", eps=eps, alpha=eps / 5, steps=options.steps)
         rows = right.nonzero().squeeze(1)
         for some in rows.split(50):
-            said[some] = smoothing.predict(model, attack(images[some], labels[some]), n=options.n)
+            said[some] = smoothing.predict(model, attack(images[some], labels[some]), n=options.judge)
         file.write_text(json.dumps(said.tolist()), encoding="utf-8")
     return torch.tensor(json.loads(file.read_text(encoding="utf-8")))
 
@@ -64,7 +64,8 @@ def main() -> None:
     parser.add_argument("--sigmas", type=float, nargs="+", default=[0.25, 0.5])
     parser.add_argument("--radii", type=float, nargs="+", default=[0.25, 0.5, 0.75])
     parser.add_argument("--images", type=int, default=200, help="test images")
-    parser.add_argument("--n", type=int, default=1000, help="draws that certify, and that judge")
+    parser.add_argument("--n", type=int, default=1000, help="draws that certify")
+    parser.add_argument("--judge", type=int, default=1000, help="draws that judge an attacked image")
     parser.add_argument("--steps", type=int, default=20, help="of PGD")
     parser.add_argument("--train", type=int, default=50_000, help="training images")
     parser.add_argument("--epochs", type=int, default=4)

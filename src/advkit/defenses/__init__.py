@@ -6,6 +6,7 @@ it and ``certifying`` those that prove what they are worth, each in a file of it
 
 from advkit.defenses.base import Defense, InputTransformation
 from advkit.defenses.certifying.certificates import Certificates
+from advkit.defenses.certifying.ibp_training import IBPTraining
 from advkit.defenses.certifying.randomized_smoothing import RandomizedSmoothing
 from advkit.defenses.stack import Stack
 from advkit.defenses.training.adversarial_training import AdversarialTraining
@@ -32,6 +33,7 @@ __all__ = [
     "Epoch",
     "FeatureSmoothing",
     "GradientMasking",
+    "IBPTraining",
     "ImageQuilting",
     "InputTransformation",
     "JPEGCompression",
