@@ -78,7 +78,7 @@ def interval_margins(steps: Sequence[Step], around: Around, labels: Tensor) -> T
     """What the label's logit is above each other one, at the least, by intervals alone: (N, K), 0 for the label.
 
     The last affine layers are merged with the difference (Gowal et al., "Scalable verified training for provably robust
-    image classification", ICCV 2019, section 3: elision).
+    image classification", ICCV 2019: elision).
     """
     known = intervals(steps, around)
     matrix = differences(labels, known[-1][0])

@@ -96,7 +96,7 @@ class ReLU(Step):
     """max(x, 0): where the sign is not known, a line through the ends from above, and 0 or x from below.
 
     The lower line is the one that is off by less area (Zhang et al., "Efficient neural network robustness certification
-    with general activation functions", NeurIPS 2018, section 3.3: CROWN-Ada).
+    with general activation functions", NeurIPS 2018: CROWN-Ada).
     """
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -39,11 +39,11 @@ class RandomizedSmoothing(TrainingDefense):
     The probability is not known, but bounded from draws: `certify` errs with a probability of ``alpha`` at most, for
     each image. `predict` does not ask for a radius, and takes fewer draws.
 
-    `fit` trains the model on noise of the same size (their section 3.3), without which it sees images that it has
+    `fit` trains the model on noise of the same size, as they do, without which it sees images that it has
     never learned. `wrap` gives the smoothed classifier as a model: the logarithms of the shares of ``samples`` votes,
     drawn anew for each call. Votes have no gradient. An attacker who knows that climbs the logarithm of the mean
     probabilities over ``eot_samples`` draws (Salman et al., "Provably robust deep learning via adversarially trained
-    smoothed classifiers", NeurIPS 2019, section 2.2).
+    smoothed classifiers", NeurIPS 2019).
 
     Noise is drawn for each draw of each image, and is not clipped: the proof is for noise that is Gaussian.
 
@@ -123,7 +123,7 @@ class RandomizedSmoothing(TrainingDefense):
 
         ``n0`` draws choose the class, and of ``n`` further ones the share that says the same is bounded from below,
         exactly (Clopper & Pearson) and with confidence 1 - alpha. Where the bound p is below 1/2 the class is -1: the
-        procedure abstains. Cohen et al. 2019, section 3.2.2, CERTIFY.
+        procedure abstains. Cohen et al. 2019, CERTIFY.
 
         Args:
             model: pixels (N, ...) to logits (N, K), or what `wrap` or `fit` made of it.
@@ -148,7 +148,7 @@ class RandomizedSmoothing(TrainingDefense):
 
         Of n draws, the two classes that came up most are held against tosses of a fair coin, in a two-sided test. The
         class is -1 where such a lead has a probability above alpha: the procedure abstains. Otherwise it is not that
-        of the smoothed classifier with a probability of alpha at most. Cohen et al. 2019, section 3.2.1, PREDICT.
+        of the smoothed classifier with a probability of alpha at most. Cohen et al. 2019, PREDICT.
 
         Args:
             model: as for `certify`.
