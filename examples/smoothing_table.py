@@ -26,6 +26,8 @@ def trained(smoothing: RandomizedSmoothing, data: Data, options: argparse.Namesp
     torch.manual_seed(0)
     images, labels = data.train
     model = cnn(images, int(labels.max()) + 1, options.width)
+    if options.start:
+        model.load_state_dict(torch.load(options.start, weights_only=True)["model"])
     batches = Batches(images[: options.train], labels[: options.train])
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=options.epochs * len(batches))
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="of PGD")
     parser.add_argument("--train", type=int, default=50_000, help="training images")
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--start", type=Path, help="weights to train on from: the .pt of another sigma, in its folder")
     parser.add_argument("--width", type=int, default=16, help="of the CNN")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--progress", action="store_true", default=None)
