@@ -1,10 +1,13 @@
 """Defenses that wrap or train a model, and what an attacker who knows them differentiates.
 
-`base` says what a defense is. ``wrapping`` has those that stand in front of a model, and ``training`` those that train
-it, each in a file of its own; `stack` puts them together.
+`base` says what a defense is. ``wrapping`` has those that stand in front of a model, ``training`` those that train
+it and ``certifying`` those that prove what they are worth, each in a file of its own; `stack` puts them together.
 """
 
 from advkit.defenses.base import Defense, InputTransformation
+from advkit.defenses.certifying.certificates import Certificates
+from advkit.defenses.certifying.ibp_training import IBPTraining
+from advkit.defenses.certifying.randomized_smoothing import RandomizedSmoothing
 from advkit.defenses.stack import Stack
 from advkit.defenses.training.adversarial_training import AdversarialTraining
 from advkit.defenses.training.base import TrainingDefense
@@ -23,17 +26,20 @@ from advkit.defenses.wrapping.total_variance import TotalVarianceMinimization
 __all__ = [
     "AdversarialTraining",
     "BitDepthReduction",
+    "Certificates",
     "Defense",
     "DefensiveDistillation",
     "EnsembleAdversarialTraining",
     "Epoch",
     "FeatureSmoothing",
     "GradientMasking",
+    "IBPTraining",
     "ImageQuilting",
     "InputTransformation",
     "JPEGCompression",
     "MedianSmoothing",
     "RandomCropRescale",
+    "RandomizedSmoothing",
     "Stack",
     "TotalVarianceMinimization",
     "TrainingDefense",

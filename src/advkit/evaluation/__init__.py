@@ -5,6 +5,7 @@ from advkit.evaluation.flags import Flag
 from advkit.evaluation.plot import accuracy_bars, confusion_matrix, picture_rows, security_curves
 from advkit.evaluation.report import AttackScore, DefenseScore, Failure, RobustnessReport, Score, WorstCase
 from advkit.evaluation.security import SecurityCurve, security_curve
+from advkit.evaluation.verify import margin_bounds, verify
 
 __all__ = [
     "PROTOCOLS",
@@ -19,7 +20,9 @@ __all__ = [
     "accuracy_bars",
     "confusion_matrix",
     "evaluate",
+    "margin_bounds",
     "picture_rows",
     "security_curve",
     "security_curves",
+    "verify",
 ]

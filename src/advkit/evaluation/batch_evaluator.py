@@ -19,6 +19,7 @@ from advkit.evaluation.outcomes import counted
 from advkit.evaluation.passes import Passes, counting
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Outcome, Record, vote
+from advkit.evaluation.verify import Verifier
 from advkit.evaluation.witness import Witness, agree, asked
 from advkit.model import placement
 
@@ -41,6 +42,7 @@ class BatchEvaluator:
     Args:
         contenders: the bare model first.
         plan: what `planned_attacks` gave.
+        verifier: proves of which images no attack fools the bare model; None not to.
         seed: see `advkit.evaluate`.
         stop_when_fooled: whether an attack is only tried on what those before it left.
         tick: the bar: told what is being done, and called with 1 after each planned attack.
@@ -50,6 +52,7 @@ class BatchEvaluator:
         self,
         contenders: Sequence[Contender],
         plan: Sequence[PlannedAttack],
+        verifier: Verifier | None = None,
         *,
         seed: int | None,
         stop_when_fooled: bool,
@@ -57,6 +60,7 @@ class BatchEvaluator:
     ) -> None:
         self.contenders = contenders
         self.plan = plan
+        self.verifier = verifier
         self.seed = seed
         self.stop_when_fooled = stop_when_fooled
         self.tick = tick
@@ -78,6 +82,7 @@ class BatchEvaluator:
         batch = _Batch(index, images, labels.to("cpu", torch.int64))
         self.tick.doing("no attack")
         clean = {contender: self._clean(contender, batch) for contender in self.contenders}
+        verified = self._verified(clean[self.contenders[0]], batch)
         standing: dict[tuple[Contender, str | None], Tensor] = {}
         cells: list[Outcome] = []
         for planned in self.plan:
@@ -93,7 +98,7 @@ class BatchEvaluator:
             cells += outcomes
             self.tick(1)
         device = str(batch.device(self.contenders[0].model))
-        return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells)
+        return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells, verified=verified)
 
     @property
     def has_black_box(self) -> bool:
@@ -133,6 +138,15 @@ class BatchEvaluator:
         rows = torch.arange(count, device="cpu")
         self._judge(outcome, contender, batch, batch.images, rows, ("clean", contender.name))
         return outcome
+
+    def _verified(self, clean: Outcome, batch: "_Batch") -> list[bool]:
+        """Which images are proved, of those that the bare model gets right; nothing where nobody asked."""
+        if self.verifier is None:
+            return []
+        self.tick.doing("bounds")
+        proved, rows = torch.zeros(len(batch.labels), dtype=torch.bool, device="cpu"), batch.right(clean.predictions)
+        proved[rows] = self.verifier(*batch.rows(rows))
+        return [bool(one) for one in proved]
 
     def _attack(self, planned: PlannedAttack, batch: "_Batch", before: Sequence[Tensor]) -> list[Outcome]:
         """Attack whatever some cell still wants attacked, and show it to each.

@@ -81,6 +81,7 @@ class Record:
         clean: an outcome for each contender.
         cells: an outcome for each cell of the plan, in order.
         answers: of each contender, to know it again by; none where the record is not kept.
+        verified: whether each image is proved; none where nobody asked.
     """
 
     digest: str
@@ -89,6 +90,7 @@ class Record:
     clean: list[Outcome]
     cells: list[Outcome]
     answers: list[Witness] = field(default_factory=list)
+    verified: list[bool] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The record as text."""

@@ -1,5 +1,6 @@
 """What an evaluation found."""
 
+import math
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -31,6 +32,8 @@ class RobustnessReport:
         failures: the images lost to errors, which are in no number.
         standing: for each image, in the loader's order, whether the bare model is right on it under every attack; see
             `robust`.
+        proved: likewise, whether it is proved that no attack within the budget can fool it; nothing without
+            ``certify=True``. See `verified`.
         verdict: "standard" or "autoattack", if the attacks were given by that name.
         not_tried: the kinds of attacks of which none was carried out, as parts of a sentence.
         stop_when_fooled: whether each attack was only tried on what those before it left; its accuracy is then what
@@ -58,6 +61,7 @@ class RobustnessReport:
     flags: tuple[Flag, ...] = ()
     failures: tuple[Failure, ...] = ()
     standing: tuple[bool, ...] = ()
+    proved: tuple[bool, ...] = ()
     verdict: str | None = None
     not_tried: tuple[str, ...] = ()
     stop_when_fooled: bool = False
@@ -89,6 +93,20 @@ class RobustnessReport:
         Of a model that is asked several times, those on which most of its answers are right under every attack.
         """
         return torch.tensor(self.standing, dtype=torch.bool, device="cpu")
+
+    @property
+    def verified_accuracy(self) -> float:
+        """The share of images on which it is proved that no attack within the budget can fool the bare model.
+
+        A lower bound on what `robust_accuracy` bounds from above. NaN without ``certify=True``.
+        """
+        images = next((worst.images for worst in self.worst if worst.defense == BARE), self.defenses[0].images)
+        return sum(self.proved) / images if self.proved and images else math.nan
+
+    @property
+    def verified(self) -> Tensor:
+        """Which images these are: bool (N,), on the CPU, in the loader's order; (0,) without ``certify=True``."""
+        return torch.tensor(self.proved, dtype=torch.bool, device="cpu")
 
     @property
     def attacks(self) -> tuple[AttackScore, ...]:
