@@ -10,6 +10,7 @@ import argparse
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,20 @@ def attacks(model: nn.Module, norm: str, steps: int) -> Mapping[str, advkit.Atta
     return {str(attack): attack for attack in [advkit.Minimal(model, norm=norm), *named[norm]]}
 
 
-def measured(attack: advkit.Attack, images: Tensor, labels: Tensor, norm: str) -> dict[str, object]:
+def given_model(where: str) -> nn.Module:
+    """What ``module:function`` makes."""
+    module, _, make = where.partition(":")
+    model: nn.Module = getattr(importlib.import_module(module), make)()
+    return model.requires_grad_(False)
+
+
+def read(path: Path) -> tuple[Tensor, Tensor]:
+    """The images and labels of a file."""
+    with np.load(path) as file:
+        return torch.from_numpy(file["images"]).float(), torch.from_numpy(file["labels"]).long()
+
+
+def measured(attack: advkit.Attack, images: Tensor, labels: Tensor, norm: str) -> dict[str, Any]:
     """The distances (N,), infinite where the attack failed, and the passes for an image."""
     counted = Counted(attack.model)
     found = attack.on(counted)(images, labels)
@@ -66,10 +80,7 @@ def main() -> None:
     parser.add_argument("--steps", default=300, type=int)
     parser.add_argument("--out", required=True, type=Path)
     given = parser.parse_args()
-    module, _, make = given.model.partition(":")
-    model = getattr(importlib.import_module(module), make)().requires_grad_(False)
-    with np.load(given.images) as file:
-        images, labels = torch.from_numpy(file["images"]).float(), torch.from_numpy(file["labels"]).long()
+    model, (images, labels) = given_model(given.model), read(given.images)
     given.out.mkdir(parents=True, exist_ok=True)
     results = []
     for place, (name, attack) in enumerate(attacks(model, given.norm, given.steps).items()):

@@ -81,3 +81,14 @@ def test_a_boundary_that_no_gradient_at_the_image_shows(attack: type[advkit.Atta
     result = attack(model).run(images, torch.zeros(3, dtype=torch.int64))
     assert result.success.all()
     assert result.distance("l2").allclose(torch.tensor([0.23, 0.05, 0.23]), rtol=0.02)
+
+
+@pytest.mark.parametrize("attack", [advkit.CW, advkit.EAD, advkit.Minimal])
+def test_a_class_behind_two_whose_logits_are_about_0(attack: type[advkit.Attack]) -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        nothing = 0 * x[:, 0]
+        return torch.stack([nothing + 1e-6, nothing, x[:, 0] - 0.3], 1)
+
+    result = attack(model).run(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+    assert result.success.all()
+    assert result.distance("l2").allclose(torch.tensor(0.3), rtol=0.05)

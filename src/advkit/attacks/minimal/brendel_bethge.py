@@ -190,7 +190,8 @@ class BrendelBethge(Attack):
             height, width = images.shape[2:]
             coarse = noise[:, :, : -(-height // grain), : -(-width // grain)]
             noise = interpolate(coarse, (height, width), mode="nearest")
-        return low + (high - low) * noise
+        drawn: Tensor = low + (high - low) * noise
+        return drawn
 
     def _led(self, start: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         """Where gradients lead to from there, (n, ...), and whether that is adversarial: bool (n,)."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from advkit._base.scale import contenders
-from advkit._engine.boundaries import dot, nearest_boundaries
+from advkit._engine.boundaries import dot, linear_distances, nearest_boundaries
 from advkit._engine.classifier import Classifier
 from advkit._engine.iterate import iterate
 from advkit._engine.looks import Look
@@ -33,6 +33,7 @@ __all__ = ["Tangents"]
 
 _CANDIDATES = 9  # classes that are looked at for each image
 _HEADROOM = 4.0  # c over the multiplier of the linearised problem
+_BEYOND = 100  # times the size of the box: a class out of the race counts while its boundary is no further than that
 _LOOK = 5  # steps between looks at which rows may leave: each look makes a GPU wait
 
 
@@ -152,7 +153,10 @@ class Tangents:
 
         gaps = [closest.gap(everything, route, logits) for route in routes]
         found = nearest_boundaries(model, x, gaps, self.objective.norm, length)
-        alive = (contenders(plain) & ~goal.success(plain)[:, None]).gather(1, rivals)
+        linear = linear_distances(torch.stack([gap.detach() for gap in gaps], 1), found.slopes)
+        extent = torch.full_like(images[:1], self.objective.high - self.objective.low)
+        racing = contenders(plain).gather(1, rivals) | (linear < _BEYOND * self.objective.norm.size(extent))
+        alive = racing & ~goal.success(plain)[:, None]
         ordered, order = found.distances.where(alive, torch.inf).T.sort(dim=0, stable=True)
         return closest, _Routes(ordered.isfinite().sum(0), ordered, rivals.T.gather(0, order))
 
