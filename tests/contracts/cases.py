@@ -40,7 +40,7 @@ class Case:
         parts: of an attack that is given attacks: theirs.
         shorter: what is made in its place, if that takes too long.
         spatial: takes images (N, C, H, W) alone.
-        elsewhere: never asks about an image as it is.
+        elsewhere: never asks about an image as it is, or not for a gradient.
     """
 
     name: str
@@ -412,13 +412,14 @@ CASES = [
         elsewhere=True,
         variant=True,
     ),
-    Case("BrendelBethge", advkit.BrendelBethge, {"steps": 20}, norm="l2", deterministic=False),
+    Case("BrendelBethge", advkit.BrendelBethge, {"steps": 20}, norm="l2", deterministic=False, elsewhere=True),
     Case(
         "BrendelBethge-L0",
         advkit.BrendelBethge,
         {"steps": 20, "norm": "l0"},
         norm="l0",
         deterministic=False,
+        elsewhere=True,
         variant=True,
     ),
     Case(
@@ -427,9 +428,17 @@ CASES = [
         {"steps": 20, "norm": "l1"},
         norm="l1",
         deterministic=False,
+        elsewhere=True,
         variant=True,
     ),
-    Case("BrendelBethge-Linf", advkit.BrendelBethge, {"steps": 20, "norm": "linf"}, deterministic=False, variant=True),
+    Case(
+        "BrendelBethge-Linf",
+        advkit.BrendelBethge,
+        {"steps": 20, "norm": "linf"},
+        deterministic=False,
+        elsewhere=True,
+        variant=True,
+    ),
     Case("DDN", advkit.DDN, {"steps": 20}, norm="l2"),
     Case("FMN", advkit.FMN, {"steps": 25}, norm="l2"),
     Case("FMN-L0", advkit.FMN, {"steps": 100, "norm": "l0"}, norm="l0", variant=True),
