@@ -44,7 +44,7 @@ class Case:
         parts: of an attack that is given attacks: theirs.
         shorter: what is made in its place, if that takes too long.
         spatial: takes images (N, C, H, W) alone.
-        elsewhere: never asks about an image as it is.
+        elsewhere: never asks about an image as it is, or not for a gradient.
     """
 
     name: str
@@ -460,6 +460,33 @@ CASES = [
         deterministic=False,
         spatial=True,
         fools=0.0,
+        elsewhere=True,
+        variant=True,
+    ),
+    Case("BrendelBethge", advkit.BrendelBethge, {"steps": 20}, norm="l2", deterministic=False, elsewhere=True),
+    Case(
+        "BrendelBethge-L0",
+        advkit.BrendelBethge,
+        {"steps": 20, "norm": "l0"},
+        norm="l0",
+        deterministic=False,
+        elsewhere=True,
+        variant=True,
+    ),
+    Case(
+        "BrendelBethge-L1",
+        advkit.BrendelBethge,
+        {"steps": 20, "norm": "l1"},
+        norm="l1",
+        deterministic=False,
+        elsewhere=True,
+        variant=True,
+    ),
+    Case(
+        "BrendelBethge-Linf",
+        advkit.BrendelBethge,
+        {"steps": 20, "norm": "linf"},
+        deterministic=False,
         elsewhere=True,
         variant=True,
     ),

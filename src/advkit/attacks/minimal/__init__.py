@@ -1,5 +1,6 @@
 """Gradients in, the closest image that fools out."""
 
+from advkit.attacks.minimal.brendel_bethge import BrendelBethge
 from advkit.attacks.minimal.cw import CW
 from advkit.attacks.minimal.ddn import DDN
 from advkit.attacks.minimal.deepfool import DeepFool
@@ -21,6 +22,7 @@ __all__ = [
     "JSMA",
     "PDGD",
     "PDPGD",
+    "BrendelBethge",
     "DeepFool",
     "Minimal",
     "SigmaZero",
