@@ -9,7 +9,11 @@ import advkit
 from docs.reader import readers_own
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
-BLOCK = re.compile(r"^## (?P<title>[^\n]+)$|^<!-- not run: it needs (?P<needs>[^\n]+) -->\n```python\n(?P<code>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(
+    r"^## (?P<title>[^\n]+)$"
+    r"|^<!-- not run: it needs (?P<needs>[^\n]+) -->\n```python\n(?P<code>.*?)^```$",
+    re.M | re.S,
+)
 
 
 def recipes() -> list[pytest.param]:  # type: ignore[valid-type]

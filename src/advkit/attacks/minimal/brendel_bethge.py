@@ -198,7 +198,8 @@ class BrendelBethge(Attack):
         length = 0.02 * (self.bounds[1] - self.bounds[0]) * start[0].numel() ** 0.5
 
         def step(rows: Seeking, look: Look) -> Tensor:
-            return (look.x + length * L2.steepest(look.gradient)).clamp(*self.bounds)
+            moved: Tensor = look.x + length * L2.steepest(look.gradient)
+            return moved.clamp(*self.bounds)
 
         rows = Seeking(start, goal)
         found = iterate(self.classifier, rows, step, steps=_LED, loss="margin", keep=HighestLoss(start))
