@@ -16,7 +16,19 @@ from advkit.attacks.minimal import (
     SigmaZero,
     SuperDeepFool,
 )
-from advkit.attacks.queries import NES, SPSA, OnePixel, PixelSwap, Pixle, SimBA, Square
+from advkit.attacks.queries import (
+    NES,
+    SPSA,
+    Boundary,
+    HopSkipJump,
+    OnePixel,
+    PixelSwap,
+    Pixle,
+    RayS,
+    SimBA,
+    Square,
+    SurFree,
+)
 from advkit.attacks.transfer import (
     BSR,
     DIFGSM,
@@ -65,18 +77,22 @@ __all__ = [
     "VMIFGSM",
     "VNIFGSM",
     "AutoAttack",
+    "Boundary",
     "DeepFool",
+    "HopSkipJump",
     "Minimal",
     "MultiTargeted",
     "OnePixel",
     "PixelSwap",
     "Pixle",
+    "RayS",
     "Restarts",
     "SigmaZero",
     "SimBA",
     "SparseL1Descent",
     "Square",
     "SuperDeepFool",
+    "SurFree",
     "Transfer",
     "WorstOf",
 ]
