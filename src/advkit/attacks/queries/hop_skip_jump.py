@@ -33,7 +33,7 @@ class HopSkipJump(Starting, BlackBox):
 
     Chen, Jordan & Wainwright, "HopSkipJumpAttack: A query-efficient decision-based attack", IEEE Symposium on Security
     and Privacy 2020, algorithm 2, with the geometric search for the step. Neighbours are at d / D, with D features, as
-    there; for Linf at d / sqrt(D), since it is their L2 length that is meant: at d / D the changes of single pixels would
+    there; for Linf at d / sqrt(D), since it is their L2 length that is meant: at d / D the changes of pixels would
     be lost in float32. An image's last step takes as many neighbours as its queries allow.
     arXiv:1904.02144.
 

@@ -1,7 +1,7 @@
 """SurFree."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -47,7 +47,7 @@ class SurFree(Starting):
         max_queries: how many forwards may be spent on an image, at least 1.
         theta_max: the angle that is tried first, in degrees, greater than 0 and at most 90.
         n_ortho: how many of the directions before a new one is at right angles to, at least 1. That many are kept for
-            each image.
+            each image, no more than half as many as there are waves.
         rho: what the angle is multiplied by where a direction does not help, greater than 0 and at most 1.
         frequencies: the share of the waves that directions consist of, the lowest; greater than 0 and at most 1.
         bs_gamma: how closely bisection finds the angle, as a share of it, greater than 0.
@@ -87,7 +87,8 @@ class SurFree(Starting):
         nearest.note(rows, x)
         waves = _Waves.of(images[rows], self.frequencies, self.bounds)
         widest = x.new_full((len(x),), math.radians(self.theta_max))
-        past = x.new_zeros(len(x), min(self.n_ortho, ask.limit), images[0].numel())
+        kept_directions = max(1, min(self.n_ortho, ask.limit, waves.count // 2))  # of all there would be no other left
+        past = x.new_zeros(len(x), kept_directions, images[0].numel())
         for turn in range(ask.limit):
             kept = (ask.left[rows] > 0).nonzero().squeeze(1)
             if len(kept) < len(rows):
@@ -163,10 +164,12 @@ class _Waves:
     Args:
         weights: (n, C, H, W), of the waves of each image.
         sides: the waves along the height, (H, H), and along the width, (W, W).
+        count: how many there are.
     """
 
     weights: Tensor
     sides: tuple[Tensor, Tensor]
+    count: int
 
     @classmethod
     def of(cls, images: Tensor, share: float, bounds: tuple[float, float]) -> Self:
@@ -175,14 +178,15 @@ class _Waves:
         height, width = (torch.arange(size, device=images.device) for size in pictures.shape[2:])
         sides = (cosines(height, len(height), pictures), cosines(width, len(width), pictures))
         rank = (height[:, None] + width).flatten().argsort(stable=True).argsort()
-        lowest = (rank < math.ceil(share * len(rank))).view(pictures.shape[2:])
+        most = math.ceil(share * len(rank))
+        lowest = (rank < most).view(pictures.shape[2:])
         with own_precision(images.device):
             content = by_sides(pictures - bounds[0], *sides) / (bounds[1] - bounds[0])
-        return cls((content.tanh().abs() + _FLOOR) * lowest, sides)
+        return cls((content.tanh().abs() + _FLOOR) * lowest, sides, most * pictures.shape[1])
 
     def rows(self, index: Tensor) -> Self:
         """The same for some of the images."""
-        return type(self)(self.weights[index], self.sides)
+        return replace(self, weights=self.weights[index])
 
     def draw(self, generator: torch.Generator | None) -> Tensor:
         """A direction for each image: (n, D)."""

@@ -1,0 +1,191 @@
+"""Attacks that see decisions alone, beside foolbox's and ART's, at the same number of queries.
+
+    python benchmarks/decisions.py --data cifar10.npz --images 16 --queries 500 1500 --out decisions.json
+    python benchmarks/decisions.py --linear
+
+trains the CNN of ``networks.py`` on the first run, attacks test images that it gets right, and prints a table in
+Markdown: the median distance of the closest image that fools. Of the peers that is the closest of all images that they
+have asked about by then, whatever they would have returned; foolbox attacks the batch, ART one image at a time. Each
+row is written as soon as it is measured, so that the script can be stopped and started again. With ``--linear`` it is
+the median distance over the true one, for linear models of random weights, which takes no data and no peers.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from networks import scene
+from torch import Tensor, nn
+
+import advkit
+from advkit import norms
+from advkit.norms import Norm
+
+
+class EnoughError(Exception):
+    """All that was to be asked has been."""
+
+
+class Recorder(nn.Module):
+    """A model that notes, for each image, how close the images have come that fool it, and raises at the end.
+
+    Args:
+        model: the model.
+        images: (N, ...). What it is asked about is for each of them in turn, or all for one where N is 1.
+        labels: int64 (N,).
+        norm: of distances.
+        queries: after how many for an image to take note of the distance, in order.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, queries: Sequence[int]) -> None:
+        super().__init__()
+        self.model, self.norm, self.queries = model, norm, list(queries)
+        self.images, self.labels, self.asked = images, labels, 0
+        self.closest = torch.full((len(images),), torch.inf)
+        self.noted: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, K) of candidates (n, ...)."""
+        count = len(self.images)
+        if len(x) % count:
+            raise ValueError(f"{len(x)} candidates for {count} images")
+        with torch.no_grad():
+            logits = torch.cat([self.model(part) for part in x.split(64)])
+        for turn, (part, says) in enumerate(zip(x.detach().split(count), logits.split(count), strict=True)):
+            if self.asked + turn >= self.queries[-1]:
+                break
+            distance = self.norm.distance(part, self.images).where(says.argmax(1) != self.labels, torch.inf)
+            self.closest = self.closest.minimum(distance)
+            if self.asked + turn + 1 in self.queries:
+                self.noted.append(self.closest)
+        self.asked += len(x) // count
+        if self.asked >= self.queries[-1]:
+            raise EnoughError
+        return logits
+
+    def at(self) -> list[Tensor]:
+        """The distances (N,) after each number of queries; the last where the attack had ended before."""
+        return self.noted + [self.closest] * (len(self.queries) - len(self.noted))
+
+
+Attack = Callable[[nn.Module, Tensor, Tensor, Norm, Sequence[int]], list[Tensor]]
+
+
+def ours(name: str, **settings: object) -> Attack:
+    def run(model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, queries: Sequence[int]) -> list[Tensor]:
+        found = []
+        for most in queries:
+            attack = getattr(advkit, name)(model, max_queries=most, **settings)
+            result = attack.run(images, labels)
+            assert int(result.queries.max()) <= most
+            found.append(result.distance(norm).where(result.success, torch.inf))
+        return found
+
+    return run
+
+
+def of_foolbox(name: str, **settings: object) -> Attack:
+    def run(model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, queries: Sequence[int]) -> list[Tensor]:
+        import foolbox
+
+        recorder = Recorder(model, images, labels, norm, queries)
+        bounded = foolbox.PyTorchModel(recorder.eval(), bounds=(0, 1), device="cpu")
+        with suppress(EnoughError):
+            getattr(foolbox.attacks, name)(**settings).run(bounded, images, labels)
+        return recorder.at()
+
+    return run
+
+
+def of_art(name: str, **settings: object) -> Attack:
+    def run(model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, queries: Sequence[int]) -> list[Tensor]:
+        from art.attacks import evasion
+        from art.estimators.classification import PyTorchClassifier
+
+        found = []
+        for image, label in zip(images.split(1), labels.split(1), strict=True):
+            recorder = Recorder(model, image, label, norm, queries)
+            classifier = PyTorchClassifier(
+                recorder, nn.CrossEntropyLoss(), tuple(image.shape[1:]), 10, clip_values=(0, 1), device_type="cpu"
+            )
+            with suppress(EnoughError):
+                getattr(evasion, name)(classifier, verbose=False, **settings).generate(image.numpy(), label.numpy())
+            found.append(recorder.at())
+        return [torch.cat(each) for each in zip(*found, strict=True)]
+
+    return run
+
+
+ROWS: dict[str, tuple[str, Attack]] = {
+    "advkit HopSkipJump": ("l2", ours("HopSkipJump")),
+    "foolbox HopSkipJumpAttack": ("l2", of_foolbox("HopSkipJumpAttack")),
+    "advkit Boundary": ("l2", ours("Boundary")),
+    "foolbox BoundaryAttack": ("l2", of_foolbox("BoundaryAttack")),
+    "advkit SurFree": ("l2", ours("SurFree")),
+    "advkit HopSkipJump, Linf": ("linf", ours("HopSkipJump", norm="linf")),
+    "foolbox HopSkipJumpAttack, Linf": ("linf", of_foolbox("HopSkipJumpAttack", constraint="linf")),
+    "advkit RayS": ("linf", ours("RayS")),
+    "ART HopSkipJump": ("l2", of_art("HopSkipJump")),
+    "ART GeoDA": ("l2", of_art("GeoDA")),
+    "ART HopSkipJump, Linf": ("linf", of_art("HopSkipJump", norm="inf")),
+    "ART BoundaryAttack": ("l2", of_art("BoundaryAttack", targeted=False)),
+}
+
+
+def linear(features: int, count: int = 16) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+    """A linear model of random weights and two classes, images, and how far they are from its boundary in L2."""
+    generator = torch.Generator().manual_seed(features)
+    weights = torch.randn(features, generator=generator, dtype=torch.float64)
+    images = torch.rand(count, features, generator=generator) / 2 + 0.25
+
+    def model(x: Tensor) -> Tensor:
+        score = (x.to(weights) - 0.5) @ weights
+        return torch.stack([score, -score], 1)
+
+    return model, images, model(images)[:, 0].abs() / weights.norm()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="an .npz file, as examples/quickstart.py takes it; shapes if left out")
+    parser.add_argument("--images", type=int, default=16, help="how many (%(default)s)")
+    parser.add_argument("--queries", type=int, nargs="+", default=[500, 1500], help="for an image (%(default)s)")
+    parser.add_argument("--linear", action="store_true", help="linear models instead")
+    parser.add_argument("--only", nargs="+", choices=list(ROWS), help="some of the rows")
+    parser.add_argument("--out", type=Path, default=Path("decisions.json"), help="what was measured (%(default)s)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    if options.linear:
+        print("| attack | features | queries | median | largest |\n| --- | --: | --: | --: | --: |")
+        for name in ("HopSkipJump", "Boundary", "SurFree"):
+            for features in (48, 192, 768):
+                model, images, true = linear(features)
+                attack = getattr(advkit, name)(model, max_queries=5000, generator=torch.Generator().manual_seed(0))
+                result = attack.run(images, model(images).argmax(1))
+                ratio = result.distance("l2") / true
+                print(f"| `{name}` | {features} | 5,000 | {ratio.median():.3f} | {ratio.max():.3f} |", flush=True)
+        return
+
+    network = scene("cnn", options.data, "cpu")
+    images, labels = network.batch(options.images)
+    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    for name, (norm, attack) in ROWS.items():
+        if name not in results and name in (options.only or ROWS):
+            torch.manual_seed(0)
+            found = attack(network.model, images, labels, norms.get(norm), sorted(options.queries))
+            results[name] = [[float(d.median()), float(d.mean())] for d in found]
+            options.out.write_text(json.dumps(results, indent=2))
+            print(name, results[name], flush=True)
+
+    heads = "".join(f" {queries} queries: median | mean |" for queries in sorted(options.queries))
+    print(f"\n{len(images)} images\n\n| attack |{heads}\n| --- |" + " --: | --: |" * len(options.queries))
+    for name in (name for name in ROWS if name in results):
+        print(f"| {name} |" + "".join(f" {median:.4f} | {mean:.4f} |" for median, mean in results[name]))
+
+
+if __name__ == "__main__":
+    main()
