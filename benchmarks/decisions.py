@@ -5,9 +5,11 @@
 
 trains the CNN of ``networks.py`` on the first run, attacks test images that it gets right, and prints a table in
 Markdown: the median distance of the closest image that fools. Of the peers that is the closest of all images that they
-have asked about by then, whatever they would have returned; foolbox attacks the batch, ART one image at a time. Each
-row is written as soon as it is measured, so that the script can be stopped and started again. With ``--linear`` it is
-the median distance over the true one, for linear models of random weights, which takes no data and no peers.
+have asked about by then, whatever they would have returned. They attack one image at a time, as ART does in any case;
+foolbox's HopSkipJump divides by the length of the whole batch's gradients, and its start goes on for all images until
+each has one. Each row is written as soon as it is measured, so that the script can be stopped and started again. With
+``--linear`` it is the median distance over the true one, for linear models of random weights, which takes no data and
+no peers.
 """
 
 import argparse
@@ -30,14 +32,14 @@ class EnoughError(Exception):
 
 
 class Recorder(nn.Module):
-    """A model that notes, for each image, how close the images have come that fool it, and raises at the end.
+    """A model that notes how close the images have come that fool it, and raises at the end.
 
     Args:
         model: the model.
-        images: (N, ...). What it is asked about is for each of them in turn, or all for one where N is 1.
-        labels: int64 (N,).
+        images: (1, ...), the original.
+        labels: int64 (1,).
         norm: of distances.
-        queries: after how many for an image to take note of the distance, in order.
+        queries: after how many to take note of the distance, in order.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, queries: Sequence[int]) -> None:
@@ -49,25 +51,20 @@ class Recorder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, K) of candidates (n, ...)."""
-        count = len(self.images)
-        if len(x) % count:
-            raise ValueError(f"{len(x)} candidates for {count} images")
         with torch.no_grad():
             logits = torch.cat([self.model(part) for part in x.split(64)])
-        for turn, (part, says) in enumerate(zip(x.detach().split(count), logits.split(count), strict=True)):
-            if self.asked + turn >= self.queries[-1]:
-                break
-            distance = self.norm.distance(part, self.images).where(says.argmax(1) != self.labels, torch.inf)
+        distances = self.norm.distance(x.detach(), self.images).where(logits.argmax(1) != self.labels, torch.inf)
+        for distance in distances.split(1):
+            self.asked += 1
             self.closest = self.closest.minimum(distance)
-            if self.asked + turn + 1 in self.queries:
+            if self.asked in self.queries:
                 self.noted.append(self.closest)
-        self.asked += len(x) // count
-        if self.asked >= self.queries[-1]:
-            raise EnoughError
+            if self.asked >= self.queries[-1]:
+                raise EnoughError
         return logits
 
     def at(self) -> list[Tensor]:
-        """The distances (N,) after each number of queries; the last where the attack had ended before."""
+        """The distances (1,) after each number of queries; the last where the attack had ended before."""
         return self.noted + [self.closest] * (len(self.queries) - len(self.noted))
 
 
@@ -91,11 +88,14 @@ def of_foolbox(name: str, **settings: object) -> Attack:
     def run(model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, queries: Sequence[int]) -> list[Tensor]:
         import foolbox
 
-        recorder = Recorder(model, images, labels, norm, queries)
-        bounded = foolbox.PyTorchModel(recorder.eval(), bounds=(0, 1), device="cpu")
-        with suppress(EnoughError):
-            getattr(foolbox.attacks, name)(**settings).run(bounded, images, labels)
-        return recorder.at()
+        found = []
+        for image, label in zip(images.split(1), labels.split(1), strict=True):
+            recorder = Recorder(model, image, label, norm, queries)
+            bounded = foolbox.PyTorchModel(recorder.eval(), bounds=(0, 1), device="cpu")
+            with suppress(EnoughError):
+                getattr(foolbox.attacks, name)(**settings).run(bounded, image, label)
+            found.append(recorder.at())
+        return [torch.cat(each) for each in zip(*found, strict=True)]
 
     return run
 
@@ -135,8 +135,17 @@ ROWS: dict[str, tuple[str, Attack]] = {
 }
 
 
-def linear(features: int, count: int = 16) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
-    """A linear model of random weights and two classes, images, and how far they are from its boundary in L2."""
+LINEAR: list[tuple[str, dict[str, object]]] = [
+    ("HopSkipJump", {}),
+    ("Boundary", {}),
+    ("SurFree", {"frequencies": 1.0}),  # of which no wave means more than another
+    ("HopSkipJump", {"norm": "linf"}),
+    ("RayS", {}),
+]
+
+
+def linear(features: int, norm: Norm, count: int = 16) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+    """A linear model of random weights and two classes, images, and how far they are from its boundary."""
     generator = torch.Generator().manual_seed(features)
     weights = torch.randn(features, generator=generator, dtype=torch.float64)
     images = torch.rand(count, features, generator=generator) / 2 + 0.25
@@ -145,7 +154,7 @@ def linear(features: int, count: int = 16) -> tuple[Callable[[Tensor], Tensor], 
         score = (x.to(weights) - 0.5) @ weights
         return torch.stack([score, -score], 1)
 
-    return model, images, model(images)[:, 0].abs() / weights.norm()
+    return model, images, model(images)[:, 0].abs() / (weights.norm() if norm is norms.L2 else weights.abs().sum())
 
 
 def main() -> None:
@@ -161,13 +170,16 @@ def main() -> None:
 
     if options.linear:
         print("| attack | features | queries | median | largest |\n| --- | --: | --: | --: | --: |")
-        for name in ("HopSkipJump", "Boundary", "SurFree"):
+        for name, settings in LINEAR:
             for features in (48, 192, 768):
-                model, images, true = linear(features)
-                attack = getattr(advkit, name)(model, max_queries=5000, generator=torch.Generator().manual_seed(0))
-                result = attack.run(images, model(images).argmax(1))
-                ratio = result.distance("l2") / true
-                print(f"| `{name}` | {features} | 5,000 | {ratio.median():.3f} | {ratio.max():.3f} |", flush=True)
+                generator = torch.Generator().manual_seed(0)
+                attack = getattr(advkit, name)(dict, max_queries=5000, generator=generator, **settings)
+                norm = norms.get(attack.norm)
+                model, images, true = linear(features, norm)
+                result = attack.on(model).run(images, model(images).argmax(1))
+                ratio = result.distance(norm) / true
+                label = f"`{name}`, {norm}"
+                print(f"| {label} | {features} | 5,000 | {ratio.median():.3f} | {ratio.max():.3f} |", flush=True)
         return
 
     network = scene("cnn", options.data, "cpu")

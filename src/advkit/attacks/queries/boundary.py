@@ -59,8 +59,8 @@ class Boundary(Starting, BlackBox):
         InputError: a number is out of its range; see `Attack` for the rest.
 
     Examples:
-        >>> result = advkit.Boundary(model, max_queries=500).run(images, labels)
-        >>> bool(result.success.all()), bool((result.queries <= 500).all())
+        >>> result = advkit.Boundary(model, max_queries=150).run(images, labels)
+        >>> bool(result.success.all()), bool((result.queries <= 150).all())
         (True, True)
     """
 

@@ -57,10 +57,10 @@ class HopSkipJump(Starting, BlackBox):
         InputError: a number is out of its range; see `Attack` for the rest.
 
     Examples:
-        >>> result = advkit.HopSkipJump(model, max_queries=500).run(images, labels)
-        >>> bool(result.success.all()), bool((result.queries <= 500).all())
+        >>> result = advkit.HopSkipJump(model, max_queries=300).run(images, labels)
+        >>> bool(result.success.all()), bool((result.queries <= 300).all())
         (True, True)
-        >>> closer = advkit.HopSkipJump(model, starting_points=result.images, max_queries=500).run(images, labels)
+        >>> closer = advkit.HopSkipJump(model, starting_points=result.images, max_queries=300).run(images, labels)
         >>> bool(closer.distance("l2").mean() < result.distance("l2").mean())
         True
     """

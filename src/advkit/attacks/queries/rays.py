@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advkit._engine.decisions import bisected
 from advkit.attack import Access
 from advkit.black_box import Asking, Oracle
 from advkit.hyperparameters import number
@@ -42,10 +41,10 @@ class RayS(Asking):
         InputError: a number is out of its range; see `Attack` for the rest.
 
     Examples:
-        >>> result = advkit.RayS(model, max_queries=500).run(images, labels)
-        >>> bool(result.success.any()), bool((result.queries <= 500).all())
+        >>> result = advkit.RayS(model, max_queries=100).run(images, labels)
+        >>> bool(result.success.any()), bool((result.queries <= 100).all())
         (True, True)
-        >>> more = advkit.RayS(model, max_queries=1000).run(images, labels)  # goes on from there
+        >>> more = advkit.RayS(model, max_queries=150).run(images, labels)  # goes on from there
         >>> bool((more.distance("linf") <= result.distance("linf"))[result.success].all())
         True
     """
@@ -56,33 +55,60 @@ class RayS(Asking):
     max_queries: int = number(10_000, at_least=1, integer=True)
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
-        flat, features = images.flatten(1), images[0].numel()
-        low, high = self.bounds
-        tolerance = _TOLERANCE * (high - low) / features**0.5
-        signs, radius = torch.ones_like(flat), flat.new_full((len(flat),), high - low)
-        fooled = torch.zeros_like(heights, dtype=torch.bool)
+        rays = _Rays(images, self.bounds)
+        rows = torch.arange(len(images), device=images.device)
+        for _ in range(ask.limit):  # a query for each image, whether it tries a flip or halves a radius
+            rays.see(ask.fools(rays.corners(rays.radius, rays.tried), rows))
+        return rays.found()
 
-        def corners(rows: Tensor, radii: Tensor, signs: Tensor) -> Tensor:
-            moved = flat[rows] + column(radii, signs) * signs
-            return moved.clamp_(low, high).view(-1, *images.shape[1:])
 
-        rows, size, begin = torch.arange(len(images), device=images.device), features, 0
-        while len(rows := rows[ask.left[rows] > 0]):
-            tried = signs[rows]
-            tried[:, begin : begin + size] *= -1
-            better = ask.fools(corners(rows, radius[rows], tried), rows).nonzero().squeeze(1)
-            won, tried = rows[better], tried[better]
-            radius[won] = bisected(
-                ask,
-                won,
-                lambda places, radii, won=won, tried=tried: corners(won[places], radii, tried[places]),  # type: ignore[misc]
-                torch.zeros_like(radius[won]),
-                radius[won],
-                tolerance,
-            )
-            signs[won], fooled[won] = tried, True
-            begin += size
-            if begin >= features:
-                size, begin = -(-size // 2), 0
-        everything = torch.arange(len(images), device=images.device)
-        return corners(everything, radius, signs).where(column(fooled, images), images)
+class _Rays:
+    """Where each image is in the search.
+
+    Attributes:
+        tried: (n, D), the signs that are asked about.
+        radius: (n,), how far along them.
+    """
+
+    def __init__(self, images: Tensor, bounds: tuple[float, float]) -> None:
+        self.images, self.bounds = images, bounds
+        flat = images.flatten(1)
+        widest = bounds[1] - bounds[0]
+        self._tolerance = _TOLERANCE * widest / flat.shape[1] ** 0.5
+        self._best, self._smallest = torch.ones_like(flat), flat.new_full((len(flat),), widest)
+        self._features = torch.arange(flat.shape[1], device=flat.device)
+        self._size = torch.full((len(flat),), flat.shape[1], device=flat.device)  # of the block that is flipped
+        self._begin = torch.zeros_like(self._size)
+        self._low = torch.zeros_like(self._smallest)
+        self._halving = torch.zeros_like(self._smallest, dtype=torch.bool)  # or else trying a flip
+        self._fooled = self._halving
+        self.tried, self.radius = -self._best, self._smallest
+
+    def corners(self, radius: Tensor, signs: Tensor) -> Tensor:
+        """The images (n, ...) so far, (n,), along signs (n, D), within the bounds."""
+        moved = self.images.flatten(1) + column(radius, signs) * signs
+        return moved.clamp_(*self.bounds).view_as(self.images)
+
+    def see(self, fools: Tensor) -> None:
+        """Go on from whether the corners that were asked about fool, bool (n,)."""
+        # What fools is the nearest so far, since nothing further away is asked about.
+        self._best = self.tried.where(column(fools, self.tried), self._best)
+        self._smallest = self.radius.where(fools, self._smallest)
+        self._fooled = self._fooled | fools
+        self._low = self.radius.where(self._halving & ~fools, self._low)
+        self._halving = (self._halving | fools) & (self._smallest - self._low > self._tolerance)
+
+        self._begin = self._begin.where(self._halving, self._begin + self._size)
+        ended = self._begin >= len(self._features)
+        self._size = self._size.where(~ended, (self._size + 1) // 2)
+        self._begin = self._begin.where(~ended, 0)
+        self._low = self._low.where(self._halving, 0)
+        self.radius = ((self._low + self._smallest) / 2).where(self._halving, self._smallest)
+        begin, features = self._begin[:, None], self._features
+        flipped = (features >= begin) & (features < begin + self._size[:, None]) & ~self._halving[:, None]
+        self.tried = torch.where(flipped, -self._best, self._best)
+
+    def found(self) -> Tensor:
+        """The nearest that fools, (n, ...), or the image."""
+        nearest = self.corners(self._smallest, self._best)
+        return nearest.where(column(self._fooled, nearest), self.images)

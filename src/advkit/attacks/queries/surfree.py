@@ -63,8 +63,8 @@ class SurFree(Starting):
         InputError: a number is out of its range; see `Attack` for the rest.
 
     Examples:
-        >>> result = advkit.SurFree(model, max_queries=500).run(images, labels)
-        >>> bool(result.success.all()), bool((result.queries <= 500).all())
+        >>> result = advkit.SurFree(model, max_queries=150).run(images, labels)
+        >>> bool(result.success.all()), bool((result.queries <= 150).all())
         (True, True)
     """
 
