@@ -47,7 +47,7 @@ class SurFree(Starting):
         max_queries: how many forwards may be spent on an image, at least 1.
         theta_max: the angle that is tried first, in degrees, greater than 0 and at most 90.
         n_ortho: how many of the directions before a new one is at right angles to, at least 1. That many are kept for
-            each image, no more than half as many as there are waves.
+            each image, no more than an eighth of the waves.
         rho: what the angle is multiplied by where a direction does not help, greater than 0 and at most 1.
         frequencies: the share of the waves that directions consist of, the lowest; greater than 0 and at most 1.
         bs_gamma: how closely bisection finds the angle, as a share of it, greater than 0.
@@ -87,8 +87,8 @@ class SurFree(Starting):
         nearest.note(rows, x)
         waves = _Waves.of(images[rows], self.frequencies, self.bounds)
         widest = x.new_full((len(x),), math.radians(self.theta_max))
-        kept_directions = max(1, min(self.n_ortho, ask.limit, waves.count // 2))  # of all there would be no other left
-        past = x.new_zeros(len(x), kept_directions, images[0].numel())
+        remembered = max(1, min(self.n_ortho, ask.limit, waves.count // 8))  # at right angles to all nothing is left
+        past = x.new_zeros(len(x), remembered, images[0].numel())
         for turn in range(ask.limit):
             kept = (ask.left[rows] > 0).nonzero().squeeze(1)
             if len(kept) < len(rows):
