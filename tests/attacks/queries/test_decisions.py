@@ -33,7 +33,7 @@ def make(name: str, model: Any, **settings: Any) -> Any:
     [
         ("HopSkipJump", "l2", 700, 1.15),
         ("HopSkipJump", "linf", 700, 1.3),
-        ("Boundary", "l2", 400, 1.15),
+        ("Boundary", "l2", 500, 1.2),
         ("RayS", "linf", 300, 1.05),
         ("SurFree", "l2", 300, 1.4),
     ],
