@@ -52,7 +52,7 @@ class Recorder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, K) of candidates (n, ...)."""
         with torch.no_grad():
-            logits = torch.cat([self.model(part) for part in x.split(64)])
+            logits = torch.cat([self.model(part) for part in x.to(self.images).split(64)])  # ART's are doubles
         distances = self.norm.distance(x.detach(), self.images).where(logits.argmax(1) != self.labels, torch.inf)
         for distance in distances.split(1):
             self.asked += 1
