@@ -307,9 +307,14 @@ class Attack(ABC):
         return other
 
     def _per_row(self) -> dict[str, Tensor]:
-        """The hyperparameters that are given for each image, (N,); see `hyperparameters.per_image`."""
+        """The hyperparameters that are given for each image, (N,) or (N, ...); see `hyperparameters.per_image`."""
         values = {name: getattr(self, name) for name in hyperparameters.per_image(type(self))}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 1}
+        whole = hyperparameters.whole_images(type(self))
+        return {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, Tensor) and (value.ndim == 1 or name in whole)
+        }
 
     def _of_rows(self, index: Tensor, images: Tensor) -> Self:
         """The same attack for some of the images of its batch, which are (N, ...): those of the places int64 (n,)."""

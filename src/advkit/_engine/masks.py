@@ -92,6 +92,10 @@ class Frame:
         """The free pixels: (n, d)."""
         return self.images.flatten(1).gather(1, self.place)
 
+    def cut(self, values: Tensor) -> Tensor:
+        """The free pixels (n, d) of other images (n, ...); numbers (n,) as they are."""
+        return values if values.ndim == 1 else values.flatten(1).gather(1, self.place)
+
     def whole(self, vectors: Tensor, index: Tensor | None = None) -> Tensor:
         """Images (m, ...) with these free pixels (m, d), of the places ``index``, int64 (m,): differentiable."""
         some = self if index is None else self.rows(index)

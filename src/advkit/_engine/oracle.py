@@ -57,6 +57,7 @@ class Oracle:
         loss: what the heights are, as `advkit.losses.get` takes it.
         bounds: the lowest and the highest value of a pixel; candidates are clipped to them.
         free: bool (N, ...), the pixels that may move, as those of candidates outside do not; None for all.
+        batch_size: how many images the model is given at a time at most; None for as many as suit the device.
 
     Attributes:
         limit: how many forwards may be spent on an image.
@@ -83,6 +84,7 @@ class Oracle:
         loss: str | Loss = "ce",
         bounds: tuple[float, float] = (0.0, 1.0),
         free: Tensor | None = None,
+        batch_size: int | None = None,
     ) -> None:
         self.limit = self._most = limit
         self._keeps = aim == "budget" or limit < NO_LIMIT
@@ -101,6 +103,8 @@ class Oracle:
         on_cpu = images.device.type == "cpu"
         self._rows = 64 if on_cpu else max(64, min(1024, 2**22 // images[0].numel()))
         self._even = 8 if on_cpu else 1
+        if batch_size is not None:
+            self._rows, self._even = batch_size, 1
 
     def __call__(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
         """The heights (m,) of m candidates, which are made and asked about a full batch at a time.
@@ -151,6 +155,19 @@ class Oracle:
             lambda logits, goal: goal.climbed(self._loss, logits), torch.nan, candidates, index, *parameters
         )
 
+    def fools(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
+        """Whether each of m candidates fools, bool (m,), given as in a call; False for those that are passed over.
+
+        One that does so by no more than rounding undoes in a batch of another size does not count: a search that ends
+        up at the boundary would otherwise end in a draw.
+        """
+        return self._ask(lambda logits, goal: goal.clearly(logits), False, candidates, index, *parameters)
+
+    @property
+    def left(self) -> Tensor:
+        """The forwards that may still be spent on each image: int64 (n,)."""
+        return self._most - self.queries
+
     @property
     def queries(self) -> Tensor:
         """The forwards spent on each image so far: int64 (n,)."""
@@ -184,7 +201,7 @@ class Oracle:
     def _ask(
         self,
         read: _Reading,
-        missing: float,
+        missing: float | bool,
         candidates: Tensor | Callable[..., Tensor],
         index: Tensor,
         *parameters: Tensor,

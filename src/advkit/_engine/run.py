@@ -93,7 +93,7 @@ class _Job:
     Attributes:
         pixels: (N, ...).
         goal: of the N images.
-        values: hyperparameters with a value for each image, (N,), by name.
+        values: hyperparameters with a value for each image, (N,) or (N, ...), by name.
         free: bool (N, ...), the pixels that may move; None for all.
         frame: what is around ``pixels`` that are vectors; None where they are whole.
     """
@@ -226,7 +226,8 @@ def _among_free(attack: Attack, job: _Job, model: Classifier) -> Tensor:
     found, spent, told = job.pixels.clone(), torch.zeros_like(job.goal.classes), list(model.ledger)
     for rows, frame in Frame.around(job.pixels, job.free):
         model.ledger.clear()
-        vectors = replace(job.rows(rows), pixels=frame.vectors(), free=None, frame=frame)
+        values = {name: frame.cut(value[rows]) for name, value in job.values.items()}
+        vectors = replace(job.rows(rows), pixels=frame.vectors(), values=values, free=None, frame=frame)
         found[rows] = frame.whole(_searched(attack, vectors, model))
         if model.ledger:
             spent[rows] = torch.cat(model.ledger)

@@ -17,7 +17,7 @@ from advkit.attack import Aim, Attack
 from advkit.attacks.minimal.trust_region import Rule, rule
 from advkit.errors import InputError
 from advkit.goals import Goal
-from advkit.hyperparameters import OneForAll, declared, number
+from advkit.hyperparameters import ImageEach, declared, number
 from advkit.norms import L2, Norm, column
 
 __all__ = ["BrendelBethge"]
@@ -101,7 +101,7 @@ class BrendelBethge(Attack):
 
     norm: str | Norm = hyperparameters.norm("l2", "l0", "l1", "linf")
     steps: int = number(1000, at_least=1, integer=True)
-    starting_points: Tensor | None = declared(None, OneForAll(optional=True))
+    starting_points: Tensor | None = declared(None, ImageEach(optional=True))
     _: KW_ONLY
     overshoot: float = number(1.1, at_least=1, at_most=2)
     lr: float = number(1e-3, above=0)
@@ -109,11 +109,6 @@ class BrendelBethge(Attack):
     lr_num_decay: int = number(20, at_least=1, integer=True)
     momentum: float = number(0.8, at_least=0, at_most=0.999)
     binary_search_steps: int = number(10, at_least=0, integer=True)
-
-    def _per_row(self) -> dict[str, Tensor]:
-        """Also the starting points, which are cut to the rows at hand."""
-        given = {} if self.starting_points is None else {"starting_points": self.starting_points}
-        return super()._per_row() | given
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         with torch.no_grad():
