@@ -1,6 +1,7 @@
 """Blur."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ class Blur(Mildest):
         >>> bool(result.success.any()), bool((result.images.std((1, 2, 3)) <= images.std((1, 2, 3))).all())
         (True, True)
     """
+
+    spatial: ClassVar[bool] = True
 
     max_sigma: float = number(0.5, above=0, at_most=1)
 

@@ -59,6 +59,7 @@ class Spatial(BlackBox):
 
     access: ClassVar[Access] = "decisions"
     aim: ClassVar[Aim] = "budget"
+    spatial: ClassVar[bool] = True
 
     max_rotation: float = number(30.0, at_least=0, at_most=180)
     max_translation: float = number(0.1, at_least=0, at_most=1)
