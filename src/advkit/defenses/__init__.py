@@ -7,10 +7,15 @@ it, each in a file of its own; `stack` puts them together.
 from advkit.defenses.base import Defense, InputTransformation
 from advkit.defenses.stack import Stack
 from advkit.defenses.training.adversarial_training import AdversarialTraining
+from advkit.defenses.training.awp import AWP
 from advkit.defenses.training.base import TrainingDefense
 from advkit.defenses.training.distillation import DefensiveDistillation
 from advkit.defenses.training.ensemble_training import EnsembleAdversarialTraining
 from advkit.defenses.training.epoch import Epoch
+from advkit.defenses.training.fast import FastTraining
+from advkit.defenses.training.free import FreeTraining
+from advkit.defenses.training.mart import MART
+from advkit.defenses.training.trades import TRADES
 from advkit.defenses.wrapping.bit_depth import BitDepthReduction
 from advkit.defenses.wrapping.crop_rescale import RandomCropRescale
 from advkit.defenses.wrapping.feature_smoothing import FeatureSmoothing
@@ -21,13 +26,18 @@ from advkit.defenses.wrapping.quilting import ImageQuilting
 from advkit.defenses.wrapping.total_variance import TotalVarianceMinimization
 
 __all__ = [
+    "AWP",
+    "MART",
+    "TRADES",
     "AdversarialTraining",
     "BitDepthReduction",
     "Defense",
     "DefensiveDistillation",
     "EnsembleAdversarialTraining",
     "Epoch",
+    "FastTraining",
     "FeatureSmoothing",
+    "FreeTraining",
     "GradientMasking",
     "ImageQuilting",
     "InputTransformation",
