@@ -71,16 +71,9 @@ class FastTraining(AdversarialRecipe):
         super().__init__()
         check_number("eps", eps, at_least=0)
         check_number("grad_align", grad_align, at_least=0)
-        self.grad_align = grad_align
-        self.attack = NoisyStep(
-            nn.Identity(),
-            eps,
-            (1.25 * eps or 1.0) if alpha is None else alpha,
-            eps if noise is None else noise,
-            clipped,
-            bounds=bounds,
-            generator=generator,
-        )
+        self.eps, self.alpha = eps, (1.25 * eps or 1.0) if alpha is None else alpha
+        self.noise, self.clipped, self.grad_align = eps if noise is None else noise, clipped, grad_align
+        self.attack = NoisyStep(nn.Identity(), eps, self.alpha, self.noise, clipped, bounds=bounds, generator=generator)
         if guard is not None and not isinstance(guard, Guard):
             guard = Guard(PGD(nn.Identity(), eps=eps, steps=5, bounds=bounds, generator=generator), guard)
         self.guard = guard
@@ -99,10 +92,6 @@ class FastTraining(AdversarialRecipe):
         """
         settings = {"alpha": eps or None, "noise": 2 * eps, "clipped": False, **rest}
         return cls(eps, guard=guard, **settings)  # type: ignore[arg-type]  # as they are above
-
-    def __repr__(self) -> str:
-        align = f", grad_align={self.grad_align:g}" if self.grad_align else ""
-        return f"{type(self).__name__}({self.attack}{align}, guard={self.guard and self.guard.fall})"
 
     def generators(self) -> list[torch.Generator | None]:
         """That of the start."""

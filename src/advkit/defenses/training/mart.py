@@ -60,11 +60,8 @@ class MART(AdversarialRecipe):
     ) -> None:
         super().__init__()
         check_number("beta", beta, at_least=0)
-        self.beta = beta
+        self.beta, self.eps, self.alpha, self.steps = beta, eps, alpha, steps
         self.attack = NearbyPGD(nn.Identity(), eps, alpha, steps, climbs="ce", bounds=bounds, generator=generator)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(beta={self.beta:g}, attack={self.attack})"
 
     def generators(self) -> list[torch.Generator | None]:
         """That of the start."""
