@@ -1,41 +1,46 @@
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "training_table.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(folder: Path, *more: str) -> str:
-    command = [sys.executable, str(SCRIPT), "--data", "images.npz", "--folder", "out", "--tiny", *more]
-    done = subprocess.run([*command, "--recipes", "awp,free"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module("training_table")
 
 
-def test_the_rehearsal_measures_each_cell_once(tmp_path: Path) -> None:
+def test_the_rehearsal_measures_each_cell_once(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     draw = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 128), ("test", 8)):
         arrays[f"y_{split}"] = draw.integers(2, size=count)
         arrays[f"x_{split}"] = draw.integers(256, size=(count, 8, 8, 3)).astype(np.uint8)
     np.savez(tmp_path / "images.npz", **arrays)
-    first = run(tmp_path, "--part", "0/2")
-    assert first.count(".json {") == 1
-    second = run(tmp_path)
-    assert second.count(".json {") == 1
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for part in ("0/2", "0/1"):
+        options = f"--data images.npz --folder out --tiny --recipes awp,free --part {part}"
+        monkeypatch.setattr(sys, "argv", ["training_table.py", *options.split()])
+        script.main()
+        said.append(capsys.readouterr().out)
+    assert [text.count(".json {") for text in said] == [1, 1]
     cells = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").iterdir()}
     assert sorted(cells) == ["Free-0", "PGD+AWP-0"]
     for cell in cells.values():
         assert (cell["epochs"], cell["forwards"], cell["backwards"]) in {(2, 512, 512), (2, 768, 768)}
         assert all(0 <= cell[which]["robust"] <= cell[which]["clean"] <= 1 for which in ("last", "averaged"))
-    assert second.count("\n| ") == 4
+    assert said[1].count("\n| ") == 4
 
 
 class Answers(nn.Module):
@@ -56,10 +61,9 @@ class Answers(nn.Module):
         self.backwards += 1
 
 
-def test_compute_is_counted_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+def test_compute_is_counted_as_it_is(script: ModuleType) -> None:
     batch = (torch.full((2, 4), 0.5), torch.tensor([0, 1]))
-    for name, row in importlib.import_module("training_table").rows(steps=3, replays=4).items():
+    for name, row in script.rows(steps=3, replays=4).items():
         model, defense = Answers(), row.make()
         defense.guard = None
         defense.fit(model, [batch], torch.optim.SGD(model.parameters(), 0.1), 1)
