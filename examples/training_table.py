@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--data", metavar="FILE.npz", help="uint8 x_train, x_test (N, H, W, C); y_train, y_test")
     parser.add_argument("--folder", type=Path, default=Path("training_table"), help="for cells (%(default)s)")
     parser.add_argument(
-        "--passes", type=int, default=1_600_000, help="a training's forwards, of an image (%(default)s)"
+        "--passes", type=int, default=1_400_000, help="a training's forwards, of an image (%(default)s)"
     )
     parser.add_argument("--epochs", type=int, default=10, help="in how many parts, each saved (%(default)s)")
     parser.add_argument("--steps", type=int, default=7, help="of the attacks of many steps (%(default)s)")
