@@ -10,10 +10,15 @@ from advkit.defenses.certifying.ibp_training import IBPTraining
 from advkit.defenses.certifying.randomized_smoothing import RandomizedSmoothing
 from advkit.defenses.stack import Stack
 from advkit.defenses.training.adversarial_training import AdversarialTraining
+from advkit.defenses.training.awp import AWP
 from advkit.defenses.training.base import TrainingDefense
 from advkit.defenses.training.distillation import DefensiveDistillation
 from advkit.defenses.training.ensemble_training import EnsembleAdversarialTraining
 from advkit.defenses.training.epoch import Epoch
+from advkit.defenses.training.fast import FastTraining
+from advkit.defenses.training.free import FreeTraining
+from advkit.defenses.training.mart import MART
+from advkit.defenses.training.trades import TRADES
 from advkit.defenses.wrapping.bit_depth import BitDepthReduction
 from advkit.defenses.wrapping.crop_rescale import RandomCropRescale
 from advkit.defenses.wrapping.feature_smoothing import FeatureSmoothing
@@ -24,6 +29,9 @@ from advkit.defenses.wrapping.quilting import ImageQuilting
 from advkit.defenses.wrapping.total_variance import TotalVarianceMinimization
 
 __all__ = [
+    "AWP",
+    "MART",
+    "TRADES",
     "AdversarialTraining",
     "BitDepthReduction",
     "Certificates",
@@ -31,7 +39,9 @@ __all__ = [
     "DefensiveDistillation",
     "EnsembleAdversarialTraining",
     "Epoch",
+    "FastTraining",
     "FeatureSmoothing",
+    "FreeTraining",
     "GradientMasking",
     "IBPTraining",
     "ImageQuilting",
