@@ -139,7 +139,8 @@ def security_curve(
 
     Raises:
         InputError: a budget is negative or missing, there are no images, the attack's own ``eps`` is no positive
-            number, or ``norm`` is not that of its budget, or is missing for an attack that names none; see `Attack` for the rest.
+            number, or ``norm`` is not that of its budget, or is missing for an attack that names none; see `Attack` for
+            the rest.
 
     Examples:
         >>> budgets = [0, 1 / 255, 16 / 255]

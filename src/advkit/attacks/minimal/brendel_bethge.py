@@ -210,10 +210,10 @@ class BrendelBethge(Attack):
 
     def _led(self, start: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         """Where gradients lead to from there, (n, ...), and whether that is adversarial: bool (n,)."""
-        length = 0.02 * (self.bounds[1] - self.bounds[0]) * start[0].numel() ** 0.5
+        length = float(0.02 * (self.bounds[1] - self.bounds[0]) * start[0].numel() ** 0.5)
 
         def step(rows: Seeking, look: Look) -> Tensor:
-            return (look.x + length * L2.steepest(look.gradient)).clamp(*self.bounds)
+            return (look.x + L2.steepest(look.gradient) * length).clamp(*self.bounds)
 
         rows = Seeking(start, goal)
         found = iterate(self.classifier, rows, step, steps=_LED, loss="margin", keep=HighestLoss(start))
