@@ -13,6 +13,7 @@ from advkit._base.scale import magnitude, power_of_two
 from advkit._engine.iterate import iterate
 from advkit._engine.keeps import HighestLoss, Smallest
 from advkit._engine.looks import Look, Seeking
+from advkit._engine.rows import Rows
 from advkit.attack import Aim, Attack
 from advkit.attacks.minimal.trust_region import Rule, rule
 from advkit.errors import InputError
@@ -24,7 +25,21 @@ __all__ = ["BrendelBethge"]
 
 _GRAINS = (1, 2, 4, 8)  # pixels along a side of what noise is made of, in turn
 _DRAWS = 12  # of noise, until it fools
+_LEAST = 16 * torch.finfo(torch.float32).eps  # of the logits: a margin that rounding to 32 bits leaves
 _LED = 40  # steps along gradients where no noise does
+
+
+def _edge(look: Look) -> Tensor:
+    """The margin that an answer must have, (n,): images of 32 bits may be all that is left of ones in 64."""
+    return look.edge.maximum(_LEAST * magnitude(look.logits, look.goal.classes))
+
+
+class _Beyond(Smallest):
+    """The closest place that is beyond the boundary by that: walks stand as near to it as they can."""
+
+    def value(self, rows: Rows, look: Look) -> Tensor:
+        size = self.norm.distance(look.x, self.originals[rows.index])
+        return size.where(look.success & (look.goal.margin(look.logits) < -_edge(look)), torch.inf)
 
 
 @dataclass
@@ -121,9 +136,9 @@ class BrendelBethge(Attack):
         if not len(place):
             return images
         far, originals, goal = far[place], images[place], goal.rows(place)
-        kept = Smallest(originals, norm)
+        kept = _Beyond(originals, norm)
         start = self._boundary(solver, originals, far, goal)
-        unit = power_of_two(magnitude(logits[place], goal.classes))
+        unit = power_of_two(magnitude(logits[place], goal.classes)).to(images.dtype)
         rows = _Follower(start, goal, originals, unit)
 
         def step(rows: _Follower, look: Look) -> Tensor:
@@ -134,7 +149,7 @@ class BrendelBethge(Attack):
 
     def _step(self, solver: Rule, rows: _Follower, look: Look) -> Tensor:
         """The closest point to the image in the trust region that is beyond the boundary: (n, ...)."""
-        margin, edge = -look.loss / rows.unit, 2 * look.edge / rows.unit
+        margin, edge = ((each / rows.unit).to(look.x.dtype) for each in (-look.loss, 2 * _edge(look)))
         slope = -look.gradient / column(rows.unit, look.x)
         keeps = self.momentum if look.step else 0
         rows.slope = torch.lerp(slope, rows.slope, keeps)
@@ -142,7 +157,7 @@ class BrendelBethge(Attack):
         extent = (self.bounds[1] - self.bounds[0]) * look.x[0].numel()
         radius = self.lr * self.lr_decay ** ((look.step + 2) // interval) * extent
         gap = margin * torch.where(margin > 0, self.overshoot, 2 - self.overshoot) + edge
-        gap = gap.where(gap.isfinite(), 0).to(look.x.dtype)
+        gap = gap.where(gap.isfinite(), 0)
         return solver.step(look.x, rows.originals, rows.slope, gap, torch.full_like(gap, radius))
 
     def _boundary(self, solver: Rule, originals: Tensor, far: Tensor, goal: Goal) -> Tensor:
@@ -190,11 +205,10 @@ class BrendelBethge(Attack):
 
     def _led(self, start: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         """Where gradients lead to from there, (n, ...), and whether that is adversarial: bool (n,)."""
-        length = 0.02 * (self.bounds[1] - self.bounds[0]) * start[0].numel() ** 0.5
+        length = float(0.02 * (self.bounds[1] - self.bounds[0]) * start[0].numel() ** 0.5)
 
         def step(rows: Seeking, look: Look) -> Tensor:
-            moved: Tensor = look.x + length * L2.steepest(look.gradient)
-            return moved.clamp(*self.bounds)
+            return (look.x + L2.steepest(look.gradient) * length).clamp(*self.bounds)
 
         rows = Seeking(start, goal)
         found = iterate(self.classifier, rows, step, steps=_LED, loss="margin", keep=HighestLoss(start))
