@@ -49,7 +49,7 @@ def test_any_channels_and_any_height_and_width(case: Case, shape: tuple[int, ...
     images, labels = easy_images(easy, shape=shape)
     result = case.make(easy).run(images, labels)
     judge(case, result, images, labels, model=easy)
-    assert result.success.any()
+    assert result.success.any() or not case.fools
 
 
 @each_variant()

@@ -1,6 +1,6 @@
 """The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
 
-from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, MultiTargeted, SparseL1Descent
+from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, TPGD, Jitter, MultiTargeted, SparseL1Descent
 from advkit.attacks.combined import AutoAttack, Restarts, WorstOf
 from advkit.attacks.minimal import (
     CW,
@@ -14,6 +14,7 @@ from advkit.attacks.minimal import (
     DeepFool,
     Minimal,
     SigmaZero,
+    SparseFool,
     SuperDeepFool,
 )
 from advkit.attacks.queries import NES, SPSA, OnePixel, PixelSwap, Pixle, SimBA, Square
@@ -21,6 +22,7 @@ from advkit.attacks.transfer import (
     BSR,
     DIFGSM,
     GRA,
+    LGV,
     NIFGSM,
     PGN,
     PIFGSM,
@@ -48,6 +50,7 @@ __all__ = [
     "GRA",
     "IFGSM",
     "JSMA",
+    "LGV",
     "MIFGSM",
     "NES",
     "NIFGSM",
@@ -62,10 +65,12 @@ __all__ = [
     "SPSA",
     "SSA",
     "TIFGSM",
+    "TPGD",
     "VMIFGSM",
     "VNIFGSM",
     "AutoAttack",
     "DeepFool",
+    "Jitter",
     "Minimal",
     "MultiTargeted",
     "OnePixel",
@@ -74,6 +79,7 @@ __all__ = [
     "Restarts",
     "SigmaZero",
     "SimBA",
+    "SparseFool",
     "SparseL1Descent",
     "Square",
     "SuperDeepFool",
