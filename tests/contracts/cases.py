@@ -32,8 +32,9 @@ class Case:
         deterministic: draws no random numbers. The others are given a seeded generator.
         targetable: takes ``targets``.
         per_row: hyperparameters that may be tensors of shape (N,).
-        fools: the least share of easy images that it must fool; 0 for one that may as well go the other way. None, for attacks that show a model other pictures
-            than these: to one whose pixels have no neighbours they say nothing.
+        fools: the least share of easy images that it must fool; 0 for one that may as well go the other way. None, for
+            attacks that show a model other pictures than these: to one whose pixels have no neighbours they say
+            nothing.
         one_way: only raises features, or only lowers them.
         variant: of another case, whose loop or parts it shares: it is held to what a search may break, and not once
             more to what is done around searches.

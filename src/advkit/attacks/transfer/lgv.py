@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
@@ -58,7 +58,7 @@ def along_sgd(
     """
     if not isinstance(model, nn.Module) or not list(model.parameters()):
         raise InputError(f"the models along SGD are of an nn.Module with parameters; got {type(model).__name__}")
-    batches = len(loader) if hasattr(loader, "__len__") else 0
+    batches = len(loader) if isinstance(loader, Sized) else 0
     if batches < models_per_epoch:
         raise InputError(
             f"loader must be a DataLoader, or a list of batches, of at least models_per_epoch={models_per_epoch} "
@@ -104,7 +104,7 @@ class InTurn(Ensemble):
     def __init__(self, models: Iterable[Model], at_once: int = 1, generator: torch.Generator | None = None) -> None:
         super().__init__(models)
         self.at_once = min(at_once, len(self.models))
-        order = range(len(self.models))
+        order = list(range(len(self.models)))
         if self.at_once < len(self.models):  # or there is nothing to draw
             device = "cpu" if generator is None else generator.device
             order = torch.randperm(len(self.models), generator=generator, device=device).tolist()
