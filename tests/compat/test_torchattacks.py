@@ -3,7 +3,6 @@
 import inspect
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,9 @@ WITHIN = {"eps": 8 / 255, "max_epsilon": 16 / 255}  # the defaults, in Linf
 
 
 @pytest.fixture(autouse=True)
-def said_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def said_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """The warning that is said once has been said."""
     monkeypatch.setattr(base, "_said", True)
-    yield
 
 
 def make(name: str, model: nn.Module, loader: Any = (), **settings: Any) -> Any:

@@ -1,5 +1,7 @@
 """Jitter against autograd, of the loss as it is written down."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,7 +42,7 @@ def test_what_comes_back_is_the_closest_that_fooled() -> None:
     model, images = smooth_net(), dyadic_images(8)
     labels = model(images).argmax(1)
     runs = [advkit.Jitter(model, 0.5, 0.05, steps, 10.0, 0.0, False).run(images, labels) for steps in range(1, 13)]
-    for before, after in zip(runs, runs[1:], strict=False):
+    for before, after in pairwise(runs):
         assert (after.success | ~before.success).all()
         both = before.success & after.success
         assert (after.distance("linf") <= before.distance("linf") + 1e-12)[both].all()
