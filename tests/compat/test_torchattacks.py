@@ -206,6 +206,10 @@ def test_lgv_saves_and_loads_its_models(tmp_path: Path) -> None:
     assert all(each.equal(before[name]) for name, each in model.state_dict().items())
     other = torchattacks.LGV(model, loader, verbose=False, n_grad=-1, eps=4 / 255)
     other.load_models(attack.list_models)
+    normalised = torchattacks.LGV(model, loader, epochs=1, nb_models_epoch=1, verbose=False, eps=4 / 255)
+    normalised.set_normalization_used([0.5] * 3, [0.5] * 3)
+    assert 0 < (normalised(2 * images - 1, labels) - (2 * images - 1)).abs().max() <= 8 / 255 + 1e-6
+    assert type(normalised.list_models[0]) is type(model)
     for each in (attack, other):
         each.set_mode_targeted_by_label(quiet=True)
         assert 0 < (each(images, (labels + 1) % 4) - images).abs().max() <= 4 / 255 + 1e-6
