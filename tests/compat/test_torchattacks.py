@@ -118,6 +118,8 @@ def test_normalised_images_come_back_normalised() -> None:
     assert changed.abs().max() <= 8 / 255 + 1e-5
     with pytest.raises(InputError, match="images lie in"):
         torchattacks.PGD(net)(images, labels)
+    net.to(memory_format=torch.channels_last)
+    assert torchattacks.PGDL2(net)(pixels, labels).is_contiguous()
 
 
 def test_modes_aim_where_they_say(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,8 @@ class Made(Attack):
         elif labels is None:
             labels = self.get_output_with_eval_nograd(images).argmax(1)
         numbers = {name: getattr(self, name) for name in self._numbers}
-        return self.made(self.on_pixels, **numbers)(images, labels.to(images.device), targets=targets)
+        found = self.made(self.on_pixels, **numbers)(images, labels.to(images.device), targets=targets)
+        return found.contiguous()  # for who takes a view of it: a model in channels last leaves its layout on it
 
 
 def row(made: Row, modes: tuple[str, ...] = ("default", "targeted")) -> type[Made]:
