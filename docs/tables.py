@@ -22,7 +22,7 @@ def listed() -> list[type[Attack]]:
     """The attacks, family by family, and in each in the order in which its package imports them."""
     families = [attacks.budget, attacks.minimal, attacks.transfer, attacks.queries, attacks.fitted, attacks.combined]
     public = [vars(family)[name] for family in families for name in vars(family) if name in family.__all__]
-    found = [each for each in public if issubclass(each, Attack)]  # and not the parts of some
+    found = [each for each in public if isinstance(each, type) and issubclass(each, Attack)]  # no parts
     assert sorted(attack.__name__ for attack in found) == sorted(attacks.__all__)
     return found
 

@@ -36,8 +36,9 @@ class Case:
         deterministic: draws no random numbers. The others are given a seeded generator.
         targetable: takes ``targets``.
         per_row: hyperparameters that may be tensors of shape (N,).
-        fools: the least share of easy images that it must fool. None, for attacks that show a model other pictures
-            than these: to one whose pixels have no neighbours they say nothing.
+        fools: the least share of easy images that it must fool; 0 for one that may as well go the other way. None, for
+            attacks that show a model other pictures than these: to one whose pixels have no neighbours they say
+            nothing.
         one_way: only raises features, or only lowers them.
         variant: of another case, whose loop or parts it shares: it is held to what a search may break, and not once
             more to what is done around searches.
@@ -185,6 +186,17 @@ CASES = [
         norm="l2",
         budget=2.0,
         per_row=("eps", "alpha"),
+    ),
+    Case("TPGD", advkit.TPGD, LINF, budget=0.1, deterministic=False, per_row=("eps", "alpha"), fools=0.0, variant=True),
+    Case(
+        "Jitter",
+        advkit.Jitter,
+        {**LINF, "std": 0.001, "scale": 1.0},
+        budget=0.1,
+        deterministic=False,
+        per_row=("eps", "alpha"),
+        fools=0.7,
+        variant=True,
     ),
     Case("MultiTargeted", advkit.MultiTargeted, {"eps": 0.1, "steps": 5, "restarts": 1}, budget=0.1, per_row=("eps",)),
     Case(
@@ -402,6 +414,7 @@ CASES = [
         advkit.DeepFool,
         {"steps": 20, "norm": "linf"},
     ),
+    Case("SparseFool", advkit.SparseFool, {"steps": 5}, norm="l0", variant=True),
     Case(
         "CW",
         advkit.CW,
@@ -470,6 +483,7 @@ CASES = [
         fools=0.5,
         variant=True,
     ),
+    Case("LGV", advkit.LGV, {**LINF, "epochs": 0}, budget=0.1, per_row=("eps", "alpha"), variant=True),
     Case("GRA", advkit.GRA, {**LINF, "samples": 2}, budget=0.1, deterministic=False, variant=True),
     Case("PGN", advkit.PGN, {**LINF, "samples": 2}, budget=0.1, deterministic=False, elsewhere=True),
     Case("SSA", advkit.SSA, {**LINF, "copies": 2}, budget=0.1, deterministic=False, spatial=True, elsewhere=True),

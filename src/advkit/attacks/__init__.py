@@ -1,6 +1,6 @@
 """The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
 
-from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, MultiTargeted, SparseL1Descent
+from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, TPGD, Jitter, MultiTargeted, SparseL1Descent
 from advkit.attacks.combined import AutoAttack, Restarts, WorstOf
 from advkit.attacks.fitted import Patch, Universal
 from advkit.attacks.minimal import (
@@ -16,6 +16,7 @@ from advkit.attacks.minimal import (
     DeepFool,
     Minimal,
     SigmaZero,
+    SparseFool,
     SuperDeepFool,
 )
 from advkit.attacks.queries import (
@@ -39,6 +40,7 @@ from advkit.attacks.transfer import (
     BSR,
     DIFGSM,
     GRA,
+    LGV,
     NIFGSM,
     PGN,
     PIFGSM,
@@ -66,6 +68,7 @@ __all__ = [
     "GRA",
     "IFGSM",
     "JSMA",
+    "LGV",
     "MIFGSM",
     "NES",
     "NIFGSM",
@@ -80,6 +83,7 @@ __all__ = [
     "SPSA",
     "SSA",
     "TIFGSM",
+    "TPGD",
     "VMIFGSM",
     "VNIFGSM",
     "AutoAttack",
@@ -89,6 +93,7 @@ __all__ = [
     "BrendelBethge",
     "DeepFool",
     "HopSkipJump",
+    "Jitter",
     "Minimal",
     "MultiTargeted",
     "Noise",
@@ -100,6 +105,7 @@ __all__ = [
     "Restarts",
     "SigmaZero",
     "SimBA",
+    "SparseFool",
     "SparseL1Descent",
     "Spatial",
     "Square",

@@ -11,6 +11,7 @@ from advkit.attacks.minimal.jsma import JSMA
 from advkit.attacks.minimal.minimal import Minimal
 from advkit.attacks.minimal.pdpgd import PDGD, PDPGD
 from advkit.attacks.minimal.sigma_zero import SigmaZero
+from advkit.attacks.minimal.sparsefool import SparseFool
 from advkit.attacks.minimal.superdeepfool import SuperDeepFool
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "DeepFool",
     "Minimal",
     "SigmaZero",
+    "SparseFool",
     "SuperDeepFool",
 ]
