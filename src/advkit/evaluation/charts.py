@@ -21,18 +21,18 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 34, 12, 10, 36, 400, 250
 
 def strip(clean: float, robust: float, low: float, high: float) -> str:
     """The verdict on a line from 0 to 100 %: the interval, the accuracy under attack, and the one without."""
-    left, width = 10, 620
+    left, width = 12, 416
 
     def at(share: float) -> str:
         return f"{left + width * share:.1f}"
 
     said = f"Robust accuracy {robust:.1%}, 95 % interval {low:.1%} to {high:.1%}; without an attack {clean:.1%}"
     ticks = "".join(
-        f'<text x="{at(share)}" y="50" font-size="13" text-anchor="middle">{100 * share:.0f}</text>'
+        f'<text x="{at(share)}" y="48" font-size="11" text-anchor="middle">{100 * share:.0f}</text>'
         for share in (0, 0.25, 0.5, 0.75, 1)
     )
     return (
-        f'<svg class="strip" viewBox="0 0 640 56" role="img" aria-label="{escape(said)}">'
+        f'<svg class="strip" viewBox="0 0 440 54" role="img" aria-label="{escape(said)}">'
         f'<line x1="{at(0)}" x2="{at(1)}" y1="22" y2="22" stroke="var(--line)" stroke-width="4"/>'
         f'<line x1="{at(low)}" x2="{at(high)}" y1="22" y2="22" stroke="var(--accent)" stroke-opacity=".4" '
         f'stroke-width="12"/>'
@@ -45,7 +45,7 @@ def strip(clean: float, robust: float, low: float, high: float) -> str:
 def bar(share: float, low: float = math.nan, high: float = math.nan, *, color: str = "accent") -> str:
     """A share of 1 as a bar, with its interval as a line, for the eye alone: the number stands beside it."""
     whisker = (
-        f'<line x1="{100 * low:.1f}" x2="{100 * high:.1f}" y1="5" y2="5" stroke="var(--text)" stroke-width="1.6"/>'
+        f'<line x1="{100 * low:.1f}" x2="{100 * high:.1f}" y1="5" y2="5" stroke="var(--text)" stroke-width="2.4"/>'
         if math.isfinite(low) and math.isfinite(high)
         else ""
     )

@@ -64,4 +64,6 @@ def html_number(value: float, style: str, unit: str = "") -> str:
 
 def html_short(value: object) -> str:
     """A hyperparameter as the field writes it, with four digits at most."""
-    return f"{value:.4g}" if isinstance(value, float) and "/" not in short(value) else short(value)
+    if isinstance(value, float) and 0 < value < 1 and abs(255 * value - round(255 * value)) < 1e-3:
+        return f"{round(255 * value)}/255"  # which 32 bits have rounded
+    return f"{value:.4g}" if isinstance(value, float) else short(value)

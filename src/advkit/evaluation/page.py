@@ -90,7 +90,7 @@ def _verdict(report: RobustnessReport, title: str) -> str:
         f'<header>\n<p class="kicker">Robustness report</p>\n<h1>{escape(title)}</h1>\n<div class="verdict">\n'
         f'<p class="number">{html_percent(worst.accuracy)}</p>\n'
         f'<p class="soft">robust accuracy{within}{called}; {html_percent(clean.accuracy)} when nobody attacks</p>\n'
-        f"{drawn}\n{said}\n</div>\n{_flags(report.flags)}\n{_losses(report)}</header>"
+        f"{drawn}\n{_STRIP if drawn else ''}\n{said}\n</div>\n{_flags(report.flags)}\n{_losses(report)}</header>"
     )
 
 
@@ -106,7 +106,7 @@ def _flags(flags: Sequence[Flag]) -> str:
         f"{len(flags)} red flags were raised: the numbers" if len(flags) > 1 else "A red flag was raised: the number"
     )
     items = "".join(
-        f"<li><strong>{escape(flag.name)}.</strong> {escape(str(flag.sentence))}{_source(flag)}</li>" for flag in flags
+        f"<li><strong>{escape(flag.name)}:</strong> {escape(str(flag.sentence))}{_source(flag)}</li>" for flag in flags
     )
     return f'<div class="flags" role="note"><p>{several} may be too high.</p><ul>{items}</ul></div>'
 
@@ -152,8 +152,8 @@ def _attacks(report: RobustnessReport) -> str:
     )
     doubted = " A * marks what a flag puts in doubt." if any("*" in row[1] for row in rows) else ""
     caption = (
-        f"{order} First to fool: images that no attack above had fooled. L2 and Linf are medians over the successes, in "
-        f"units of pixels; passes are forwards and backwards an image, and ms milliseconds an image.{doubted}"
+        f"{order} First to fool: images that no attack above had fooled. L2 and Linf are medians over the successes, "
+        f"in units of pixels; passes are forwards and backwards an image, and ms milliseconds an image.{doubted}"
     )
     more = "".join(f"<p>{escape(sentence)}</p>" for sentence in unbounded(report))
     return html_table(head, rows, caption, total=bool(whole)) + more
@@ -268,7 +268,7 @@ def _classes(report: RobustnessReport, named: Named) -> str:
                 named(index),
                 f"{images:,}",
                 html_percent(good / of) if of else "",
-                Html(bar(share) + escape(html_percent(share))),
+                Html(f"{bar(share)}<b>{html_percent(share)}</b>"),
             )
         )
     more = f" The {_CLASSES} least robust of {len(ranked):,} classes." if len(ranked) > _CLASSES else ""
@@ -311,7 +311,7 @@ def _shares(report: RobustnessReport, share: Share) -> tuple[str, str]:
     if math.isnan(share.accuracy):
         return "-", "-"
     mark = "*" if doubts(report, share) else ""
-    shown = Html(bar(share.accuracy, share.low, share.high) + escape(html_percent(share.accuracy) + mark))
+    shown = Html(f"{bar(share.accuracy, share.low, share.high)}<b>{html_percent(share.accuracy)}{mark}</b>")
     return shown, f"{100 * share.low:.1f} to {100 * share.high:.1f}"
 
 
@@ -348,6 +348,10 @@ def _by_name(
     return {curve.attack: curve for curve in several}
 
 
+_STRIP = (
+    '<p class="soft">The dot is the accuracy under attack, in percent, the bar its 95 % interval, and the upright line '
+    "the accuracy when nobody attacks.</p>"
+)
 _READING = """\
 <p>An attack changes an image so little that a person hardly sees it, and asks what the model then takes
 it for. <strong>Robust accuracy</strong> is the share of images on which the model is right whatever the attacks that
@@ -355,7 +359,7 @@ were tried did within their budget. It can only be too high: an attack that fail
 find more.</p>
 <p>The <strong>budget</strong> says how far an image may be moved. Linf 8/255 changes no value of any pixel by more than
 8 of 255 levels; L2 bounds the length of the whole change, L1 its sum, L0 the number of values that change.</p>
-<p>The <strong>interval</strong> says what the accuracy may be on other images of the same kind (Wilson's, 95 %). It says
-nothing of stronger attacks.</p>
+<p>The <strong>interval</strong> says what the accuracy may be on other images of the same kind (Wilson's, 95 %). It
+says nothing of stronger attacks.</p>
 <p>A <strong>red flag</strong> is a sign that attacks were misled, as where a defense hides its gradient. No flag is no
 proof.</p>"""
