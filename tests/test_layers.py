@@ -17,7 +17,9 @@ LAYERS = [  # each may import from those before it, and from itself
     {"_io", "_data", "transforms", "data"},
     {"defenses"},
     {"evaluation"},
-    {"__init__"},
+    {"_command"},
+    {"cli"},
+    {"__init__", "__main__"},
 ]
 FAMILIES = {"budget", "minimal", "queries", "transfer", "combined"}
 MADE_OF = {("attacks", "combined", "auto_attack")}  # what is made of the attacks of other families, by name

@@ -90,7 +90,7 @@ class Comparison:
         changed = sorted(self.classes.items(), key=lambda one: (-abs(one[1][2] - one[1][1]) / one[1][0], one[0]))
         changed = [one for one in changed if one[1][1] != one[1][2]]
         rows += [
-            _row(f"class {index} ({n} images)", (first / n, second / n))
+            _row(f"class {index} ({n} image{'s' if n > 1 else ''})", (first / n, second / n))
             for index, (n, first, second) in changed[:_CLASSES]
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -187,12 +187,10 @@ def _remarks(first: RobustnessReport, second: RobustnessReport) -> list[str]:
     balls = [dict(report.worst[0].within) if report.worst else {} for report in (first, second)]
     if balls[0] != balls[1]:
         found.append(f"The budgets differ: {_budgets(balls[0])} in the first, {_budgets(balls[1])} in the second.")
-    attacks = [{(one.attack, str(sorted(one.arguments.items()))) for one in each.attacks} for each in (first, second)]
-    if attacks[0] != attacks[1]:
-        found.append(
-            "The attacks differ, so that a model may look better for having been attacked by less: "
-            f"{_names(first)} in the first, {_names(second)} in the second."
-        )
+    if _made(first) != _made(second):
+        what = f"{_names(first)} in the first, {_names(second)} in the second"
+        what = "other arguments of the same names" if _names(first) == _names(second) else what
+        found.append(f"The attacks differ, so that a model may look better for having been attacked by less: {what}.")
     for which, report in (("first", first), ("second", second)):
         if report.flags:
             doubts = ", ".join(dict.fromkeys(flag.name for flag in report.flags))
@@ -203,6 +201,15 @@ def _remarks(first: RobustnessReport, second: RobustnessReport) -> list[str]:
                 f"In the {which} report {lost} results were lost to errors; such an image counts as not right."
             )
     return found
+
+
+def _made(report: RobustnessReport) -> list[tuple[str, str]]:
+    """The attacks and what they were made with, but for the budget and what follows from it."""
+    apart = ("eps", "alpha")
+    return sorted(
+        (one.attack, repr(sorted((name, value) for name, value in one.arguments.items() if name not in apart)))
+        for one in report.attacks
+    )
 
 
 def _names(report: RobustnessReport) -> str:
