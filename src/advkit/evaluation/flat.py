@@ -55,7 +55,7 @@ def as_dict(report: RobustnessReport) -> dict[str, Scalar]:
 def as_dataframe(report: RobustnessReport) -> DataFrame:
     """A row for each score; see `RobustnessReport.to_dataframe`."""
     try:
-        from pandas import DataFrame, to_numeric
+        from pandas import DataFrame
     except ImportError as error:
         raise MissingExtraError(
             'to_dataframe needs pandas, which cannot be imported; run pip install "advkit[dataframe]"'
@@ -63,7 +63,7 @@ def as_dataframe(report: RobustnessReport) -> DataFrame:
     rows = list(csv.DictReader(io.StringIO(as_csv(report))))
     return DataFrame(
         {
-            name: [row[name] for row in rows] if name in _TEXTS else to_numeric([row[name] or "nan" for row in rows])
+            name: [row[name] for row in rows] if name in _TEXTS else [float(row[name] or "nan") for row in rows]
             for name in rows[0]
         }
     )
