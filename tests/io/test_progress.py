@@ -1,4 +1,5 @@
 import io
+import itertools
 import sys
 
 import pytest
@@ -46,7 +47,7 @@ def test_without_tqdm(monkeypatch):
 
 def test_a_bar_moves_inside_a_step(monkeypatch):
     """By the share of the step that is done, and no further than almost to its end; then it is where it should be."""
-    moments = iter(range(100))
+    moments = itertools.count()
     monkeypatch.setattr("advkit._io.progress.time.monotonic", lambda: float(next(moments)))
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
