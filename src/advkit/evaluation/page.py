@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import struct
-from base64 import b64decode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -15,7 +13,7 @@ from advkit.errors import InputError
 from advkit.evaluation.charts import bar, curve_chart, curve_legend, strip
 from advkit.evaluation.flags import Flag
 from advkit.evaluation.formats import doubts, lost, passes, together, unbounded
-from advkit.evaluation.keepsakes import Picture
+from advkit.evaluation.gallery import Named, html_pictures
 from advkit.evaluation.markup import Html, Row, html_number, html_percent, html_short, html_table
 from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Share, WorstCase
 
@@ -26,10 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["page"]
 
 _CLASSES = 20  # rows of the table of classes
-_SMALL = 96  # pixels of a picture whose pixels are worth seeing
-_KEEP = "evaluate(..., pictures=8)"
 _CURVE = "to_html(..., curves=security_curve(...))"
-Named = Callable[[int], str]
 
 
 def page(
@@ -47,7 +42,7 @@ def page(
         _section("What each attack found", _attacks(report)),
         _section("Behind defenses", _defenses(report)) if len(report.defenses) > 1 else "",
         _section("Accuracy over budgets", _curves(_by_name(curves))),
-        _section("Images before and after", _pictures(report, named)),
+        _section("Images before and after", html_pictures(report.pictures, named)),
         _section("Class by class", _classes(report, named)) if report.labels else "",
         _section("What it took, and how it was measured", _settings(report)),
         _section("How to read this page", _READING),
@@ -196,53 +191,6 @@ def _curves(curves: Mapping[str, SecurityCurve]) -> str:
     flags = [flag for curve in curves.values() for flag in curve.flags]
     table = html_table(["Attack", *(f"eps {html_short(eps)}" for eps in budgets)], rows, caption)
     return curve_chart(curves) + curve_legend(curves) + table + (_flags(flags) if flags else "")
-
-
-def _pictures(report: RobustnessReport, named: Named) -> str:
-    if not report.pictures:
-        return (
-            f'<p class="soft">The report keeps no images. <code>{_KEEP}</code> keeps a few that attacks fooled the '
-            "model with.</p>"
-        )
-    shown = "\n".join(_picture(one, named) for one in report.pictures)
-    return (
-        '<p class="soft">Images that the model got right and an attack turned, with the three classes that the model '
-        f'is most confident of. They are rounded to 8 bits here.</p>\n<div class="pictures">\n{shown}\n</div>'
-    )
-
-
-def _picture(one: Picture, named: Named) -> str:
-    sides = (("original", one.original, one.before), ("adversarial", one.adversarial, one.after))
-    panels = "".join(
-        f'<div><p class="side">{title}</p>'
-        + _image(data, f"{title}, taken for {named(tops[0][0])}")
-        + f"{_tops(tops, one.label, named)}</div>"
-        for title, data, tops in sides
-    )
-    return (
-        f'<figure><div class="pair">{panels}</div><figcaption>{escape(one.attack)}: moved by L2 {one.l2:.3g}, '
-        f"Linf {html_short(one.linf)}. True class: {escape(named(one.label))}.</figcaption></figure>"
-    )
-
-
-def _image(data: str, alt: str) -> str:
-    width, height = struct.unpack(">II", b64decode(data[:32])[16:24])
-    small = ' class="small"' if max(width, height) <= _SMALL else ""
-    return (
-        f'<img{small} src="data:image/png;base64,{escape(data)}" width="{width}" height="{height}" alt="{escape(alt)}">'
-    )
-
-
-def _tops(tops: Sequence[tuple[int, float]], label: int, named: Named) -> str:
-    items = []
-    for place, (index, share) in enumerate(tops):
-        kind, color = ("true", "accent") if index == label else ("wrong", "wrong") if not place else ("other", "rest")
-        percent = "&lt; 1 %" if share < 0.005 else f"{100 * share:.0f} %"
-        items.append(
-            f'<li class="{kind}"><span><span>{escape(named(index))}</span><span>{percent}</span></span>'
-            f"{bar(share, color=color)}</li>"
-        )
-    return f'<ol class="classes">{"".join(items)}</ol>'
 
 
 def _classes(report: RobustnessReport, named: Named) -> str:
