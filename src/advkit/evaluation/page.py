@@ -98,7 +98,9 @@ def _flags(flags: Sequence[Flag]) -> str:
     if not flags:
         return '<p class="soft">No red flag was raised.</p>'
     several = (
-        f"{len(flags)} red flags were raised: the numbers" if len(flags) > 1 else "A red flag was raised: the number"
+        f"{len(flags)} red flags were raised: the numbers that they are about"
+        if len(flags) > 1
+        else "A red flag was raised: the number that it is about"
     )
     items = "".join(
         f"<li><strong>{escape(flag.name)}:</strong> {escape(str(flag.sentence))}{_source(flag)}</li>" for flag in flags
