@@ -41,6 +41,7 @@ from advkit.attacks import (
     Minimal,
     MultiTargeted,
     OnePixel,
+    Patch,
     PixelSwap,
     Pixle,
     Restarts,
@@ -50,10 +51,12 @@ from advkit.attacks import (
     Square,
     SuperDeepFool,
     Transfer,
+    Universal,
     WorstOf,
 )
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Defended, Ensemble, Normalized
+from advkit.outputs import Logits, TwoClass
 
 if TYPE_CHECKING:
     from advkit import data, defenses, evaluation, transforms
@@ -101,10 +104,12 @@ __all__ = [
     "Defense",
     "Ensemble",
     "FGSMTransform",
+    "Logits",
     "Minimal",
     "MultiTargeted",
     "Normalized",
     "OnePixel",
+    "Patch",
     "PixelSwap",
     "Pixle",
     "Restarts",
@@ -116,6 +121,8 @@ __all__ = [
     "SuperDeepFool",
     "Targeted",
     "Transfer",
+    "TwoClass",
+    "Universal",
     "Untargeted",
     "WorstOf",
     "__version__",

@@ -7,8 +7,8 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter, _SubParsersAct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from advkit import __version__
 from advkit._command import verbs
+from advkit._version import __version__
 from advkit.errors import AdvkitError
 
 __all__ = ["main"]

@@ -297,8 +297,8 @@ def tensor() -> Any:
     return declared(MISSING, OneForAll())
 
 
-def declared(default: object, what: Hyperparameter) -> Any:
-    """A field with this default that holds what a hyperparameter of one's own may be.
+def declared(default: object, what: Hyperparameter, *, shown: bool = True) -> Any:
+    """A field with this default that holds what a hyperparameter of one's own may be; ``shown`` where attacks print.
 
     Examples:
         >>> class Odd(advkit.hyperparameters.Number):
@@ -310,7 +310,7 @@ def declared(default: object, what: Hyperparameter) -> Any:
         >>> window.default
         3
     """
-    return field(default=default, metadata={_KEY: what})
+    return field(default=default, repr=shown, metadata={_KEY: what})
 
 
 def of(cls: type) -> Mapping[str, Hyperparameter]:

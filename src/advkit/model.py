@@ -10,7 +10,9 @@ from typing import Any, Literal, Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import Self
 
+from advkit._base.answers import found_in, stated
 from advkit._base.behind import modules_behind
 from advkit._base.turns import taking_turns
 from advkit.errors import InputError, ModelError
@@ -61,6 +63,26 @@ class Normalized(nn.Module):
         parameter = next((p for p in net.parameters()), None) if isinstance(net, nn.Module) else None
         for name, row in zip(("mean", "std"), as_row, strict=True):
             self.register_buffer(name, row if parameter is None else row.to(parameter.device))
+
+    @classmethod
+    def of(cls, net: Model, weights: object = None) -> Self:
+        """A network with the normalisation that its maker says it wants.
+
+        Args:
+            net: the network. One of timm's says it itself, in its ``pretrained_cfg``.
+            weights: the weights of torchvision's that it has, such as ``ResNet18_Weights.DEFAULT``, their
+                ``transforms()``, or an image processor of Hugging Face; None to ask the network.
+
+        Raises:
+            InputError: neither says it.
+
+        Examples:
+            >>> import torchvision
+            >>> weights = torchvision.models.ResNet18_Weights.DEFAULT
+            >>> advkit.Normalized.of(torchvision.models.resnet18(), weights).mean
+            tensor([0.4850, 0.4560, 0.4060])
+        """
+        return cls(net, *stated(net if weights is None else weights))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K) of pixels (N, C, ...)."""
@@ -124,7 +146,7 @@ class Ensemble(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The mean (N, K) for pixels (N, ...)."""
-        said = [model(images.to(*_workplace(model, images))).to(images.device) for model in self.models]
+        said = [found_in(model(images.to(*_workplace(model, images)))).to(images.device) for model in self.models]
         if len(shapes := {tuple(each.shape) for each in said}) > 1:
             raise ModelError(f"the models of an Ensemble must have the same classes; they returned {sorted(shapes)}")
         widest = reduce(torch.promote_types, (each.dtype for each in said), torch.float32)

@@ -12,6 +12,7 @@ import pytest
 import advkit
 from advkit import Attack, Transfer, attacks
 from advkit.attacks.combined.survivors import Combined
+from advkit.attacks.fitted.base import Fitted
 from advkit.attacks.transfer.transfer import Shorthand
 from contracts.cases import CASES
 
@@ -46,6 +47,7 @@ def test_an_attack_is_in_every_list(attack: type[Attack]) -> None:
     family = "combined" if issubclass(attack, Combined) else family
     if issubclass(attack, (Shorthand, Transfer)):
         family = "transfer"  # with a budget on one model, for another
+    family = "fitted" if issubclass(attack, Fitted) else family
     assert attack.__module__.split(".")[2] == family, "its folder is that of what it sees and looks for"
     cases = [case.name for case in CASES if case.attack is attack]
     assert cases, "tests/contracts/cases.py has no case of it"

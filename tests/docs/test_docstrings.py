@@ -29,6 +29,7 @@ COMPLETE = (
     "advkit.evaluation",
     "advkit.hyperparameters",
     "advkit.model",
+    "advkit.outputs",
     # Of which advkit.parts has all.
     "advkit._engine.ball",
     "advkit._engine.iterate",

@@ -18,6 +18,7 @@ import advkit
 from advkit import errors
 from advkit.evaluation import confusion_matrix, security_curve
 from advkit.evaluation.runs import Ranks
+from contracts.cases import each
 from contracts.scenes import trained_net
 
 evaluate_module = importlib.import_module("advkit.evaluation.evaluate")  # whose name is its function's
@@ -126,13 +127,23 @@ class Rounding(advkit.defenses.InputTransformation):
         return (images * 7).round() / 7
 
 
-@pytest.mark.parametrize("name", advkit.attacks.__all__)
+@each()
+def test_attacks_wherever_torch_makes_tensors(case, scene, request):
+    """In `evaluate` too, which draws random numbers for each batch anew."""
+    net, images, labels = scene
+    attacks, loader = [case.make(net)], [(images, labels)]
+    expected = advkit.evaluate(net, loader, attacks, flags=False)
+    request.getfixturevalue("elsewhere")
+    found = advkit.evaluate(net, loader, attacks, flags=False)
+    assert [found.scores[0].accuracy, found.scores[0].mean_l2] == pytest.approx(
+        [expected.scores[0].accuracy, expected.scores[0].mean_l2], nan_ok=True
+    )
+
+
+@pytest.mark.parametrize("name", ["FGSM", "PGD", "DeepFool", "MultiTargeted", "OnePixel"])
 def test_evaluate_wherever_torch_makes_tensors(name, scene, tmp_path, request):
     net, images, labels = scene
-    fgsm = advkit.FGSM(net)
-    of_others = {"Restarts": fgsm, "WorstOf": [fgsm, advkit.DeepFool(net, norm="linf")]}
-    parts = {"parts": [advkit.attacks.transfer.Momentum()]} if name == "Transfer" else {}
-    attacks = [getattr(advkit, name)(of_others.get(name, net), **parts)]
+    attacks = [getattr(advkit, name)(net)]
     loader = [(images[:5], labels[:5]), (images[5:], labels[5:])]
     arguments = {"defenses": [Rounding()], "draws": 2}
     expected = advkit.evaluate(net, loader, attacks, **arguments)

@@ -90,6 +90,32 @@ def test_a_masked_network_is_seen_through() -> None:
     assert "second look" in str(masked)
 
 
+class Sealed(nn.Module):
+    """A network that leaves torch on its way, as one behind an API or in another framework does."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images.detach())
+        return logits
+
+
+def test_a_model_without_a_gradient_is_searched_at_random() -> None:
+    net, images, labels = trained_net()
+    few = [(images[:3], labels[:3])]
+    sealed = advkit.evaluate(Sealed(net), few, "standard", eps=0.25, progress=False)
+    assert sealed.robust_accuracy == 0
+    assert "without a gradient: MultiTargeted" in str(sealed)
+    assert "lost" not in str(sealed)
+    assert [flag.name for flag in sealed.flags].count("gradients refused") == 1
+    honest = advkit.evaluate(net, [(images, labels)], "standard", eps=0.0, flags=False, progress=False)
+    blind = honest["no gradient"]
+    assert blind.attacked == len(labels)
+    assert blind.forwards_per_image == blind.backwards_per_image == 1 / len(labels)
+
+
 @pytest.mark.parametrize("eps", [0.0, 0.5])
 def test_budgets_that_decide_nothing_and_everything(eps: float) -> None:
     net, images, labels = trained_net()
@@ -164,6 +190,8 @@ def test_a_budget_beside_attacks_that_have_theirs_is_refused() -> None:
     net, images, labels = trained_net()
     with pytest.raises(InputError, match="attacks that are given have their own"):
         advkit.evaluate(net, [(images, labels)], [advkit.FGSM(net, eps=0.1)], eps=0.2)
+    with pytest.raises(InputError, match="norm and bounds are for a verdict"):
+        advkit.evaluate(net, [(images, labels)], [advkit.FGSM(net)], norm="l2", bounds=(0.0, 1.0))
 
 
 def test_autoattack_is_for_random_models_what_its_authors_say() -> None:

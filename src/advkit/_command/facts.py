@@ -66,11 +66,13 @@ def paper(attack: type[Attack]) -> tuple[str, str]:
 
 
 def norms_of(attack: type[Attack]) -> str:
-    """The norms that it is about."""
+    """The norms that it is about, or "none"."""
     if is_given_attacks(attack):
         return THEIRS
     declared = hyperparameters.of(attack).get("norm")
-    known: Any = declared.choices if isinstance(declared, hyperparameters.Choice) else [getattr(attack, "norm", "")]
+    known: Any = declared.choices if isinstance(declared, hyperparameters.Choice) else [getattr(attack, "norm", None)]
+    if known == [None]:
+        return "none"  # which a patch keeps to
     return ", ".join(repr(norms.get(one)) for one in known)
 
 

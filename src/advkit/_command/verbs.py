@@ -45,7 +45,7 @@ def judge(given: Namespace) -> int:
         model,
         data.loader,
         attacks,
-        norm=given.norm or "linf",
+        **({"norm": given.norm} if verdict and given.norm else {}),
         eps=eps if verdict else None,
         stop_when_fooled=given.stop_when_fooled,
         seed=given.seed,

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from advkit._base.answers import found_in
 from advkit._base.behind import modules_behind
 from advkit.errors import AdvkitError, ModelError
 from advkit.model import Model, placement
 
-__all__ = ["Asking", "LookAgain", "plain"]
+__all__ = ["Asker", "LookAgain", "plain"]
 
 _MOST_SIZES = 6  # sizes of batches that are tried on a model that refuses the one at hand
 _LARGEST_SIZE = 2**16
@@ -41,7 +42,7 @@ class _Way:
     copies: bool = False
 
 
-class Asking:
+class Asker:
     """A model and the way to ask it, which is found out as it is asked.
 
     A model that writes into its images, as preprocessing in place does, gets copies from then on. At its first answer
@@ -173,9 +174,11 @@ class Asking:
 
 
 def _kept(output: object) -> object:
-    """What a model returned, as a plain tensor, and as one that its next answer leaves alone."""
+    """The logits that a model returned, as a plain tensor, and as one that its next answer leaves alone."""
     if not isinstance(output, Tensor):
-        return output
+        output = found_in(output)
+        if not isinstance(output, Tensor):
+            return output
     output = plain(output)
     return output if output.grad_fn is not None else output.clone()
 

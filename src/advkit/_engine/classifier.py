@@ -8,7 +8,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from advkit._engine.asking import Asking, LookAgain, plain
+from advkit._base.answers import described
+from advkit._engine.asking import Asker, LookAgain, plain
 from advkit._engine.gradients import Scaling, looked_at, passes_halves
 from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError, NoGradientError
 from advkit.model import Model, attacking, is_stochastic
@@ -60,7 +61,7 @@ class Classifier:
     ) -> None:
         self.model = model
         self.classes = classes
-        self._ask = Asking(model, autocast, max(map(len, classes.values()), default=0))
+        self._ask = Asker(model, autocast, max(map(len, classes.values()), default=0))
         # Whether its gradients pass float16: None for not known yet.
         known = torch.float16 in (self._ask.dtype, getattr(model, "autocast", None))
         self._halves: bool | None = True if known else None
@@ -109,13 +110,13 @@ class Classifier:
         """What the model returned for the images, if it is logits: (N, K), float32 or better."""
         if not isinstance(output, Tensor):
             raise ModelError(
-                f"the model returned {type(output).__name__}, and attacks need a tensor of logits (N, K); "
-                "wrap it in a module that returns its logits"
+                f"the model returned {described(output)}, and attacks need a tensor of logits (N, K); "
+                "say where they are: advkit.Logits(model, key=...)"
             )
         if output.ndim != 2 or output.shape[0] != images.shape[0] or output.shape[1] < 2:
             raise ModelError(
                 f"the model returned shape {tuple(output.shape)} for images of shape {tuple(images.shape)}; "
-                f"attacks need logits of shape ({images.shape[0]}, K), with K at least 2"
+                f"attacks need logits of shape ({images.shape[0]}, K), with K at least 2{_one_logit(output, images)}"
             )
         if not output.is_floating_point():
             raise ModelError(f"the model returned {output.dtype}, and attacks need floating logits")
@@ -239,6 +240,13 @@ class Classifier:
                 raise LookAgain(_NOT_FINITE)
             if math.isnan(value):
                 raise error(meaning)
+
+
+def _one_logit(output: Tensor, images: Tensor) -> str:
+    """What to do with the answer of a model that has one logit for two classes."""
+    if output.shape not in (images.shape[:1], (*images.shape[:1], 1)):
+        return ""
+    return ". If that is one logit for two classes, make a classifier of it: advkit.TwoClass(model)"
 
 
 def warn_of_infinite(images: int) -> None:

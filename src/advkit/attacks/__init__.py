@@ -2,6 +2,7 @@
 
 from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, MultiTargeted, SparseL1Descent
 from advkit.attacks.combined import AutoAttack, Restarts, WorstOf
+from advkit.attacks.fitted import Patch, Universal
 from advkit.attacks.minimal import (
     CW,
     DDN,
@@ -69,6 +70,7 @@ __all__ = [
     "Minimal",
     "MultiTargeted",
     "OnePixel",
+    "Patch",
     "PixelSwap",
     "Pixle",
     "Restarts",
@@ -78,5 +80,6 @@ __all__ = [
     "Square",
     "SuperDeepFool",
     "Transfer",
+    "Universal",
     "WorstOf",
 ]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advkit._base.answers import found_in
 from advkit.errors import InputError, ModelError, NoGradientError
 from advkit.model import Defended, Model
 
@@ -190,4 +191,4 @@ class Expectation(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Mean logits (N, K) of pixels (N, ...)."""
-        return torch.stack([self.model(images) for _ in range(self.samples)]).mean(0)
+        return torch.stack([found_in(self.model(images)) for _ in range(self.samples)]).mean(0)

@@ -91,6 +91,8 @@ class BatchEvaluator:
             outcomes = self._attack(planned, batch, before)
             if self.stop_when_fooled:
                 for place, said, outcome in zip(places, before, outcomes, strict=True):
+                    if outcome.refused:
+                        continue  # it was not carried out, so that nothing has changed
                     counts = counted(planned.attack, outcome, self._balls)
                     standing[place] = torch.where(counts, outcome.predictions, said)
             cells += outcomes

@@ -55,9 +55,9 @@ def evaluate(
     defenses: Sequence[Any] | Mapping[str, Any] | None = None,
     protocols: Sequence[str] = PROTOCOLS,
     *,
-    norm: str | Norm = "linf",
+    norm: str | Norm | None = None,
     eps: float | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: tuple[float, float] | None = None,
     surrogate: Model | None = None,
     stop_when_fooled: bool = False,
     draws: int = 10,
@@ -95,10 +95,10 @@ def evaluate(
         protocols: who attacks the defenses, some of "oblivious" (images made against the bare model), "naive"
             (the gradient of the defended model as it comes) and "adaptive" (knows the defense; see
             `advkit.defenses.Defense`). For the bare model they are one.
-        norm: of the budget of a verdict: "linf", "l2" or "l1". Attacks that are given have their own.
-        eps: the budget of a verdict, in units of pixels; 8/255 of their range if None, in Linf alone. It is refused
-            beside attacks that are given.
-        bounds: the lowest and the highest value of a pixel, for a verdict.
+        norm: of the budget of a verdict: "linf", which is also what None means, "l2" or "l1". Attacks that are given
+            have norms, budgets and bounds of their own, and these three are refused beside them.
+        eps: the budget of a verdict, in units of pixels; 8/255 of their range if None, in Linf alone.
+        bounds: the lowest and the highest value of a pixel, for a verdict; (0, 1) if None.
         surrogate: what attacks that know of it differentiate in place of ``model``, pixels (N, ...) to logits (N, K),
             such as the same network without the step that rounds; what is attacked and judged is the model. None for
             the model's own gradient. It is for a model that stands alone; a defense brings its own.
@@ -127,8 +127,8 @@ def evaluate(
 
     Raises:
         InputError: the loader has no images, or something in it or in the other arguments cannot be used, such as
-            ``eps`` beside attacks that have their own; or the
-            loader gives other batches to another process, or than it gave before the kill.
+            ``norm``, ``eps`` or ``bounds`` beside attacks that have their own; or the loader gives other batches to
+            another process, or than it gave before the kill.
         ModelError: the model returned NaN for every image, or something that is no batch of logits.
         NoGradientError: the model or a defense has neither a gradient nor a surrogate, and all attacks need one. Where
             some see only outputs, these are carried out, and a flag says which were not.
@@ -194,15 +194,16 @@ def evaluate(
 def _named(
     attacks: Sequence[Attack] | Mapping[str, Attack] | str,
     models: Iterable[Model],
-    norm: str | Norm,
+    norm: str | Norm | None,
     eps: float | None,
-    bounds: tuple[float, float],
+    bounds: tuple[float, float] | None,
 ) -> dict[str, Attack]:
     """The attacks by name: those that were given, or those of a verdict."""
     if isinstance(attacks, str):
-        return named_attacks(verdict(attacks, models, norm=norm, eps=eps, bounds=bounds))
-    if eps is not None:
-        raise InputError(_TWO_BUDGETS)
+        where = (0.0, 1.0) if bounds is None else bounds
+        return named_attacks(verdict(attacks, models, norm="linf" if norm is None else norm, eps=eps, bounds=where))
+    if given := [name for name, value in {"norm": norm, "eps": eps, "bounds": bounds}.items() if value is not None]:
+        raise InputError(_TWO_BUDGETS.format(given=" and ".join(given), verb="is" if len(given) == 1 else "are"))
     return named_attacks(attacks)
 
 
@@ -305,8 +306,8 @@ def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchE
 
 
 _TWO_BUDGETS = (
-    'eps is the budget of a verdict, evaluate(..., "standard", eps=...), and attacks that are given have their own: '
-    "give it to them, as in advkit.PGD(model, eps=4 / 255)"
+    '{given} {verb} for a verdict, as in evaluate(..., "standard", norm="l2", eps=0.5), and attacks that are given '
+    "have their own: say it to them, as in advkit.PGD(model, eps=4 / 255)"
 )
 _DIFFERENT = (
     "the processes have loaders with different batches, and each takes a share of the batches by itself: give all of "

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from advkit import norms
-from advkit.errors import InputError
+from advkit.errors import InputError, NoGradientError
 from advkit.evaluation.flags import Flag
 from advkit.evaluation.keepsakes import Picture
 from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, Share, WorstCase
@@ -240,6 +240,9 @@ def _not_tried(report: RobustnessReport) -> list[str]:
     return [f"Not tried: {', '.join(report.not_tried)}. What is left has not withstood them."]
 
 
+_REFUSED = f" raised {NoGradientError.__name__}: "
+
+
 def lost(report: RobustnessReport) -> list[str]:
     """A sentence for each error, however many images were lost to it."""
     found: dict[str, int] = {}
@@ -249,7 +252,10 @@ def lost(report: RobustnessReport) -> list[str]:
         by = f" ({failure.protocol})" if failure.protocol else ""
         sentence = f"{what}{where}{by} raised {failure.error}"
         found[sentence] = found.get(sentence, 0) + len(failure.rows)
-    return [f"{count} image{'s' if count > 1 else ''} lost: {sentence}" for sentence, count in found.items()]
+    return [
+        f"{count} image{'s' * (count > 1)} {'without a gradient' if _REFUSED in sentence else 'lost'}: {sentence}"
+        for sentence, count in found.items()
+    ]
 
 
 def _aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from advkit._base.answers import found_in
 from advkit._engine.checks import check_model
 from advkit.model import Defended, Model
 
@@ -39,8 +40,8 @@ class _Through(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            logits = self.model(images)
+            logits: Tensor = found_in(self.model(images))
         if not (torch.is_grad_enabled() and images.requires_grad):
             return logits
-        smooth = self.surrogate(images)
+        smooth = found_in(self.surrogate(images))
         return logits + (smooth - smooth.detach()).nan_to_num()  # of logits that are masked with -inf

@@ -1,7 +1,7 @@
 """What "standard" and "autoattack" stand for: the attacks that a verdict on a model is made of, in their order.
 
 The fast verdict is `MultiTargeted`, which trusts gradients, and then `SecondLook`, which asks whether they are to be
-trusted, and pays for more attacks where they are not.
+trusted, and pays for more attacks where they are not. Where there are none, `Blind` searches at random.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,8 +15,8 @@ from advkit import hyperparameters, norms
 from advkit._engine.checks import check_choice
 from advkit._engine.run import Done
 from advkit.attack import Attack
-from advkit.attacks import APGDT, AutoAttack, MultiTargeted, Square, WorstOf
-from advkit.errors import InputError
+from advkit.attacks import APGDT, FGSM, AutoAttack, MultiTargeted, Square, WorstOf
+from advkit.errors import InputError, NoGradientError
 from advkit.evaluation.audit import audit
 from advkit.evaluation.flags import many
 from advkit.goals import Goal
@@ -24,7 +24,7 @@ from advkit.hyperparameters import OfRange, number
 from advkit.model import Model, is_stochastic
 from advkit.norms import Norm
 
-__all__ = ["VERDICTS", "SecondLook", "verdict"]
+__all__ = ["VERDICTS", "Blind", "SecondLook", "verdict"]
 
 Made = TypeVar("Made", bound=Attack)
 
@@ -68,10 +68,41 @@ def verdict(
         fast: dict[str, Attack] = {"MultiTargeted": MultiTargeted(models[0], restarts=_RESTARTS, **budget)}
         if norms.get(norm) is norms.L1:
             fast["APGDT"] = APGDT(models[0], **_IN_L1, **budget)
-        return {**fast, "second look": SecondLook(models[0], **budget)}
+        return {**fast, "second look": SecondLook(models[0], **budget), "no gradient": Blind(models[0], **budget)}
     version = "rand" if any(map(is_stochastic, models)) else "standard"
     whole = AutoAttack(models[0], version=version, **budget)
     return {str(part): part for part in whole._parts()}
+
+
+@dataclass(frozen=True, eq=False)
+class Blind(Square):
+    """`Square`, on a model that has no gradient to follow; the images of one that has come back as they are.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        norm: of the budget.
+        eps: the budget, at least 0.
+        max_queries: how many forwards may be spent on an image.
+        p_init: see `Square`.
+        bounds: the lowest and the highest value of a pixel.
+        generator: where it draws from; torch's default generator if None.
+
+    Examples:
+        >>> from advkit.evaluation.verdict import Blind
+        >>> Blind(model).run(images, labels).success.any()
+        tensor(False)
+        >>> Blind(lambda images: model(images).detach(), eps=0.1, max_queries=200).run(images, labels).success.any()
+        tensor(True)
+    """
+
+    def _carry_out(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> Done:
+        step = FGSM(self.model, bounds=self.bounds, adaptive=self.adaptive)
+        try:
+            step._carry_out(images[:1], labels[:1], None)
+        except NoGradientError:
+            return super()._carry_out(images, labels, targets)
+        asked = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
+        return Done(images.detach().clone(), asked, forwards=len(images[:1]), backwards=len(images[:1]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advkit._base.answers import found_in
 from advkit._engine.checks import check_number
 from advkit.defenses.training.base import TrainingDefense
 from advkit.defenses.training.epoch import Epoch
@@ -105,4 +106,5 @@ class _Tempered(nn.Module):
         self.temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images) / self.temperature
+        logits: Tensor = found_in(self.model(images))
+        return logits / self.temperature

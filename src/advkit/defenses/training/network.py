@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from advkit._base.answers import found_in
 from advkit.errors import InputError, ModelError
 from advkit.model import placement
 
@@ -34,7 +35,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K), float32 or better, of images (N, ...)."""
         with nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast):
-            logits = self.model(images if self.dtype is None else images.to(self.dtype))
+            logits = found_in(self.model(images if self.dtype is None else images.to(self.dtype)))
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             seen = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(

@@ -1,0 +1,108 @@
+"""Universal adversarial perturbations."""
+
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from advkit import hyperparameters, norms
+from advkit._engine.classifier import Classifier
+from advkit.attacks.fitted.base import Fitted
+from advkit.attacks.minimal import DeepFool
+from advkit.errors import InputError
+from advkit.goals import Goal
+from advkit.hyperparameters import OfEps, OfRange, choice, number
+from advkit.norms import Norm
+
+__all__ = ["Universal"]
+
+
+@dataclass(frozen=True, eq=False)
+class Universal(Fitted):
+    """A universal perturbation (Linf or L2): one change of the pixels that fools the model on most images.
+
+    ``fit`` learns it from a loader, by one of two methods. "ascent" takes a step on each batch,
+    v <- project(v + alpha * steepest(sum_i grad_v min(J(clip(x_i + v), y_i), beta))): images that are lost already do
+    not outweigh the others. "deepfool" goes through the images one by one, and adds for each that v does not fool what
+    `DeepFool` takes to: v <- project(v + r). It takes many more passes, and fools fewer images.
+
+    Before it is fitted the attack cannot be called. Afterwards it adds ``pattern`` to images, and asks the model
+    nothing. Against another model, `Attack.on`, the pattern is the same: whoever knows that model fits again.
+
+    Moosavi-Dezfooli, Fawzi, Fawzi & Frossard, "Universal adversarial perturbations", CVPR 2017, algorithm 1, is
+    "deepfool". arXiv:1610.08401. "ascent" is Shafahi, Najibi, Xu, Dickerson, Davis & Goldstein, "Universal adversarial
+    training", AAAI 2020, with steps that become shorter.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        eps: the radius of the ball, at least 0: a number, or once it is fitted also a tensor of shape (N,): the pattern
+            is brought within; 10/255 of the range of ``bounds`` if not given.
+        norm: "linf" or "l2", or `advkit.norms.Linf` or `advkit.norms.L2`.
+        method: "ascent" or "deepfool".
+        alpha: the length of the first steps of the ascent, positive; ``eps`` if not given.
+        target: the class that all images are to be taken for; None for any but their own.
+        loss: what the ascent climbs; see `PGD`.
+        beta: where the loss of an image is cut off, greater than 0.
+        pattern: the perturbation, of the shape of an image, if it is known already.
+        bounds: the lowest and the highest value of a pixel.
+        generator: not drawn from.
+
+    Raises:
+        InputError: a number is out of its range, there is no such attack for the norm, the attack is called before it
+            is fitted, or on images of another shape than it was fitted on; see `Attack` for the rest.
+
+    Examples:
+        >>> attack = advkit.Universal(model, eps=32 / 255).fit(loader, epochs=5)
+        >>> attack.pattern.shape
+        torch.Size([3, 16, 16])
+        >>> result = attack.run(images, labels)
+        >>> bool((result.distance("linf") <= 32 / 255 + 1e-6).all())
+        True
+        >>> report = advkit.evaluate(model, loader, [attack])
+        >>> attack.picture().shape  # no change is grey
+        torch.Size([3, 16, 16])
+    """
+
+    eps: float | Tensor = number(OfRange(10 / 255), at_least=0, per_image=True)
+    norm: str | Norm = hyperparameters.norm("linf", "l2")
+    _: KW_ONLY
+    method: str = choice("ascent", "deepfool")
+    alpha: float | Tensor = number(OfEps(10 / 255, 1), above=0, per_image=True)
+
+    def _begin(self, images: Tensor) -> Tensor:
+        return torch.zeros_like(images[0])
+
+    def _applied(self, images: Tensor, pattern: Tensor) -> Tensor:
+        one, whole = pattern.shape, images.shape[1:]
+        if len(one) > len(whole) or any(
+            mine not in (1, its) for mine, its in zip(one[::-1], whole[::-1], strict=False)
+        ):
+            raise InputError(
+                f"the pattern has shape {tuple(one)}, and images of shape {tuple(images.shape)} need one of "
+                f"{tuple(whole)}"
+            )
+        within = norms.get(self.norm).project(pattern.expand_as(images), self.eps)
+        return (images + within).clamp(*self.bounds)
+
+    def _moved(self, pattern: Tensor, slope: Tensor, share: float) -> Tensor:
+        norm = norms.get(self.norm)
+        step = norm.steepest(slope[None]) * (share * self.alpha)
+        return norm.project(pattern[None] + step, self.eps)[0]
+
+    def _learned(
+        self, pattern: Tensor, images: Tensor, goal: Goal, model: Classifier, share: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        if self.method == "ascent":
+            return super()._learned(pattern, images, goal, model, share)
+        norm = norms.get(self.norm)
+        search = DeepFool(model, norm=norm, bounds=self.bounds)
+        with torch.no_grad():
+            fooled = goal.success(model.logits(self._applied(images, pattern)))
+        for row in (~fooled).nonzero():  # one after the other: each is to be fooled with what the others have added
+            x = self._applied(images[row], pattern)
+            added = (search._perturb(x, goal.rows(row)) - x).detach()
+            pattern = norm.project(pattern[None] + added, self.eps)[0]
+        return pattern, [fooled]
+
+    def _shown(self, pattern: Tensor) -> Tensor:
+        return 0.5 + pattern / (2 * pattern.abs().max()).clamp_min(torch.finfo(pattern.dtype).tiny)
