@@ -286,6 +286,16 @@ def test_weights_that_fill_a_part_alone_are_refused(place, tmp_path):
     assert torch.equal(normalised.net.weight, inner.weight)
 
 
+def test_a_normalisation_is_given_or_read_off_the_model():
+    given = model_named("torch.nn:Identity", mean=[0.5], std=[0.25])
+    assert isinstance(given, advkit.Normalized)
+    assert float(given(torch.ones(1, 1, 1, 1))) == 2
+    with pytest.raises(InputError, match="leave out --mean and --std"):
+        model_named("torch.nn:Identity", mean=[0.5], std=[0.25], own_normalisation=True)
+    with pytest.raises(InputError):
+        model_named("torch.nn:Identity", own_normalisation=True)  # which says nothing of it
+
+
 def test_safetensors(place, tmp_path):
     save_file = pytest.importorskip("safetensors.torch").save_file
     from advkit._command.loading import load_weights

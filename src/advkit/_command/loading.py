@@ -163,11 +163,7 @@ def _normalised(model: nn.Module, mean: Sequence[float] | None, std: Sequence[fl
     if own:
         if mean is not None or std is not None:
             raise InputError("--own-normalisation reads mean and std off the model; leave out --mean and --std")
-        of = getattr(Normalized, "of", None)
-        if of is None:
-            raise InputError("this version of advkit cannot read a model's normalisation; give --mean and --std")
-        found: nn.Module = of(model)
-        return found
+        return Normalized.of(model)
     if (mean is None) != (std is None):
         raise InputError("a normalisation needs both --mean and --std")
     return model if mean is None or std is None else Normalized(model, mean, std)
