@@ -1,7 +1,5 @@
 """What an evaluation found."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
@@ -169,7 +167,7 @@ class RobustnessReport:
         *,
         title: str | None = None,
         class_names: Sequence[str] | None = None,
-        curves: Sequence[SecurityCurve] | Mapping[str, SecurityCurve] = (),
+        curves: "Sequence[SecurityCurve] | Mapping[str, SecurityCurve]" = (),
     ) -> str:
         """A page for people: one file that needs no other, on a screen, on a telephone and in print.
 
@@ -220,7 +218,7 @@ class RobustnessReport:
         """
         return as_dict(self)
 
-    def to_dataframe(self) -> DataFrame:
+    def to_dataframe(self) -> "DataFrame":
         """The lines of `to_csv` as a pandas table: numbers as floats, NaN where nothing was measured.
 
         Raises:
@@ -233,7 +231,7 @@ class RobustnessReport:
         """
         return as_dataframe(self)
 
-    def compare(self, other: RobustnessReport) -> Comparison:
+    def compare(self, other: "RobustnessReport") -> Comparison:
         """Hold this report against another on the same images, image by image.
 
         Whether the model is right on an image under every attack is a pair of yes and no for each image, of which
