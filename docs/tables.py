@@ -6,74 +6,24 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, fields
 from pathlib import Path
 
-from advkit import Attack, attacks, hyperparameters, norms
-from advkit._engine.wording import short
+from advkit import Attack, attacks
+from advkit._command.facts import aim, arguments_of, listed, norms_of, sees
+from advkit._command.facts import paper as named_paper
 
 ROOT = Path(__file__).parents[1]
-THEIRS = "as its attacks"
-SEES = {"gradient": "gradients", "scores": "scores", "decisions": "decisions"}
-AIM = {"budget": "the worst image within a budget", "minimal": "the closest image that fools"}
-
-
-def listed() -> list[type[Attack]]:
-    """The attacks, family by family, and in each in the order in which its package imports them."""
-    families = [attacks.budget, attacks.minimal, attacks.transfer, attacks.queries, attacks.fitted, attacks.combined]
-    public = [vars(family)[name] for family in families for name in vars(family) if name in family.__all__]
-    found = [each for each in public if isinstance(each, type) and issubclass(each, Attack)]  # no parts
-    assert sorted(attack.__name__ for attack in found) == sorted(attacks.__all__)
-    return found
-
-
-def is_given_attacks(attack: type[Attack]) -> bool:
-    """Whether it is what the attacks are that it is given."""
-    return not next(known for known in fields(attack) if known.name == "model").init
-
-
-def sees(attack: type[Attack]) -> str:
-    """What it sees of the model."""
-    return THEIRS if is_given_attacks(attack) else SEES[attack.access]
-
-
-def aim(attack: type[Attack]) -> str:
-    """What it looks for."""
-    return THEIRS if is_given_attacks(attack) else AIM[attack.aim]
 
 
 def paper(attack: type[Attack]) -> str:
-    """The authors and the year, from the paragraph of the docstring that names the paper, and a link if it has one."""
-    paragraphs = (" ".join(each.split()) for each in (inspect.getdoc(attack) or "").split("\n\n"))
-    found = next(filter(None, (re.match(r'([A-Z][^"]*), "[^"]+", (.*)', each) for each in paragraphs)), None)
-    year = found and re.search(r"\b(?:19|20)\d\d\b", found[2])
-    if not found or not year:
-        raise ValueError(f"the docstring of {attack.__name__} has no paragraph 'Authors, \"Title\", venue and year'")
-    names = re.split(r", | & ", found[1])
-    who = f"{names[0]} et al." if len(names) > 2 else found[1]
-    link = re.search(r"arXiv:(\d{4}\.\d{4,5})", found[2])
-    return f"[{who} {year[0]}](https://arxiv.org/abs/{link[1]})" if link else f"{who} {year[0]}"
-
-
-def norm(attack: type[Attack]) -> str:
-    """The norms that it is about."""
-    if is_given_attacks(attack):
-        return THEIRS
-    declared = hyperparameters.of(attack).get("norm")
-    if declared is None and not hasattr(attack, "norm"):
-        return "none"
-    known = declared.choices if isinstance(declared, hyperparameters.Choice) else [getattr(attack, "norm", "")]
-    return ", ".join(repr(norms.get(one)) for one in known)
+    """The authors and the year of its paper, and a link if it has one."""
+    said, link = named_paper(attack)
+    return f"[{said}]({link})" if link else said
 
 
 def numbers(attack: type[Attack]) -> str:
     """Its hyperparameters: their defaults, and what they may be."""
-    known, usual = hyperparameters.of(attack), {each.name: each.default for each in fields(attack)}
-    said = []
-    for name, what in known.items():
-        if name not in hyperparameters.of(Attack):
-            default = "" if usual[name] in (MISSING, None, ()) and not what.optional else f"={short(usual[name])}"
-            said.append(f"`{name}{default}`: {what}{', or None' if what.optional else ''}")
+    said = [f"`{one.name}{f'={one.default}' if one.default else ''}`: {one.may_be}" for one in arguments_of(attack)]
     return "<br>".join(said).replace("|", "\\|")
 
 
@@ -86,6 +36,7 @@ def also(attack: type[Attack]) -> str:
 def table(head: Iterable[str], row: Callable[[type[Attack]], Iterable[str]]) -> str:
     """A row for each attack, below a head."""
     head = list(head)
+    assert sorted(attack.__name__ for attack in listed()) == sorted(attacks.__all__)
     rows = [head, ["---"] * len(head), *map(row, listed())]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
@@ -98,7 +49,7 @@ def tables() -> dict[str, dict[str, str]]:
             f"`{attack.__name__}`{also(attack)}",
             sees(attack),
             aim(attack),
-            norm(attack),
+            norms_of(attack),
             paper(attack),
         ],
     )
@@ -108,7 +59,7 @@ def tables() -> dict[str, dict[str, str]]:
             f"[`{attack.__name__}`][advkit.attacks.{attack.__name__}]",
             sees(attack),
             aim(attack),
-            norm(attack),
+            norms_of(attack),
             numbers(attack),
         ],
     )

@@ -19,7 +19,9 @@ LAYERS = [  # each may import from those before it, and from itself
     {"defenses"},
     {"evaluation"},
     {"integrations"},
-    {"__init__"},
+    {"_command"},
+    {"cli"},
+    {"__init__", "__main__"},
 ]
 FAMILIES = {"budget", "fitted", "minimal", "queries", "transfer", "combined"}
 # What is made of the attacks of other families, by name.

@@ -1,6 +1,9 @@
 """Adversarial attacks and defenses for PyTorch image classifiers."""
 
-from advkit import attacks, data, defenses, errors, evaluation, goals, losses, norms, transforms
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from advkit import attacks, errors, goals, losses, norms
 from advkit._version import __version__
 from advkit.attack import AdversarialResult, Attack
 from advkit.attacks import (
@@ -64,12 +67,16 @@ from advkit.attacks import (
     Universal,
     WorstOf,
 )
-from advkit.defenses import Defense
-from advkit.evaluation import RobustnessReport, evaluate
 from advkit.goals import Targeted, Untargeted
 from advkit.model import Defended, Ensemble, Normalized
 from advkit.outputs import Logits, TwoClass
-from advkit.transforms import AttackTransform, FGSMTransform
+
+if TYPE_CHECKING:
+    from advkit import data, defenses, evaluation, transforms
+    from advkit.defenses import Defense
+    from advkit.evaluation import RobustnessReport
+    from advkit.evaluation.evaluate import evaluate
+    from advkit.transforms import AttackTransform, FGSMTransform
 
 __all__ = [
     "APGD",
@@ -117,8 +124,8 @@ __all__ = [
     "Ensemble",
     "FGSMTransform",
     "HopSkipJump",
-    "Logits",
     "Jitter",
+    "Logits",
     "Minimal",
     "MultiTargeted",
     "Noise",
@@ -156,3 +163,28 @@ __all__ = [
     "norms",
     "transforms",
 ]
+
+# What many have no use for is imported when it is asked for. The names of modules are their own.
+_LATER = {
+    "AttackTransform": "transforms",
+    "Defense": "defenses",
+    "FGSMTransform": "transforms",
+    "RobustnessReport": "evaluation",
+    "data": "",
+    "defenses": "",
+    "evaluate": "evaluation",
+    "evaluation": "",
+    "transforms": "",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'advkit' has no attribute {name!r}")
+    found = import_module(f"advkit.{_LATER[name] or name}")
+    globals()[name] = found = getattr(found, name) if _LATER[name] else found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -30,6 +30,7 @@ def track(items: Iterable[Item], description: str, *, unit: str = "it", progress
 
 
 _PAUSE = 0.1  # seconds between two changes of what a bar says
+_ALMOST = 0.95  # of a step that is under way, at most
 
 
 class Bar:
@@ -43,21 +44,32 @@ class Bar:
         self._shown = shown
         self._what = ""
         self._drawn = -_PAUSE
+        self._steps = 0  # that are done as a whole
 
     def __call__(self, steps: int) -> None:
-        """Advance by so many steps."""
+        """Advance by so many steps, the one under way among them."""
         if self._shown is not None:
-            self._shown.update(steps)
+            self._steps += steps
+            self._shown.update(self._steps - self._shown.n)
 
-    def doing(self, what: str, how_far: str = "") -> None:
-        """Say what is being done, such as an attack's name; and, every now and then, how far it is."""
+    def doing(self, what: str, how_far: str = "", share: float = 0.0) -> None:
+        """Say what is being done, such as an attack's name; and, every now and then, how far it is.
+
+        Args:
+            what: the step that is under way.
+            how_far: such as how many images have gone forward.
+            share: about which part of the step that is. The bar stops short of its end, where more is done than was
+                to be expected.
+        """
         if self._shown is None:
             return
         is_new, self._what = what != self._what, what
+        if not is_new and time.monotonic() - self._drawn < _PAUSE:
+            return
         self._shown.set_postfix_str(f"{what}, {how_far}" if how_far else what, refresh=False)
-        if is_new or time.monotonic() - self._drawn >= _PAUSE:
-            self._shown.refresh()
-            self._drawn = time.monotonic()
+        self._shown.n = self._steps + round(min(share, _ALMOST), 2)
+        self._shown.refresh()
+        self._drawn = time.monotonic()
 
 
 @contextmanager

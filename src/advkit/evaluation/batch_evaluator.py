@@ -2,7 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,8 +16,9 @@ from advkit._io.progress import Bar
 from advkit._io.rng import repeatable
 from advkit.errors import InputError, MissingExtraError, NoGradientError
 from advkit.evaluation.flags import balls
+from advkit.evaluation.keepsakes import Picture, keepsakes
 from advkit.evaluation.outcomes import counted
-from advkit.evaluation.passes import Passes, counting
+from advkit.evaluation.passes import Passes, counting, foreseen
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Outcome, Record, vote
 from advkit.evaluation.verify import Verifier
@@ -46,6 +48,7 @@ class BatchEvaluator:
         seed: see `advkit.evaluate`.
         stop_when_fooled: whether an attack is only tried on what those before it left.
         tick: the bar: told what is being done, and called with 1 after each planned attack.
+        pictures: how many images each attack on the bare model keeps of those that it fooled.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class BatchEvaluator:
         seed: int | None,
         stop_when_fooled: bool,
         tick: Bar,
+        pictures: int = 0,
     ) -> None:
         self.contenders = contenders
         self.plan = plan
@@ -65,6 +69,9 @@ class BatchEvaluator:
         self.stop_when_fooled = stop_when_fooled
         self.tick = tick
         self._balls = balls(planned.attack for planned in plan)
+        self._pictures: dict[str, list[Picture]] = {planned.cells[0].attack: [] for planned in plan}
+        self._wanted = pictures
+        self._usual: dict[PlannedAttack, float] = {}  # forwards an image, in the batch before
         self._worked: set[_Names] = set()
         self._failed: dict[_Names, list[Exception]] = defaultdict(list)
 
@@ -85,6 +92,7 @@ class BatchEvaluator:
         verified = self._verified(clean[self.contenders[0]], batch)
         standing: dict[tuple[Contender, str | None], Tensor] = {}
         cells: list[Outcome] = []
+        kept = {name: len(several) for name, several in self._pictures.items()}
         for planned in self.plan:
             places = [(cell.contender, cell.protocol) for cell in planned.cells]
             before = [standing.get(place, clean[place[0]].predictions) for place in places]
@@ -98,7 +106,14 @@ class BatchEvaluator:
             cells += outcomes
             self.tick(1)
         device = str(batch.device(self.contenders[0].model))
-        return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells, verified=verified)
+        pictures = [one for name, several in self._pictures.items() for one in several[kept[name] :]]
+        labels = batch.labels.tolist()
+        return Record(digest, device, labels, list(clean.values()), cells, verified=verified, pictures=pictures)
+
+    def found_already(self, pictures: Iterable[Picture]) -> None:
+        """Take note of pictures that were kept before, so that no more are than are wanted."""
+        for one in pictures:
+            self._pictures.setdefault(one.attack, []).append(one)
 
     @property
     def has_black_box(self) -> bool:
@@ -166,11 +181,14 @@ class BatchEvaluator:
         name = planned.cells[0].attack if len(self.contenders) == 1 else name
         self.tick.doing(name)
 
+        usual, due = self._usual.get(planned) or foreseen(planned.attack), 1.0
+
         def shown() -> None:
-            self.tick.doing(name, f"{passes.forwards:,} forwards")
+            self.tick.doing(name, f"{passes.forwards:,} forwards", passes.forwards / due)
 
         def craft(rows: Tensor) -> Tensor:
-            nonlocal seconds
+            nonlocal seconds, due
+            due = usual * (len(tried) + len(rows))
             start = _now(batch.device(model))
             with counting(model, passes, shown):
                 found = planned.attack(*batch.rows(rows))
@@ -197,7 +215,26 @@ class BatchEvaluator:
                 outcome.predictions.fill_(LOST)  # of an attack that was not carried out no image says anything
             self._show(outcome, cell, batch, adversarials, wanted[torch.isin(wanted, made)], said)
             outcomes.append(outcome)
+        if len(tried):
+            self._usual[planned] = passes.forwards / len(tried)
+        self._keep(planned, batch, adversarials, outcomes[0])
         return outcomes
+
+    def _keep(self, planned: PlannedAttack, batch: "_Batch", adversarials: Tensor, outcome: Outcome) -> None:
+        """Keep pictures of some of the images that an attack fooled the bare model with."""
+        cell, bare = planned.cells[0], self.contenders[0]
+        fooled = [row for row, is_fooled in zip(outcome.rows, outcome.fooled, strict=True) if is_fooled]
+        missing = self._wanted - len(self._pictures[cell.attack])
+        if cell.contender is not bare or missing <= 0 or not fooled:
+            return
+        rows, bounds = torch.tensor(fooled, device="cpu"), planned.attack.bounds
+        with repeatable(self.seed, batch.index, "pictures", device=batch.device(bare.model)), suppress(Exception):
+            # A model that answers no more has lost a picture, and no number.
+            self._pictures[cell.attack] += keepsakes(
+                *(cell.attack, bare.model, batch.images, adversarials, batch.labels, rows),
+                bounds=bounds,
+                count=missing,
+            )
 
     def _show(
         self, outcome: Outcome, cell: Cell, batch: "_Batch", adversarials: Tensor, rows: Tensor, said: Tensor

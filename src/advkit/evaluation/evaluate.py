@@ -31,6 +31,7 @@ from advkit.evaluation.arguments import (
 from advkit.evaluation.batch_evaluator import BatchEvaluator
 from advkit.evaluation.batches import pairs
 from advkit.evaluation.comparison import comparison
+from advkit.evaluation.keepsakes import chosen
 from advkit.evaluation.kinds import carried_out, not_tried
 from advkit.evaluation.plan import Contender, planned_attacks
 from advkit.evaluation.pool import Pool
@@ -65,6 +66,7 @@ def evaluate(
     seed: int | None = 0,
     flags: bool = True,
     run_folder: str | PathLike[str] | None = None,
+    pictures: int = 0,
     share: bool = True,
     progress: bool | None = None,
 ) -> RobustnessReport:
@@ -118,6 +120,8 @@ def evaluate(
             goes on where the last one was killed. The loader has to give the same batches again. Another model is
             refused: by its layers, its weights, and its outputs for a few of the images. So is another
             attack, by its class, fields and attributes, and the code of a class of your own.
+        pictures: how many images to keep of those that attacks fooled the bare model with, for
+            `RobustnessReport.to_html` to show: grey or RGB, one of each attack before a second of any.
         share: whether the processes of torch.distributed, where there are several, share the work. All of them have to
             call then, and wait for each other; False for one that evaluates by itself.
         progress: True for a progress bar, False for none, None for one where stderr is a terminal and tqdm is
@@ -148,6 +152,7 @@ def evaluate(
         (0.0, torch.Size([12]))
     """
     check_number("draws", draws, at_least=1, integer=True)
+    check_number("pictures", pictures, at_least=0, integer=True)
     if seed is not None:
         check_number("seed", seed, integer=True)
     protocols = in_order(protocols)
@@ -174,10 +179,13 @@ def evaluate(
         ticking(steps, "evaluate", unit="attack", progress=False if ranks.rank else progress) as tick,
     ):
         check_whole(models.values(), ranks)
-        evaluator = BatchEvaluator(contenders, plan, verifier, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick)
+        evaluator = BatchEvaluator(
+            contenders, plan, verifier, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick, pictures=pictures
+        )
         pool = Pool(contenders, plan, seed) if flags else None
         records = _records(batches, evaluator, folder, ranks, pool)
         _check_worked(records, evaluator)
+        tick.doing("looking for flags")
         probed = pool.flags(records, ranks, folder.path) if pool else []
     compared = comparison(records, contenders, plan, whole=not stop_when_fooled) if flags else ()
     numbers = summary(records, contenders, plan, setup)
@@ -186,6 +194,7 @@ def evaluate(
         flags=(*contradicted(numbers["standing"], numbers["proved"]), *probed, *compared),
         not_tried=() if called else not_tried(carried_out(records.values(), plan)),
         verdict=called,
+        pictures=chosen((one for record in records.values() for one in record.pictures), pictures),
         **_circumstances(records, setup, bare),
     )
 
@@ -245,6 +254,7 @@ def _records(
         pool: picks the images that flags are looked for on, of each batch; None for no flags.
     """
     records = folder.load()
+    evaluator.found_already(one for record in records.values() for one in record.pictures)
     stored = set(records)
     unsaved: list[int] = []
     known = not stored  # nothing is added to a run before it is known to be this one

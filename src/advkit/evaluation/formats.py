@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from advkit import norms
 from advkit.errors import InputError, NoGradientError
 from advkit.evaluation.flags import Flag
+from advkit.evaluation.keepsakes import Picture
 from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, Share, WorstCase
 
 if TYPE_CHECKING:
     from advkit.evaluation.report import RobustnessReport
 
-__all__ = ["as_csv", "as_json", "from_json", "markdown", "text"]
+__all__ = ["as_csv", "as_json", "doubts", "from_json", "lost", "markdown", "passes", "text", "together", "unbounded"]
 
 _SCHEMA = 2
 _WIDTH = 80
@@ -56,11 +57,11 @@ def as_csv(report: RobustnessReport) -> str:
         lines.writerow(_cells(clean) | {"defense": clean.name, "attack": "", "class": clean.defense})
         for score in report.scores:
             if score.defense == clean.name:
-                names = {"attack": score.name, "class": score.attack, "flags": _doubts(report, score)}
+                names = {"attack": score.name, "class": score.attack, "flags": doubts(report, score)}
                 lines.writerow(_cells(score) | names)
         for worst in report.worst:
             if worst.defense == clean.name:
-                lines.writerow(_cells(worst) | {"attack": _TOGETHER, "flags": _doubts(report, worst)})
+                lines.writerow(_cells(worst) | {"attack": _TOGETHER, "flags": doubts(report, worst)})
     return written.getvalue()
 
 
@@ -69,6 +70,7 @@ def as_json(content: Mapping[str, Any]) -> str:
     written = json.dumps(_without_nan({"schema": _SCHEMA, **content}), indent=2, allow_nan=False)
     # The triples of a confusion a line each, and what there is a value of for each image on one line.
     written = re.sub(r"\[\s+(\d+),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3]", written)
+    written = re.sub(r'(?<="labels": \[)[^][]*', lambda found: " ".join(found[0].split()), written)
     return re.sub(r",\s+(?=true|false)", ", ", written) + "\n"
 
 
@@ -96,12 +98,13 @@ def from_json(written: str) -> dict[str, Any]:
     }
     for name, kind in parts.items():
         content[name] = tuple(_read(kind, part) for part in content[name])
-    for name in ("not_tried", "standing", "proved"):
+    content["pictures"] = tuple(map(Picture.from_json, content.get("pictures", ())))
+    for name in ("not_tried", "standing", "proved", "labels"):
         content[name] = tuple(content.get(name, ()))
     return content
 
 
-def _doubts(report: RobustnessReport, share: Share) -> str:
+def doubts(report: RobustnessReport, share: Share) -> str:
     """The names of the flags that put a number in doubt."""
     if not isinstance(share, (AttackScore, WorstCase)):
         return ""  # nobody attacks
@@ -113,7 +116,7 @@ def _doubts(report: RobustnessReport, share: Share) -> str:
 def _mark(report: RobustnessReport, share: Share) -> str:
     """What stands after an accuracy: a space where others are in doubt, so that the digits stay in line."""
     shares = [*report.scores, *report.worst]
-    return _DOUBTED if _doubts(report, share) else " " * any(_doubts(report, other) for other in shares)
+    return _DOUBTED if doubts(report, share) else " " * any(doubts(report, other) for other in shares)
 
 
 def _is_bare(report: RobustnessReport) -> bool:
@@ -126,7 +129,7 @@ def _table(report: RobustnessReport, *, intervals: bool = False) -> list[tuple[s
         rows = [
             (BARE, *_accuracy(report, report.defenses[0]), *["-"] * 4),
             *((score.name, *_accuracy(report, score), *_costs(score)) for score in report.attacks),
-            *((_TOGETHER, *_accuracy(report, worst), *["-"] * 4) for worst in _together(report)),
+            *((_TOGETHER, *_accuracy(report, worst), *["-"] * 4) for worst in together(report)),
         ]
         return [("attack", "accuracy", "95 % interval", "success", "L2", "Linf", "ms/image"), *rows]
 
@@ -143,12 +146,12 @@ def _table(report: RobustnessReport, *, intervals: bool = False) -> list[tuple[s
         for name in [score.name for score in report.attacks]:
             scores = {s.protocol: s for s in report.scores if (s.name, s.defense) == (name, clean.name)}
             rows += [row("", name, scores)] if scores else []
-        together = {worst.protocol: worst for worst in _together(report) if worst.defense == clean.name}
-        rows += [row("", _TOGETHER, together)] if together else []
+        worst = {one.protocol: one for one in together(report) if one.defense == clean.name}
+        rows += [row("", _TOGETHER, worst)] if worst else []
     return rows
 
 
-def _together(report: RobustnessReport) -> tuple[WorstCase, ...]:
+def together(report: RobustnessReport) -> tuple[WorstCase, ...]:
     """The worst case over attacks, where it says something new."""
     return report.worst if len(report.attacks) > 1 else ()
 
@@ -159,9 +162,9 @@ def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
         *_verdict(report),
         *_verified(report),
         _caption(report),
-        *_unbounded(report),
+        *unbounded(report),
         *_not_tried(report),
-        *_failures(report),
+        *lost(report),
         *(f"Flag, {flag}" for flag in report.flags),
     ]
     lines: list[str] = []
@@ -177,11 +180,11 @@ def _verdict(report: RobustnessReport) -> list[str]:
     worst = report.worst[0]
     far = " or ".join(f"{norms.get(norm)} {eps:.4g}" for norm, eps in worst.within.items())
     fooled = [f"{_fooled(score)} by {score.name}" for score in report.attacks]
-    passes = sum(_passes(score) for score in report.attacks) / max(1, report.images)
+    spent = sum(passes(score) for score in report.attacks) / max(1, report.images)
     return [
         f'Robust accuracy within {far}, "{report.verdict}": {_percent(worst.accuracy)}, with 95 % confidence '
         f"{100 * worst.low:.1f} to {100 * worst.high:.1f}. It is an upper bound: another attack may find more. First "
-        f"fooled: {', '.join(fooled)}. {passes:,.0f} passes (forwards and backwards) an image."
+        f"fooled: {', '.join(fooled)}. {spent:,.0f} passes (forwards and backwards) an image."
     ]
 
 
@@ -200,7 +203,8 @@ def _fooled(score: AttackScore) -> int:
     return round(score.success_rate * score.attacked) if score.attacked else 0
 
 
-def _passes(score: AttackScore) -> float:
+def passes(score: AttackScore) -> float:
+    """Forwards and backwards of an attack, over all images."""
     return score.attacked * (score.forwards_per_image + score.backwards_per_image) if score.attacked else 0.0
 
 
@@ -224,12 +228,12 @@ def _caption(report: RobustnessReport) -> str:
             " Each attack was tried only on the images that those above it left, so its accuracy is what they leave "
             "together."
         )
-    if any(_doubts(report, share) for share in (*report.scores, *report.worst)):
+    if any(doubts(report, share) for share in (*report.scores, *report.worst)):
         text += f" Accuracies with a {_DOUBTED} are in doubt: see the flags below."
     return text
 
 
-def _unbounded(report: RobustnessReport) -> list[str]:
+def unbounded(report: RobustnessReport) -> list[str]:
     """A sentence where "all together" mixes attacks within a budget with others, which move images at will."""
     known = {score.name: score.arguments.get("eps") for score in report.attacks if score.arguments}
     free = [name for name, eps in known.items() if eps is None]
@@ -251,18 +255,18 @@ def _not_tried(report: RobustnessReport) -> list[str]:
 _REFUSED = f" raised {NoGradientError.__name__}: "
 
 
-def _failures(report: RobustnessReport) -> list[str]:
+def lost(report: RobustnessReport) -> list[str]:
     """A sentence for each error, however many images were lost to it."""
-    lost: dict[str, int] = {}
+    found: dict[str, int] = {}
     for failure in report.failures:
         what = "the model, without an attack," if failure.attack is None else failure.attack
         where = "" if failure.defense == BARE else f" against {failure.defense}"
         by = f" ({failure.protocol})" if failure.protocol else ""
         sentence = f"{what}{where}{by} raised {failure.error}"
-        lost[sentence] = lost.get(sentence, 0) + len(failure.rows)
+        found[sentence] = found.get(sentence, 0) + len(failure.rows)
     return [
         f"{count} image{'s' * (count > 1)} {'without a gradient' if _REFUSED in sentence else 'lost'}: {sentence}"
-        for sentence, count in lost.items()
+        for sentence, count in found.items()
     ]
 
 

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from advkit.attack import Attack
+from advkit.evaluation.flags import number
 from advkit.model import Model, defended
 
-__all__ = ["Asked", "Passes", "counting"]
+__all__ = ["Asked", "Passes", "counting", "foreseen"]
+
+_USUAL = 50  # forwards an image, of an attack that does not say how many it takes
 
 
 class Asked(nn.Module):
@@ -36,6 +40,12 @@ class Passes:
 
     forwards: int = 0
     backwards: int = 0
+
+
+def foreseen(attack: Attack) -> float:
+    """About how many forwards an attack may take for an image, from what it was made with: for a bar, not a number."""
+    of = {name: value for name in ("max_queries", "steps", "restarts", "n") if (value := number(attack, name))}
+    return of.get("max_queries") or of.get("steps", _USUAL) * of.get("restarts", of.get("n", 1))
 
 
 @contextmanager

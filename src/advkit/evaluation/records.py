@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advkit.errors import NoGradientError
+from advkit.evaluation.keepsakes import Picture
 from advkit.evaluation.witness import Witness
 
 __all__ = ["LOST", "NORMS", "Outcome", "Record", "is_refused", "vote"]
@@ -82,6 +83,7 @@ class Record:
         cells: an outcome for each cell of the plan, in order.
         answers: of each contender, to know it again by; none where the record is not kept.
         verified: whether each image is proved; none where nobody asked.
+        pictures: a few of the images that the bare model was fooled with, where they are to be kept.
     """
 
     digest: str
@@ -91,6 +93,7 @@ class Record:
     cells: list[Outcome]
     answers: list[Witness] = field(default_factory=list)
     verified: list[bool] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The record as text."""
@@ -105,6 +108,7 @@ class Record:
                 outcome["predictions"] = torch.tensor(outcome["predictions"], device="cpu")
             content[name] = [Outcome(**outcome) for outcome in content[name]]
         content["answers"] = [Witness(**said) for said in content["answers"]]
+        content["pictures"] = [Picture.from_json(one) for one in content.get("pictures", ())]
         return cls(**content)
 
 

@@ -1,9 +1,11 @@
 """What an evaluation found."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,7 +14,16 @@ from typing_extensions import Self
 from advkit.errors import InputError
 from advkit.evaluation import formats
 from advkit.evaluation.flags import Flag
+from advkit.evaluation.flat import as_dataframe, as_dict
+from advkit.evaluation.keepsakes import Picture
+from advkit.evaluation.page import page
 from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, Score, WorstCase
+from advkit.evaluation.versus import Comparison, compare
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from advkit.evaluation.security import SecurityCurve
 
 __all__ = ["BARE", "AttackScore", "DefenseScore", "Failure", "RobustnessReport", "Score", "WorstCase"]
 
@@ -34,6 +45,8 @@ class RobustnessReport:
             `robust`.
         proved: likewise, whether it is proved that no attack within the budget can fool it; nothing without
             ``certify=True``. See `verified`.
+        labels: the class of each image, in the same order.
+        pictures: a few images before and after an attack, as many as `advkit.evaluate` was asked to keep.
         verdict: "standard" or "autoattack", if the attacks were given by that name.
         not_tried: the kinds of attacks of which none was carried out, as parts of a sentence.
         stop_when_fooled: whether each attack was only tried on what those before it left; its accuracy is then what
@@ -62,6 +75,8 @@ class RobustnessReport:
     failures: tuple[Failure, ...] = ()
     standing: tuple[bool, ...] = ()
     proved: tuple[bool, ...] = ()
+    labels: tuple[int, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     verdict: str | None = None
     not_tried: tuple[str, ...] = ()
     stop_when_fooled: bool = False
@@ -163,6 +178,101 @@ class RobustnessReport:
     def to_json(self, path: str | PathLike[str] | None = None) -> str:
         """Everything in JSON, written to ``path`` as well if there is one. NaN becomes null."""
         return _written(formats.as_json(asdict(self)), path)
+
+    def to_html(
+        self,
+        path: str | PathLike[str] | None = None,
+        *,
+        title: str | None = None,
+        class_names: Sequence[str] | None = None,
+        curves: "Sequence[SecurityCurve] | Mapping[str, SecurityCurve]" = (),
+    ) -> str:
+        """A page for people: one file that needs no other, on a screen, on a telephone and in print.
+
+        On top the verdict with its interval, and the flags; below it what each attack found, security curves, pictures
+        of images before and after an attack, and what it took. The page asks no other computer for anything, runs no
+        script, and follows the reader's light or dark setting.
+
+        Args:
+            path: a file to write it to as well.
+            title: what it is about; the class of the model if None.
+            class_names: a name for each class, for pictures and tables; their indices if None.
+            curves: what `advkit.evaluation.security_curve` returned, one or several, by the names they should have.
+
+        Raises:
+            InputError: ``class_names`` are fewer than the classes in the report, or the curves are in several norms.
+
+        Examples:
+            >>> report = advkit.evaluate(model, loader, "standard", eps=8 / 255, pictures=4)
+            >>> curve = advkit.evaluation.security_curve(advkit.PGD(model), loader, eps=[0, 2 / 255, 8 / 255])
+            >>> page = report.to_html("report.html", curves={"PGD": curve})
+            >>> page.startswith("<!DOCTYPE html>"), "http:" in page
+            (True, False)
+        """
+        return _written(page(self, title=title, class_names=class_names, curves=curves), path)
+
+    def to_dict(self) -> dict[str, float | int | bool | str]:
+        """The numbers as one flat dict, for TensorBoard, W&B, MLflow and the like.
+
+        The keys stay what they are from one version to the next; more may come. Of the bare model: ``images``,
+        ``clean_accuracy``, ``robust_accuracy`` (each also with ``_low`` and ``_high``, the ends of its 95 % interval),
+        ``flags`` and ``failures`` (how many), ``eps_linf`` and so on (the budgets), ``verdict`` ("" if there is none),
+        ``stop_when_fooled``, ``seed``, ``device``, ``hardware``, ``data_digest``, ``advkit_version``,
+        ``torch_version`` and ``python_version``. Of each attack, after its name and a slash, ``accuracy`` with its
+        ends, ``success_rate``, ``attacked``, ``first_to_fool``, ``precision``, ``recall``, ``f1``, ``median_l0`` to
+        ``median_linf``, ``seconds_per_image``, ``forwards_per_image`` and ``backwards_per_image``. Of a defense, after
+        its name, ``clean_accuracy``, ``precision``, ``recall`` and ``f1``; after its name and a protocol's,
+        ``robust_accuracy``; and after the attack's as well what there is of an attack.
+
+        What is no letter, digit, dot or dash in a name becomes ``_``: ``PGD_eps_8_255_steps_40/accuracy``. A number
+        that nothing was measured for is NaN, and what is None is left out.
+
+        Examples:
+            >>> report = advkit.evaluate(model, loader, [advkit.PGD(model, steps=5)])
+            >>> numbers = report.to_dict()
+            >>> numbers["robust_accuracy"], numbers["PGD_steps_5/success_rate"]
+            (0.0, 1.0)
+            >>> metrics = {name: value for name, value in numbers.items() if not isinstance(value, str)}
+        """
+        return as_dict(self)
+
+    def to_dataframe(self) -> "DataFrame":
+        """The lines of `to_csv` as a pandas table: numbers as floats, NaN where nothing was measured.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+
+        Examples:
+            >>> frame = advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_dataframe()
+            >>> list(frame["attack"]), frame["accuracy"].iloc[-1]
+            (['', 'FGSM', 'all together'], 0.0)
+        """
+        return as_dataframe(self)
+
+    def compare(self, other: "RobustnessReport") -> Comparison:
+        """Hold this report against another on the same images, image by image.
+
+        Whether the model is right on an image under every attack is a pair of yes and no for each image, of which
+        McNemar's exact test says whether the difference may be chance. Two accuracies alone don't tell: their intervals
+        may overlap although one model is right wherever the other is, and on more.
+
+        Args:
+            other: the second report.
+
+        Returns:
+            What differs; it prints.
+
+        Raises:
+            InputError: the other report is about other images, or one of them is of an advkit that kept no verdict for
+                each image.
+
+        Examples:
+            >>> before = advkit.evaluate(model, loader, [advkit.PGD(model)])
+            >>> after = advkit.evaluate(model, loader, [advkit.PGD(model)])
+            >>> before.compare(after).p_value
+            1.0
+        """
+        return compare(self, other)
 
     @classmethod
     def from_json(cls, source: str | PathLike[str]) -> Self:

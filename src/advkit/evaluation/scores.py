@@ -102,6 +102,8 @@ class AttackScore(Score):
         defense: how the report calls the defense; "none" for the bare model.
         protocol: "oblivious", "naive" or "adaptive"; None for the bare model, where the three are one.
         attacked: how many images were attacked: those that the model gets right in some draw.
+        first_to_fool: how many images this attack fooled and none before it in the list did, within the budgets that
+            `WorstCase` counts; together they are what all attacks took. None in a report of an older advkit.
         success_rate: the share of the images that the model got right before the attack, and wrong after.
         median_l0: of the successful perturbations, in features; likewise the others, in units of pixels.
         seconds_per_image: wall-clock time of the attack over the number of images attacked.
@@ -121,6 +123,7 @@ class AttackScore(Score):
     defense: str = BARE
     protocol: str | None = None
     attacked: int
+    first_to_fool: int | None = None
     success_rate: float
     median_l0: float
     median_l1: float

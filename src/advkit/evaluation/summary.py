@@ -14,7 +14,7 @@ from advkit.evaluation.flags import Ball, balls
 from advkit.evaluation.metrics import macro, wilson
 from advkit.evaluation.outcomes import counted
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
-from advkit.evaluation.records import LOST, NORMS, Outcome, Record, is_refused
+from advkit.evaluation.records import LOST, NORMS, Outcome, Record, is_refused, vote
 from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, WorstCase
 
 __all__ = ["hopeless", "summary"]
@@ -38,16 +38,26 @@ def summary(
     cells = [cell for planned in plan for cell in planned.cells]
     of_contenders = list(zip(*(record.clean for record in records.values()), strict=True))
     of_cells = list(zip(*(record.cells for record in records.values()), strict=True))
-    scores = [_attack_score(cell, labels, of_cell, setup) for cell, of_cell in zip(cells, of_cells, strict=True)]
     # By defense, and for each attack by protocol.
     order = {name: place for place, name in enumerate([one.name for one in contenders])}
     attacks = [planned.attack for planned in plan for _ in planned.cells]
     together: dict[tuple[str, str | None], list[_Under]] = defaultdict(list)
+    names: dict[tuple[str, str | None], list[str]] = defaultdict(list)
     tried = zip(cells, attacks, of_cells, strict=True)
     for cell, attack, of_cell in sorted(tried, key=lambda one: order[one[0].contender.name]):
         together[cell.contender.name, cell.protocol].append((attack, of_cell))
+        names[cell.contender.name, cell.protocol].append(cell.attack)
     clean = {one.name: of_one for one, of_one in zip(contenders, of_contenders, strict=True)}
     within = balls(attacks)
+    firsts: dict[tuple[str | None, ...], int] = {
+        (name, *place): count
+        for place, several in together.items()
+        for name, count in zip(names[place], _firsts(labels, clean[place[0]], several, within), strict=True)
+    }
+    scores = [
+        _attack_score(cell, labels, of_cell, setup, firsts[cell.names])
+        for cell, of_cell in zip(cells, of_cells, strict=True)
+    ]
     hits = {place: _hits(labels, clean[place[0]], several, within) for place, several in together.items()}
     right, kept, draws = hits.get((BARE, None)) or _hits(labels, clean[BARE], [], within)
     return {
@@ -61,6 +71,7 @@ def summary(
         "failures": tuple(_failures(records, contenders, cells)),
         "proved": _proved(records.values(), kept),
         "standing": tuple((kept & (2 * right > draws)).tolist()),
+        "labels": tuple(labels.tolist()),
     }
 
 
@@ -85,7 +96,9 @@ def _defense_score(
     )
 
 
-def _attack_score(cell: Cell, labels: Tensor, outcomes: Sequence[Outcome], setup: Mapping[str, Any]) -> AttackScore:
+def _attack_score(
+    cell: Cell, labels: Tensor, outcomes: Sequence[Outcome], setup: Mapping[str, Any], first_to_fool: int
+) -> AttackScore:
     """How a contender fares under an attack, from its outcome for each batch."""
     kind, arguments = setup["attacks"][cell.attack]
     crafted = sum(outcome.crafted for outcome in outcomes)
@@ -103,6 +116,7 @@ def _attack_score(cell: Cell, labels: Tensor, outcomes: Sequence[Outcome], setup
         defense=cell.contender.name,
         protocol=cell.protocol,
         attacked=sum(len(outcome.rows) for outcome in outcomes),
+        first_to_fool=first_to_fool,
         success_rate=_each(len(distances[0]), sum(outcome.right for outcome in outcomes)),
         prediction_seconds=seconds + judging,
         seconds_per_image=seconds,
@@ -142,6 +156,20 @@ def _hits(labels: Tensor, clean: Sequence[Outcome], several: Sequence[_Under], w
     counts = [torch.cat([counted(attack, one, within) for one in outcomes]) for attack, outcomes in several]
     shown = [torch.where(counting, one, before) for counting, one in zip(counts, said, strict=False)] or [before]
     return torch.stack([(one == labels).sum(0) for one in shown]).amin(0), kept, len(before)
+
+
+def _firsts(labels: Tensor, clean: Sequence[Outcome], several: Sequence[_Under], within: Sequence[Ball]) -> list[int]:
+    """How many images each attack fooled that none before it had, in the balls ``within``."""
+    before = _predictions(clean)
+    standing = vote(before) == labels
+    found = []
+    for attack, outcomes in several:
+        said = _predictions(outcomes)
+        counts = torch.cat([counted(attack, one, within) for one in outcomes]) & (said != LOST).all(0)
+        fooled = standing & counts & (vote(said) != labels)
+        found.append(int(fooled.sum()))
+        standing = standing & ~fooled
+    return found
 
 
 def _failures(records: Mapping[int, Record], contenders: Sequence[Contender], cells: Sequence[Cell]) -> list[Failure]:

@@ -1,0 +1,1 @@
+"""What the command `advkit` is made of; `advkit.cli` puts it together."""
