@@ -1,5 +1,6 @@
 """What attacks on decisions declare that begin with an image that fools."""
 
+from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
@@ -26,3 +27,6 @@ class Starting(Asking):
     def _starts(self, ask: Oracle, images: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that have an image to begin with, int64 (m,), and that image, (m, ...)."""
         return starts(ask, images, self.starting_points, self.init_size, self.bounds, self.generator)
+
+    @abstractmethod
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor: ...
