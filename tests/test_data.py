@@ -642,7 +642,7 @@ KILLED = """
     whole, total = files(root / "whole"), int((root / "whole.log").read_text().split()[-1])
     rng = random.Random(int(sys.argv[2]))
     report = []
-    for turn in range(20):
+    for turn in range(10):
         folder, log = root / f"copy{turn}", root / f"log{turn}"
         at = rng.randint(1, total)
         folder.mkdir()
@@ -668,7 +668,7 @@ KILLED = """
 """
 
 
-def test_killed_at_twenty_random_points(tmp_path):
+def test_killed_at_ten_random_points(tmp_path):
     out = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), "1"],
         check=True,
@@ -677,7 +677,7 @@ def test_killed_at_twenty_random_points(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     found = json.loads(out.stdout)
-    assert len(found["report"]) == 20
+    assert len(found["report"]) == 10
     for run in found["report"]:
         assert run["killed"]
         assert run["whole_or_absent"]

@@ -49,7 +49,19 @@ MODEL = conv_net()
 
 def test_what_is_declared_is_known() -> None:
     known = hyperparameters.of(Strangers)
-    assert list(known) == ["adaptive", "compiled", "eps", "alpha", "steps", "most", "how", "twice", "norm"]
+    assert list(known) == [
+        "adaptive",
+        "compiled",
+        "mask",
+        "levels",
+        "eps",
+        "alpha",
+        "steps",
+        "most",
+        "how",
+        "twice",
+        "norm",
+    ]
     assert str(known["eps"]) == "a number, at least 0, or one for each image"
     assert str(known["steps"]) == "an integer, at least 1"
     assert str(known["how"]) == "one of 'up', 'down'"

@@ -14,6 +14,7 @@ LAYERS = [  # each may import from those before it, and from itself
     {"attack"},
     {"black_box", "parts"},
     {"attacks"},
+    {"compat"},
     {"_io", "_data", "transforms", "data"},
     {"defenses"},
     {"evaluation"},

@@ -9,6 +9,7 @@ so that the file of an attack holds its algorithm and nothing else. `advkit._eng
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -20,10 +21,12 @@ from advkit import hyperparameters, norms
 from advkit._engine.checks import check_bounds, check_choice, check_model
 from advkit._engine.classifier import Classifier, prediction, warn_of_infinite
 from advkit._engine.lengths import BASES, default, is_given, settle
+from advkit._engine.masks import free_pixels, is_per_image
 from advkit._engine.run import Done, Stage, carry_out
 from advkit._engine.wording import short
+from advkit.errors import InputError
 from advkit.goals import Goal
-from advkit.hyperparameters import flag
+from advkit.hyperparameters import Hyperparameter, OneForAll, declared, flag, number
 from advkit.model import Model, placement
 from advkit.norms import Norm
 
@@ -89,6 +92,24 @@ class AdversarialResult:
         return f"AdversarialResult({int(self.success.sum())} of {len(self.success)} successful)"
 
 
+@dataclass(frozen=True)
+class _Mask(Hyperparameter):
+    """Which pixels may move: True or 1 for those that may."""
+
+    def _check(self, name: str, value: object) -> None:
+        seen = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+        if not isinstance(value, Tensor) or not value.ndim or not bool(((value == 0) | (value == 1)).all()):
+            other = " with other numbers in it" if isinstance(value, Tensor) and value.ndim else ""
+            raise InputError(f"{name} must be a tensor of True and False, or of 1 and 0; got {seen}{other}")
+
+    def __str__(self) -> str:
+        return "a tensor of True for the pixels that may move, for all images or for each"
+
+    def bad(self) -> Iterator[object]:
+        """What is no tensor, or one with other numbers in it."""
+        yield from (True, "mask", torch.tensor(1), torch.tensor([0, 2]), torch.tensor([0.5]))
+
+
 @dataclass(frozen=True, eq=False)
 class Attack(ABC):
     """Base of all attacks: a model, numbers, and `_perturb`.
@@ -111,6 +132,15 @@ class Attack(ABC):
         adaptive: whether the attacker knows the defenses in the model and differentiates their surrogates, see
             `advkit.defenses.Defense`; False for the naive attacker, who takes the gradient that there is.
         compiled: whether searches are recorded as CUDA graphs where the model is on such a GPU; see `compile`.
+        mask: the pixels that may move, bool or 0 and 1; None for all. For images (N, C, H, W) it has the shape (H, W)
+            or (C, H, W), the same for all images, or (N, H, W) or (N, C, H, W), one for each; with N = C three
+            dimensions are read as (C, H, W), and (N, 1, H, W) leaves no doubt. For flat vectors (N, D) it has the
+            shape (D,) or (N, D). The attack is then on the pixels that may move alone; the others come back to the
+            bit.
+        levels: how many values a pixel of the result can have, at least 2: with 256 it lies on the grid of 8-bit images
+            within ``bounds``, and fools there; None for any value. Success is searched for on the grid, at the cost of
+            some forwards, and a few backwards where rounding undid it. Pixels of the images that are not on the grid
+            are rounded too, save outside a mask.
 
     Raises:
         InputError: a number is out of its range, when the attack is made; or images, labels or targets cannot be
@@ -137,6 +167,8 @@ class Attack(ABC):
     autocast: torch.dtype | None = None
     adaptive: bool = flag(True)
     compiled: bool = flag(False)
+    mask: Tensor | None = declared(None, _Mask(optional=True))
+    levels: int | None = number(None, at_least=2, at_most=65536, integer=True)
 
     def __init_subclass__(cls, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -165,6 +197,16 @@ class Attack(ABC):
     def _attack(self, images: Tensor, goal: Goal) -> Tensor:
         """`_perturb`, and what a family of attacks puts around it, as `advkit.black_box` its count of queries."""
         return self._perturb(images, goal)
+
+    @property
+    def spatial(self) -> bool:
+        """Whether it matters to the attack where pixels lie, as to one that draws squares or blurs gradients.
+
+        With a mask it gets whole images then, its ``mask`` as bool (N, ...), and gradients that are zero outside.
+        Others get the free pixels alone, as flat vectors. By default that is so for an attack with a `tensor` that is
+        the same for all images.
+        """
+        return any(isinstance(what, OneForAll) for what in hyperparameters.of(type(self)).values())
 
     @property
     def stops_at_success(self) -> bool:
@@ -265,13 +307,21 @@ class Attack(ABC):
         return other
 
     def _per_row(self) -> dict[str, Tensor]:
-        """The hyperparameters that are given for each image, (N,); see `hyperparameters.per_image`."""
+        """The hyperparameters that are given for each image, (N,) or (N, ...); see `hyperparameters.per_image`."""
         values = {name: getattr(self, name) for name in hyperparameters.per_image(type(self))}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 1}
+        whole = hyperparameters.whole_images(type(self))
+        return {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, Tensor) and (value.ndim == 1 or name in whole)
+        }
 
-    def _of_rows(self, index: Tensor) -> Self:
-        """The same attack for some of the images of its batch, int64 (n,)."""
+    def _of_rows(self, index: Tensor, images: Tensor) -> Self:
+        """The same attack for some of the images of its batch, which are (N, ...): those of the places int64 (n,)."""
         values = {name: value[index.to(value.device)] for name, value in self._per_row().items()}
+        if self.mask is not None and is_per_image(self.mask, images):
+            # Whole, since a cut of (N, H, W) may look like (C, H, W).
+            values["mask"] = free_pixels(self.mask, images)[index]
         return self._with(**values) if values else self
 
     def __str__(self) -> str:

@@ -22,6 +22,10 @@ class Asking(Attack):
 
     A field that is declared again keeps its place among the arguments, which is before those that a subclass adds.
 
+    Args:
+        batch_size: how many images the model is given at a time at most, at least 1, for one that is far away or short
+            of memory; None for as many as suit the device.
+
     Examples:
         >>> class Half(advkit.black_box.Asking):
         ...     max_queries = 7
@@ -34,6 +38,9 @@ class Asking(Attack):
 
     access: ClassVar[Access] = "scores"
     aim: ClassVar[Aim] = "minimal"
+
+    _: KW_ONLY
+    batch_size: int | None = number(None, at_least=1, integer=True)
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         """The attack itself, on images that do not fool yet. It asks the oracle alone.
@@ -73,13 +80,30 @@ class Asking(Attack):
         limit = NO_LIMIT if most is None else most
         loss, found = getattr(self, "loss", "ce"), images
         with torch.no_grad():
-            oracle = Oracle(model, images, goal, limit, access=self.access, aim=self.aim, loss=loss, bounds=self.bounds)
+            oracle = Oracle(
+                model,
+                images,
+                goal,
+                limit,
+                access=self.access,
+                aim=self.aim,
+                loss=loss,
+                bounds=self.bounds,
+                free=self.mask,
+                batch_size=self.batch_size,
+            )
             try:
                 found = self._with(model=Metered(oracle))._perturb(images, goal)
             except OutOfQueries:
                 found = oracle.fooling
             model.ledger.append(oracle.queries)
             return oracle.outcome(found)
+
+    def _predict(self, images: Tensor) -> Tensor:
+        size = self.batch_size
+        if size is None or len(images) <= size:
+            return super()._predict(images)
+        return torch.cat([super(Asking, self)._predict(part) for part in images.split(size)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +117,8 @@ class BlackBox(Asking):
 
     Args:
         max_queries: how many forwards may be spent on an image, at least 1; None for as many as the attack wants.
+        batch_size: how many images the model is given at a time at most, at least 1, for one that is far away or short
+            of memory; None for as many as suit the device.
 
     Examples:
         >>> class Mirror(advkit.black_box.BlackBox):

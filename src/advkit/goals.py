@@ -1,7 +1,7 @@
 """What an attack is after: the loss to climb and the test of success, as objects rather than flags."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Goal(ABC):
 
     Args:
         classes: int64 tensor of shape (N,): the class to leave (`Untargeted`) or to reach (`Targeted`).
+        place: int64 (N,), where the images are in a batch that has a mask; None without.
 
     Examples:
         >>> class ByOne(advkit.Untargeted):  # another class leads by more than 1
@@ -37,6 +38,7 @@ class Goal(ABC):
     """
 
     classes: Tensor
+    place: Tensor | None = field(default=None, kw_only=True, repr=False)
 
     def rows(self, index: Tensor) -> Self:
         """The same goal for some of the images. ``index`` is an int64 or bool tensor over the rows."""

@@ -29,6 +29,7 @@ __all__ = [
     "Choice",
     "Flag",
     "Hyperparameter",
+    "ImageEach",
     "Number",
     "OfEps",
     "OfRange",
@@ -42,6 +43,7 @@ __all__ = [
     "of",
     "per_image",
     "tensor",
+    "whole_images",
 ]
 
 _KEY = "hyperparameter"
@@ -223,6 +225,35 @@ class OneForAll(Hyperparameter):
         yield from (0.5, torch.tensor([1]), torch.tensor([math.nan]))
 
 
+@dataclass(frozen=True)
+class ImageEach(Hyperparameter):
+    """A tensor that has an image for each image of a batch.
+
+    Examples:
+        >>> advkit.hyperparameters.ImageEach().check("starting_points", 0.5)
+        Traceback (most recent call last):
+            ...
+        advkit.errors.InputError: starting_points must be a floating tensor of finite numbers (N, ...); got float
+    """
+
+    def _check(self, name: str, value: object) -> None:
+        if (
+            not isinstance(value, Tensor)
+            or value.ndim < 2
+            or not value.is_floating_point()
+            or not bool(value.isfinite().all())
+        ):
+            seen = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"{name} must be a floating tensor of finite numbers (N, ...); got {seen}")
+
+    def __str__(self) -> str:
+        return "a tensor with an image for each image"
+
+    def bad(self) -> Iterator[object]:
+        """What is no tensor, or one without an image for each image, or with other things than finite numbers."""
+        yield from (0.5, torch.tensor([0.5]), torch.ones(1, 2, dtype=torch.int64), torch.full((1, 2), math.nan))
+
+
 def number(
     default: object,
     *,
@@ -323,6 +354,8 @@ def of(cls: type) -> Mapping[str, Hyperparameter]:
         ...     print(f"{name}: {what}")
         adaptive: True or False
         compiled: True or False
+        mask: a tensor of True for the pixels that may move, for all images or for each
+        levels: an integer, at least 2, at most 65536
         eps: a number, at least 0, or one for each image
         loss: the name of a loss, or a function (logits, classes) -> (N,)
     """
@@ -334,11 +367,18 @@ def per_image(cls: type) -> tuple[str, ...]:
     """The fields of a class of which a tensor of shape (N,) is one value for each image.
 
     Those that are declared to be, and those that are not declared at all. A tensor of another shape, such as one
-    perturbation for all images, is the same for all.
+    perturbation for all images, is the same for all. Of `whole_images` it is a tensor (N, ...).
     """
     known = of(cls)
     declared_so = {name for name, what in known.items() if isinstance(what, Number) and what.per_image}
+    declared_so.update(whole_images(cls))
     return tuple(each.name for each in fields(cls) if each.name in declared_so or each.name not in known)
+
+
+@lru_cache(maxsize=1024)
+def whole_images(cls: type) -> tuple[str, ...]:
+    """The fields of a class of which a tensor (N, ...) is an image for each image."""
+    return tuple(name for name, what in of(cls).items() if isinstance(what, ImageEach))
 
 
 def _declaration(cls: type, known: Field[Any]) -> Hyperparameter | None:

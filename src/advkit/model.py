@@ -146,7 +146,8 @@ class Ensemble(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The mean (N, K) for pixels (N, ...)."""
-        said = [found_in(model(images.to(*_workplace(model, images)))).to(images.device) for model in self.models]
+        asked = self._asked()
+        said = [found_in(model(images.to(*_workplace(model, images)))).to(images.device) for model in asked]
         if len(shapes := {tuple(each.shape) for each in said}) > 1:
             raise ModelError(f"the models of an Ensemble must have the same classes; they returned {sorted(shapes)}")
         widest = reduce(torch.promote_types, (each.dtype for each in said), torch.float32)
@@ -156,6 +157,10 @@ class Ensemble(nn.Module):
         if self.mean == "probabilities":
             return together.logsumexp(0) - math.log(len(said))
         return together.mean(0)
+
+    def _asked(self) -> Sequence[Model]:
+        """Those that answer the next images: all of them."""
+        return self.models
 
     def extra_repr(self) -> str:
         """What the mean is of."""

@@ -36,10 +36,10 @@ class AttackTransform(nn.Module):
     could be the label, those that are all different and not all classes of the model number the images; if that does
     not settle it, say which it is with ``labels``.
 
-    uint8 pixels are attacked as the bounds' 256 levels (eps=8/255 is 8 of them with bounds (0, 1)). The change of an
-    attack with a budget is rounded towards zero, so that it stays within. That of any other attack is rounded to the
-    nearest level, and where the model is not fooled then, away from zero, and further along the same way; an image
-    that fools the model on no level that was tried is returned as it was.
+    uint8 pixels are attacked as the bounds' 256 levels (eps=8/255 is 8 of them with bounds (0, 1)), with ``levels=256``
+    if the attack has no ``levels`` of its own: what comes back fools the model as bytes. The change of an attack with a
+    budget stays within it; an image that any other attack fools the model with on no level that was tried is returned
+    as it was.
 
     The model is not a submodule of this one, which has no parameters: `train`, `to` and `state_dict` leave the model
     alone. While it is attacked the model is in eval mode, and afterwards it is as it was.

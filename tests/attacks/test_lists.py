@@ -45,7 +45,7 @@ def test_an_attack_is_in_every_list(attack: type[Attack]) -> None:
     assert name in advkit.__all__
     family = attack.aim if attack.access == "gradient" else "queries"
     family = "combined" if issubclass(attack, Combined) else family
-    if issubclass(attack, (Shorthand, Transfer)):
+    if issubclass(attack, (Shorthand, Transfer, advkit.LGV)):
         family = "transfer"  # with a budget on one model, for another
     family = "fitted" if issubclass(attack, Fitted) else family
     assert attack.__module__.split(".")[2] == family, "its folder is that of what it sees and looks for"

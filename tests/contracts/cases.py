@@ -11,10 +11,14 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from torch import Tensor
 
 import advkit
 from advkit import Attack
+from advkit._base.random import uniform_like
+from advkit.attacks.fitted.base import Fitted
 from advkit.attacks.transfer import EnhancedMomentum, InputDiversity, Momentum
+from advkit.goals import Goal
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -32,15 +36,16 @@ class Case:
         deterministic: draws no random numbers. The others are given a seeded generator.
         targetable: takes ``targets``.
         per_row: hyperparameters that may be tensors of shape (N,).
-        fools: the least share of easy images that it must fool. None, for attacks that show a model other pictures
-            than these: to one whose pixels have no neighbours they say nothing.
+        fools: the least share of easy images that it must fool; 0 for one that may as well go the other way. None, for
+            attacks that show a model other pictures than these: to one whose pixels have no neighbours they say
+            nothing.
         one_way: only raises features, or only lowers them.
         variant: of another case, whose loop or parts it shares: it is held to what a search may break, and not once
             more to what is done around searches.
         parts: of an attack that is given attacks: theirs.
         shorter: what is made in its place, if that takes too long.
         spatial: takes images (N, C, H, W) alone.
-        elsewhere: never asks about an image as it is.
+        elsewhere: never asks about an image as it is, or not for a gradient.
     """
 
     name: str
@@ -129,6 +134,28 @@ SEARCH = {"steps": 12, "binary_search_steps": 3}
 PUBLISHED = {**SEARCH, "lr": 0.05, "initial_c": 1.0, "schedule": "constant"}
 
 
+class OfABatch(Fitted):
+    """Fits on the batch that it attacks, from a random start, so that the suite has a fit before it."""
+
+    def _known(self) -> Tensor:
+        return torch.zeros(1)
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        pattern = self._begin(images)
+        pattern = pattern + 0.05 * uniform_like(pattern, self.generator)
+        for share in (1.0, 0.5):
+            pattern, _ = self._learned(pattern, images, goal, self.classifier, share)
+        return self._applied(images, pattern)
+
+
+class UniversalOfABatch(OfABatch, advkit.Universal):
+    """A perturbation for one batch."""
+
+
+class PatchOfABatch(OfABatch, advkit.Patch):
+    """A patch for one batch."""
+
+
 CASES = [
     Case("FGSM", advkit.FGSM, {"eps": 0.1}, budget=0.1, per_row=("eps",)),
     Case("IFGSM", advkit.IFGSM, LINF, budget=0.1, per_row=("eps", "alpha")),
@@ -159,6 +186,17 @@ CASES = [
         norm="l2",
         budget=2.0,
         per_row=("eps", "alpha"),
+    ),
+    Case("TPGD", advkit.TPGD, LINF, budget=0.1, deterministic=False, per_row=("eps", "alpha"), fools=0.0, variant=True),
+    Case(
+        "Jitter",
+        advkit.Jitter,
+        {**LINF, "std": 0.001, "scale": 1.0},
+        budget=0.1,
+        deterministic=False,
+        per_row=("eps", "alpha"),
+        fools=0.7,
+        variant=True,
     ),
     Case("MultiTargeted", advkit.MultiTargeted, {"eps": 0.1, "steps": 5, "restarts": 1}, budget=0.1, per_row=("eps",)),
     Case(
@@ -316,6 +354,55 @@ CASES = [
         norm="l2",
         deterministic=False,
     ),
+    Case("Spatial", advkit.Spatial, {"rotations": 3, "translations": 3}, spatial=True, fools=0.0),
+    Case(
+        "Spatial-random",
+        advkit.Spatial,
+        {"method": "random", "samples": 4},
+        deterministic=False,
+        spatial=True,
+        fools=0.0,
+        variant=True,
+    ),
+    Case("Noise", advkit.Noise, {"repeats": 4}, deterministic=False, fools=0.5, variant=True),
+    Case(
+        "Noise-uniform", advkit.Noise, {"kind": "uniform", "repeats": 4}, deterministic=False, fools=0.0, variant=True
+    ),
+    Case(
+        "Noise-salt",
+        advkit.Noise,
+        {"kind": "salt_and_pepper", "repeats": 4},
+        deterministic=False,
+        fools=0.0,
+        variant=True,
+    ),
+    Case("Blended", advkit.Blended, {"levels": 5}, norm="l2", deterministic=False, fools=0.0),
+    Case("Blended-grey", advkit.Blended, {"into": "grey", "levels": 5}, norm="l2", fools=0.0, variant=True),
+    Case("Blur", advkit.Blur, {"levels": 5}, norm="l2", fools=0.0, variant=True),
+    Case(
+        "HopSkipJump",
+        advkit.HopSkipJump,
+        {"steps": 1, "initial_gradient_eval_steps": 10, "init_size": 20, "max_queries": 70},
+        norm="l2",
+        deterministic=False,
+    ),
+    Case(
+        "HopSkipJump-Linf",
+        advkit.HopSkipJump,
+        {"norm": "linf", "steps": 1, "initial_gradient_eval_steps": 10, "init_size": 20, "max_queries": 60},
+        deterministic=False,
+        variant=True,
+    ),
+    Case(
+        "Boundary",
+        advkit.Boundary,
+        {"max_queries": 40, "init_size": 20},
+        norm="l2",
+        deterministic=False,
+        variant=True,
+    ),
+    Case("RayS", advkit.RayS, {"max_queries": 40}, variant=True),
+    Case("SurFree", advkit.SurFree, {"max_queries": 40, "init_size": 20}, norm="l2", deterministic=False, variant=True),
     Case(
         "DeepFool",
         advkit.DeepFool,
@@ -327,6 +414,7 @@ CASES = [
         advkit.DeepFool,
         {"steps": 20, "norm": "linf"},
     ),
+    Case("SparseFool", advkit.SparseFool, {"steps": 5}, norm="l0", variant=True),
     Case(
         "CW",
         advkit.CW,
@@ -395,6 +483,7 @@ CASES = [
         fools=0.5,
         variant=True,
     ),
+    Case("LGV", advkit.LGV, {**LINF, "epochs": 0}, budget=0.1, per_row=("eps", "alpha"), variant=True),
     Case("GRA", advkit.GRA, {**LINF, "samples": 2}, budget=0.1, deterministic=False, variant=True),
     Case("PGN", advkit.PGN, {**LINF, "samples": 2}, budget=0.1, deterministic=False, elsewhere=True),
     Case("SSA", advkit.SSA, {**LINF, "copies": 2}, budget=0.1, deterministic=False, spatial=True, elsewhere=True),
@@ -412,6 +501,33 @@ CASES = [
         elsewhere=True,
         variant=True,
     ),
+    Case("BrendelBethge", advkit.BrendelBethge, {"steps": 20}, norm="l2", deterministic=False, elsewhere=True),
+    Case(
+        "BrendelBethge-L0",
+        advkit.BrendelBethge,
+        {"steps": 20, "norm": "l0"},
+        norm="l0",
+        deterministic=False,
+        elsewhere=True,
+        variant=True,
+    ),
+    Case(
+        "BrendelBethge-L1",
+        advkit.BrendelBethge,
+        {"steps": 20, "norm": "l1"},
+        norm="l1",
+        deterministic=False,
+        elsewhere=True,
+        variant=True,
+    ),
+    Case(
+        "BrendelBethge-Linf",
+        advkit.BrendelBethge,
+        {"steps": 20, "norm": "linf"},
+        deterministic=False,
+        elsewhere=True,
+        variant=True,
+    ),
     Case("DDN", advkit.DDN, {"steps": 20}, norm="l2"),
     Case("FMN", advkit.FMN, {"steps": 25}, norm="l2"),
     Case("FMN-L0", advkit.FMN, {"steps": 100, "norm": "l0"}, norm="l0", variant=True),
@@ -425,6 +541,26 @@ CASES = [
     Case("PDPGD", advkit.PDPGD, {"steps": 20}),
     Case("PDPGD-L1", advkit.PDPGD, {"steps": 20, "dual_ratio": 1e-4, "norm": "l1"}, norm="l1", variant=True),
     Case("PDPGD-L2", advkit.PDPGD, {"steps": 20, "norm": "l2"}, norm="l2", variant=True),
+    Case(
+        "Universal",
+        advkit.Universal,
+        {"eps": 0.1, "alpha": 0.02},
+        budget=0.1,
+        deterministic=False,
+        fools=0.0,
+        shorter=UniversalOfABatch,
+    ),
+    Case(
+        "Patch",
+        advkit.Patch,
+        {"area": 0.3},
+        norm="l0",
+        deterministic=False,
+        spatial=True,
+        fools=0.0,
+        variant=True,
+        shorter=PatchOfABatch,
+    ),
     Case("SigmaZero", advkit.SigmaZero, {"steps": 10}, norm="l0"),
     Case("SuperDeepFool", advkit.SuperDeepFool, {"steps": 20}, norm="l2"),
 ]

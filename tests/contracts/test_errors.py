@@ -167,8 +167,11 @@ def with_nan(logits: Tensor) -> Tensor:
 
 CULPRITS = {
     "nan": (with_nan, "the model returned NaN logits"),
-    "tuple": (lambda z: (z, z), "the model returned tuple, and attacks need a tensor of logits (N, K)"),
-    "dict": (lambda z: {"logits": z}, "the model returned dict"),
+    "tuple": (lambda z: (z, z), "the model returned tuple of a tensor of shape ("),
+    "dict": (
+        lambda z: {"scores": z},
+        "the model returned dict with 'scores', and attacks need",
+    ),
     "one": (lambda z: z[:, 0], "the model returned shape (3,) for images of shape (3, 3, 8, 8)"),
     "map": (lambda z: z[:, :, None], "the model returned shape (3, 4, 1)"),
     "rows": (lambda z: z[:2], "the model returned shape (2, 4) for images of shape (3, 3, 8, 8)"),

@@ -50,7 +50,7 @@ def test_the_images_are_what_they_were(case: Case) -> None:
     with np.load(RECORD, allow_pickle=False) as stored:
         for name, changes in found(case).items():
             torch.testing.assert_close(changes, torch.from_numpy(stored[name]).double(), rtol=0, atol=1e-6)
-            assert changes.any()
+            assert changes.any() or not case.fools
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advkit import Normalized, norms
+from advkit.attacks.fitted.base import Fitted
 from advkit.errors import InputError
 from contracts.cases import Case, each_variant
 from contracts.scenes import (
@@ -49,7 +50,7 @@ def test_any_channels_and_any_height_and_width(case: Case, shape: tuple[int, ...
     images, labels = easy_images(easy, shape=shape)
     result = case.make(easy).run(images, labels)
     judge(case, result, images, labels, model=easy)
-    assert result.success.any()
+    assert result.success.any() or not case.fools
 
 
 @each_variant()
@@ -103,7 +104,8 @@ def test_logits_of_any_sign_and_size(case: Case, change: Any) -> None:
     shifted = Shifted(model, change)
     result = case.make(shifted).run(images, labels)
     judge(case, result, images, labels, model=shifted)
-    assert result.success.equal(case.make(model).run(images, labels).success)
+    if not issubclass(case.attack, Fitted):  # where an image weighs what its loss says, in one pattern for all
+        assert result.success.equal(case.make(model).run(images, labels).success)
 
 
 @each_variant()

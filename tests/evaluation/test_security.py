@@ -90,6 +90,26 @@ def test_a_minimal_attack_runs_once_and_fails_at_every_budget_or_none():
     assert curve.right.int().tolist() == [[1, 0, 1, 1, 0]]
 
 
+def test_one_minimal_run_is_the_whole_curve_with_its_mean_and_median():
+    curve = security_curve(advkit.DeepFool(Threshold(), norm="linf"), IMAGES, LABELS)
+    assert curve.eps[0] == 0
+    assert curve.eps[-1] == curve.distances.amax()
+    assert curve.accuracy[0] == 0.8  # one is wrong to begin with
+    assert curve.accuracy[-1] == 0
+    expected = sorted(float(each) for each in curve.distances if each > 0)
+    assert len(expected) == 4
+    assert curve.mean == pytest.approx(sum(expected) / 4)
+    assert curve.median == pytest.approx(expected[2])
+    assert "on average, median" in str(curve)
+    for eps, accuracy in zip(curve.eps, curve.accuracy, strict=True):
+        assert accuracy == sum(each > eps for each in expected) / 5
+    halves = [(IMAGES[:2], LABELS[:2]), (IMAGES[2:], LABELS[2:])]
+    assert security_curve(advkit.DeepFool(Threshold(), norm="linf"), halves).distances.equal(curve.distances)
+    assert security_curve(advkit.FGSM(Threshold()), IMAGES, LABELS, eps=EPS).median is None
+    with pytest.raises(errors.InputError, match="no budgets"):
+        security_curve(advkit.FGSM(Threshold()), IMAGES, LABELS)
+
+
 def test_a_loader_gives_what_one_batch_gives():
     whole = security_curve(advkit.FGSM(Threshold()), IMAGES, LABELS, eps=EPS)
     batches = [(IMAGES[:2], LABELS[:2]), (IMAGES[:0], LABELS[:0]), (IMAGES[2:], LABELS[2:])]

@@ -10,7 +10,9 @@ from docs.reader import readers_own
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 BLOCK = re.compile(
-    r"^## (?P<title>[^\n]+)$|^<!-- not run: it needs (?P<needs>[^\n]+) -->\n```python\n(?P<code>.*?)^```$", re.M | re.S
+    r"^## (?P<title>[^\n]+)$"
+    r"|^<!-- not run: it needs (?P<needs>[^\n]+) -->\n```python\n(?P<code>.*?)^```$",
+    re.M | re.S,
 )
 
 

@@ -39,6 +39,8 @@ def stated(source: Any) -> tuple[Sequence[float], Sequence[float]]:
     said = makes() if callable(makes) else source  # torchvision's weights make theirs
     for name in ("pretrained_cfg", "default_cfg"):  # timm's; the second in old versions
         said = getattr(said, name, said)
+    mean: Any
+    std: Any
     for names in (("mean", "std"), ("image_mean", "image_std")):
         mean, std = (said.get(name) if isinstance(said, Mapping) else getattr(said, name, None) for name in names)
         if _are_numbers(mean) and _are_numbers(std):

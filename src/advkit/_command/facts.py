@@ -34,7 +34,13 @@ def listed() -> list[type[Attack]]:
     families.sort(key=lambda family: order.index(last) if (last := family.__name__.rpartition(".")[2]) in order else 99)
     public = [vars(family)[name] for family in families for name in vars(family) if name in family.__all__]
     # Not the parts of some.
-    return list(dict.fromkeys(one for one in public if issubclass(one, Attack) and one.__name__ in attacks.__all__))
+    return list(
+        dict.fromkeys(
+            one
+            for one in public
+            if isinstance(one, type) and issubclass(one, Attack) and one.__name__ in attacks.__all__
+        )
+    )
 
 
 def is_given_attacks(attack: type[Attack]) -> bool:

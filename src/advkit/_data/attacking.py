@@ -7,7 +7,8 @@ from torch import Tensor
 
 from advkit._data.samples import Sample
 from advkit._engine.checks import check_classes, check_images
-from advkit._engine.grid import Levels, fooling, inward
+from advkit._engine.grid import Levels
+from advkit._engine.masks import check_shared
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError
 
@@ -48,18 +49,13 @@ def _attack_some(attack: Attack, images: Tensor, labels: Tensor | None, p: float
 
 def attack_batch(attack: Attack, images: Tensor, labels: Tensor | None) -> Tensor:
     """The attack on floating or uint8 images (N, ...), with the model's own prediction where there is no label."""
+    check_shared(type(attack).__name__, attack.mask, images)
     grid = Levels(attack.bounds) if images.dtype == torch.uint8 else None
+    if grid is not None and attack.levels is None:
+        attack = attack._with(levels=grid.count)
     pixels = images if grid is None else grid.value(images.float())
     if labels is None:
         check_images(pixels, attack.bounds)
         labels = attack._predict(pixels)
     found = attack(pixels, labels)
-    if grid is None:
-        return found
-    if attack.access == "gradient" and attack.aim == "budget":
-        return grid.index(inward(grid, found, pixels)).to(torch.uint8)
-
-    def fools(candidates: Tensor, rows: Tensor) -> Tensor:
-        return attack._predict(candidates) != labels.to(images.device)[rows]
-
-    return grid.index(fooling(grid, found, pixels, fools, attack.bounds)).to(torch.uint8)
+    return found if grid is None else grid.index(found).to(torch.uint8)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -107,20 +108,48 @@ class Sample:
     def labels(self) -> Tensor | None:
         """The label: an integer tensor (N,), or of another shape if it does not belong to the images; None if none.
 
+        Where there are `soft_labels` instead, it is the class with the largest share, the first of several.
+
         Raises:
             InputError: it is not where it is said to be, or there are several of which each could be the label.
             DtypeError: what is there is no integer.
         """
         if self._getter is not None:
             return self._named(self._getter)
-        keyed = [entry for entry in self._entries if entry.name in LABEL_KEYS]
-        following = [entry for entry in self._entries[self._where[0] + 1 :] if entry.ordered]
+        keyed, following = self._places()
         for entries in (keyed, following):
             found = {entry.path: label for entry in entries if (label := as_labels(entry.value)) is not None}
             if found:
                 return self._one_of(found)
         self._refuse_rows([*keyed, *following])
-        return None
+        return None if self.soft_labels is None else self.soft_labels.argmax(1)
+
+    @cached_property
+    def soft_labels(self) -> Tensor | None:
+        """The share of each class in each label, floating (N, K), as MixUp makes them; None where there is none.
+
+        They are looked for where labels are, if there is no integer, and are at least 0 and sum up to 1.
+        """
+        values = [entry.value for entries in self._places() for entry in entries]
+        if self._getter is not None:
+            values = [self._value]
+        elif any(as_labels(value) is not None for value in values):
+            return None
+        return next((value for value in values if self._is_shares(value)), None)
+
+    def _places(self) -> "tuple[list[_Entry], list[_Entry]]":
+        """Where a label may be: under a key for one, and after the images."""
+        keyed = [entry for entry in self._entries if entry.name in LABEL_KEYS]
+        following = [entry for entry in self._entries[self._where[0] + 1 :] if entry.ordered]
+        return keyed, following
+
+    def _is_shares(self, value: Any) -> bool:
+        """Whether this is the share of each class in the label of each image."""
+        if not (self._batched and _is_pure(value) and value.is_floating_point() and value.ndim == 2):
+            return False
+        if value.shape[0] != len(self.images) or value.shape[1] < 2:
+            return False
+        return bool((value >= 0).all()) and bool(((value.sum(1) - 1).abs() < 0.01).all())
 
     def with_images(self, change: Callable[[Tensor], Tensor]) -> Any:
         """The structure, with each batch of images (N, ...) as ``change`` gives it back."""
@@ -136,12 +165,18 @@ class Sample:
         alone = not self._batched and (pixels.ndim <= 3 or self._flat)
         return pixels.unsqueeze(0) if alone else pixels
 
+    @cached_property
+    def _value(self) -> Any:
+        """What stands where the user says that the label is."""
+        where = self._getter
+        return where(self._structure) if callable(where) else None if where is None else self._at(where)
+
     def _named(self, where: int | str | Callable[[Any], Any]) -> Tensor | None:
         """The label, where the user says that it is."""
-        value = where(self._structure) if callable(where) else self._at(where)
+        value = self._value
         if value is None and callable(where):
             return None
-        labels = as_labels(value)
+        labels = value.argmax(1) if self._is_shares(value) else as_labels(value)
         if labels is None:
             what = "returned" if callable(where) else f"finds at {where!r}"
             raise DtypeError(

@@ -90,6 +90,12 @@ class LinfBall(Ball):
     def project(self, x: Tensor) -> Tensor:
         return x.clamp_(self.lowest, self.highest)
 
+    def held(self, free: Tensor) -> Self:
+        """The same, but for the pixels that are not ``free``, bool (n, ...), which stay what they are."""
+        ball = type(self)(self.originals, self.eps, self.bounds)
+        ball.__dict__.update({name: getattr(self, name).where(free, self.originals) for name in ("lowest", "highest")})
+        return ball
+
 
 class L2Ball(Ball):
     """The L2 ball: a point goes first into the ball, then into the box, which takes it no further from the centre.

@@ -77,6 +77,13 @@ def check_per_row(name: str, value: object, *, positive: bool = False) -> None:
 
 def check_rows(name: str, value: Tensor, images: Tensor) -> None:
     """Refuse a hyperparameter that is given for each image of another batch."""
+    if value.ndim > 1:
+        if value.shape != images.shape:
+            raise InputError(
+                f"{name} has shape {tuple(value.shape)}, and a batch of images of shape {tuple(images.shape)} needs "
+                "one of them for each image, in the same shape"
+            )
+        return
     if value.shape != images.shape[:1]:
         raise InputError(
             f"{name} has shape {tuple(value.shape)}, and a batch of {images.shape[0]} images needs one number or "

@@ -7,11 +7,13 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from advkit._base.answers import described
 from advkit._engine.asking import Asker, LookAgain, plain
 from advkit._engine.gradients import Scaling, looked_at, passes_halves
 from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError, NoGradientError
+from advkit.goals import Goal
 from advkit.model import Model, attacking, is_stochastic
 
 __all__ = ["Classifier", "Watched", "asked", "own", "predict", "prediction", "warn_of_infinite"]
@@ -85,6 +87,14 @@ class Classifier:
             images.register_hook(self._watch_gradient)
         return logits
 
+    def of(self, goal: Goal) -> Self:
+        """This model, to be asked about the images of a goal next: with a mask it has to be known which these are.
+
+        That is so of a part of the batch, or of copies: ``classifier.of(goal.rows(index)).logits(x)``. Of the whole
+        batch in its order it need not be said.
+        """
+        return self
+
     def logits(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...), from which `gradient` goes back."""
         if not images.requires_grad:
@@ -95,7 +105,7 @@ class Classifier:
             scaling = Scaling()
             return scaling.logits(self._checked(self._ask(scaling.images(images)), images))
         logits = self._checked(self._ask(images), images)
-        return self.logits(images) if self._halves is None and self._is_half(logits) else logits
+        return Classifier.logits(self, images) if self._halves is None and self._is_half(logits) else logits
 
     def _plainly(self, images: Tensor) -> Tensor:
         return self._checked(self._ask(images), images)

@@ -1,15 +1,15 @@
 """Images that can take some values only, and what becomes of an attack on them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Grid", "Halves", "Levels", "fooling", "inward"]
+from advkit.errors import InputError
+from advkit.norms import column
 
-_PUSHES = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0)  # how far to go, in parts of the way that was found
+__all__ = ["Grid", "Halves", "Levels", "inward"]
 
 
 class Grid(ABC):
@@ -20,6 +20,11 @@ class Grid(ABC):
         """By how much a step may be longer than a change that it is taken for, in units of pixels."""
         return 0.0
 
+    @property
+    def step(self) -> float:
+        """From one value to the next, in units of pixels; 0 where that is hardly anything."""
+        return 0.0
+
     @abstractmethod
     def nearest(self, x: Tensor) -> Tensor:
         """The grid's values next to ``x``: the same shape and dtype."""
@@ -27,6 +32,19 @@ class Grid(ABC):
     @abstractmethod
     def neighbours(self, x: Tensor, direction: Tensor) -> Tensor:
         """The values after ``x``, which are the grid's, in a direction of -1, 0 or 1 for each."""
+
+    def in_dtype(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """The values ``x``, which are the grid's, as exactly as a dtype has them."""
+        return x.to(dtype)
+
+    def kept(self, originals: Tensor, landed: Tensor, free: Tensor | None) -> Tensor:
+        """Which pixels keep the bits of their originals (n, ...), rather than those of the same value: bool (n, ...).
+
+        Those of images that are on the grid, but for what their maker rounded off: they were not moved.
+        """
+        near = (self.nearest(originals) - originals).abs() <= self.slack
+        whole = (near if free is None else near | ~free).flatten(1).all(1)
+        return ((landed - originals).abs() <= self.slack) & column(whole, originals)
 
 
 @dataclass(frozen=True)
@@ -47,15 +65,36 @@ class Halves(Grid):
 
 @dataclass(frozen=True)
 class Levels(Grid):
-    """So many values at equal distances between two bounds, such as the 256 of 8 bits."""
+    """So many values at equal distances between two bounds, such as the 256 of 8 bits.
+
+    Args:
+        bounds: the lowest value and the highest.
+        count: how many values.
+        dtype: what they are rounded to in the end.
+    """
 
     bounds: tuple[float, float]
     count: int = 256
+    dtype: torch.dtype = torch.float32
+
+    def check(self) -> None:
+        """Refuse more levels than the dtype can tell apart."""
+        every = torch.arange(self.count, dtype=torch.promote_types(self.dtype, torch.float32))
+        if not self.index(self.value(every)).equal(every):
+            raise InputError(
+                f"images of {self.dtype} cannot tell {self.count} levels apart; give the attack float32 images, or "
+                "fewer levels"
+            )
 
     @property
     def slack(self) -> float:
         """A small part of a level."""
-        return 1e-4 * (self.bounds[1] - self.bounds[0]) / (self.count - 1)
+        return 1e-4 * self.step
+
+    @property
+    def step(self) -> float:
+        """From one level to the next."""
+        return (self.bounds[1] - self.bounds[0]) / (self.count - 1)
 
     def nearest(self, x: Tensor) -> Tensor:
         return self.value(self.index(x))
@@ -69,51 +108,22 @@ class Levels(Grid):
         return ((x - low) / (high - low) * (self.count - 1)).round()
 
     def value(self, index: Tensor) -> Tensor:
-        """The levels of these numbers, inside the bounds."""
+        """The levels of these numbers, inside the bounds, in the dtype of ``index``."""
         low, high = self.bounds
-        return (low + index / (self.count - 1) * (high - low)).clamp(low, high)
+        exact = (low + index * (high - low) / (self.count - 1)).clamp(low, high)
+        return exact.to(self.dtype).to(exact.dtype) if torch.finfo(self.dtype).bits < 32 else exact
+
+    def in_dtype(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.nearest(x.to(torch.promote_types(x.dtype, dtype))).to(dtype)
 
 
 def inward(grid: Grid, found: Tensor, originals: Tensor) -> Tensor:
-    """``found`` (n, ...) on the grid, and no pixel further from its original than before: it stays within budgets."""
-    rounded = grid.nearest(found)
-    too_far = (rounded - originals).abs() > (found - originals).abs() + grid.slack
-    return torch.where(too_far, grid.neighbours(rounded, (originals - rounded).sign()), rounded)
+    """``found`` (n, ...) on the grid, and no pixel further from its original than before: it stays within budgets.
 
-
-def fooling(
-    grid: Grid,
-    found: Tensor,
-    originals: Tensor,
-    fools: Callable[[Tensor, Tensor], Tensor],
-    bounds: tuple[float, float],
-) -> Tensor:
-    """``found`` (n, ...) on the grid where it still fools a model, and where it cannot be made to, the originals.
-
-    Each pixel goes to the nearest value. Where that undoes the attack each goes to the next value away from its
-    original, and then further and further the same way. A try asks about the images that are left.
-
-    Args:
-        grid: the values that pixels can take; those of the originals are among them.
-        found: adversarial images, off the grid.
-        originals: (n, ...).
-        fools: whether images (m, ...) are what was wanted, bool (m,), from them and their places, int64 (m,).
-        bounds: of the pixels.
+    A pixel whose original is not on the grid may have to be: it then goes to the value nearest to the original.
     """
-    answer = originals.clone()
-    rows = (found != originals).flatten(1).any(1).nonzero().squeeze(1)
-    candidates = grid.nearest(found[rows])
-    for push in (*_PUSHES, None):
-        if not len(rows):
-            break
-        candidates = candidates.clamp(*bounds)
-        fooled = fools(candidates, rows)
-        answer[rows[fooled]] = candidates[fooled]
-        rows = rows[~fooled]
-        if push is not None:
-            change = push * (found[rows] - originals[rows])
-            wanted = originals[rows] + change
-            candidates = grid.nearest(wanted)
-            short = (candidates - originals[rows]).abs() < change.abs()
-            candidates = grid.neighbours(candidates, change.sign() * short)
-    return answer
+    far = (found - originals).abs() + grid.slack
+    rounded = grid.nearest(found)
+    inner = grid.neighbours(rounded, (originals - rounded).sign())
+    rounded = torch.where((rounded - originals).abs() > far, inner, rounded)
+    return torch.where((rounded - originals).abs() > far, grid.nearest(originals), rounded)

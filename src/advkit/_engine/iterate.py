@@ -62,7 +62,7 @@ def iterate(
     for count in range(steps):
         x = rows.x.detach().requires_grad_()
         if draws == 1:
-            logits = model.logits(x if inputs is None else inputs(x))
+            logits = model.of(rows.goal).logits(x if inputs is None else inputs(x))
         else:
             logits, values, gradient = _means(model, rows, x, inputs, climbed, draws)
         if early_stop:
@@ -99,7 +99,7 @@ def _means(
     """
     sums: list[Tensor] = []
     for _ in range(draws):
-        logits = model.logits(x if inputs is None else inputs(x))
+        logits = model.of(rows.goal).logits(x if inputs is None else inputs(x))
         values = rows.climbed(climbed, logits)
         gradient = model.gradient(values, x) if x.requires_grad else x.new_empty(0)
         drawn = [logits.detach(), values.detach(), gradient]

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit import losses
+from advkit._engine.classifier import Classifier
 from advkit._engine.grid import Grid, inward
 from advkit.errors import AdvkitError
 from advkit.goals import Goal
@@ -55,6 +56,8 @@ class Oracle:
         aim: what it looks for: the closest image that fools ("minimal"), or any that does within a budget ("budget").
         loss: what the heights are, as `advkit.losses.get` takes it.
         bounds: the lowest and the highest value of a pixel; candidates are clipped to them.
+        free: bool (N, ...), the pixels that may move, as those of candidates outside do not; None for all.
+        batch_size: how many images the model is given at a time at most; None for as many as suit the device.
 
     Attributes:
         limit: how many forwards may be spent on an image.
@@ -80,6 +83,8 @@ class Oracle:
         aim: str = "minimal",
         loss: str | Loss = "ce",
         bounds: tuple[float, float] = (0.0, 1.0),
+        free: Tensor | None = None,
+        batch_size: int | None = None,
     ) -> None:
         self.limit = self._most = limit
         self._keeps = aim == "budget" or limit < NO_LIMIT
@@ -91,13 +96,15 @@ class Oracle:
         self._model = model
         self._images = images
         self._goal = goal
-        self._access, self._aim, self._bounds = access, aim, bounds
+        self._access, self._aim, self._bounds, self._free = access, aim, bounds, free
         self._loss = losses.get(loss)
         # A CPU is at its best with small batches, whose activations stay in its caches. It makes, and keeps, kernels
         # for each size, so that what is left of many batches is cut to a multiple of eight and the rest.
         on_cpu = images.device.type == "cpu"
         self._rows = 64 if on_cpu else max(64, min(1024, 2**22 // images[0].numel()))
         self._even = 8 if on_cpu else 1
+        if batch_size is not None:
+            self._rows, self._even = batch_size, 1
 
     def __call__(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
         """The heights (m,) of m candidates, which are made and asked about a full batch at a time.
@@ -148,6 +155,19 @@ class Oracle:
             lambda logits, goal: goal.climbed(self._loss, logits), torch.nan, candidates, index, *parameters
         )
 
+    def fools(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
+        """Whether each of m candidates fools, bool (m,), given as in a call; False for those that are passed over.
+
+        One that does so by no more than rounding undoes in a batch of another size does not count: a search that ends
+        up at the boundary would otherwise end in a draw.
+        """
+        return self._ask(lambda logits, goal: goal.clearly(logits), False, candidates, index, *parameters)
+
+    @property
+    def left(self) -> Tensor:
+        """The forwards that may still be spent on each image: int64 (n,)."""
+        return self._most - self.queries
+
     @property
     def queries(self) -> Tensor:
         """The forwards spent on each image so far: int64 (n,)."""
@@ -181,7 +201,7 @@ class Oracle:
     def _ask(
         self,
         read: _Reading,
-        missing: float,
+        missing: float | bool,
         candidates: Tensor | Callable[..., Tensor],
         index: Tensor,
         *parameters: Tensor,
@@ -208,10 +228,14 @@ class Oracle:
     def _read(self, read: _Reading, images: Tensor, places: Tensor) -> Tensor:
         """What is read of candidates (b, ...). Takes note of those that fool."""
         images = images.clamp(*self._bounds)
+        if self._free is not None:
+            images = images.where(self._free[places], self._images[places])
         grid: Grid | None = getattr(self._model, "grid", None)
         if grid is not None and self._aim == "budget":  # else a rounding might leave the budget
             images = inward(grid, images, self._images[places])
-        logits, goal = self._model(images), self._goal.rows(places)
+        goal = self._goal.rows(places)
+        asked = self._model.of(goal) if isinstance(self._model, Classifier) else self._model
+        logits = asked(images)
         if not self._notes:
             return read(logits, goal)
         fooled = goal.success(logits)

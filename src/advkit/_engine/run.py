@@ -1,6 +1,7 @@
 """How an attack is carried out, from the caller's images to adversarial ones.
 
-    checked -> placed where the model is -> searched, in parts on a CPU -> confirmed, after a search in low precision
+    checked -> placed where the model is -> searched, in parts on a CPU, among the pixels that a mask leaves free
+    -> confirmed, after a search in low precision -> put on the grid of 8-bit or 16-bit images
     -> brought back to the caller's device and dtype
 
 `Attack` says what an attack is; nothing of this is for its author to know.
@@ -9,15 +10,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from advkit._engine.ball import Ball
 from advkit._engine.checks import check_classes, check_images, check_rows, check_targets
 from advkit._engine.classifier import Classifier, own
-from advkit._engine.grid import Grid, Halves, fooling, inward
+from advkit._engine.grid import Grid, Halves, Levels
+from advkit._engine.landing import Landing
+from advkit._engine.masks import Frame, Shown, free_pixels
 from advkit._engine.recorded import searched
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
@@ -26,7 +30,7 @@ from advkit.model import attacking
 if TYPE_CHECKING:
     from advkit.attack import Attack
 
-__all__ = ["Done", "Stage", "carry_out", "check_call"]
+__all__ = ["Done", "Stage", "carry_out", "check_call", "placed"]
 
 _ROWS_ON_CPU = 64  # at once; a CNN on images of 32x32 takes 0.7 of the time for each that it takes in a batch of 256
 
@@ -89,26 +93,23 @@ class _Job:
     Attributes:
         pixels: (N, ...).
         goal: of the N images.
-        values: hyperparameters with a value for each image, (N,), by name.
+        values: hyperparameters with a value for each image, (N,) or (N, ...), by name.
+        free: bool (N, ...), the pixels that may move; None for all.
+        frame: what is around ``pixels`` that are vectors; None where they are whole.
     """
 
     pixels: Tensor
     goal: Goal
     values: Mapping[str, Tensor]
+    free: Tensor | None = None
+    frame: Frame | None = None
 
     def rows(self, index: Tensor) -> _Job:
         """The same for some of the images."""
         values = {name: value[index] for name, value in self.values.items()}
-        return _Job(self.pixels[index], self.goal.rows(index), values)
-
-
-class _OnGrid(Classifier):
-    """A model that is asked about images as they will be: of 16 bits. An answer to others would be a query lost."""
-
-    grid: Grid
-
-    def logits(self, images: Tensor) -> Tensor:
-        return super().logits(self.grid.nearest(images))
+        free = None if self.free is None else self.free[index]
+        frame = None if self.frame is None else self.frame.rows(index)
+        return _Job(self.pixels[index], self.goal.rows(index), values, free, frame)
 
 
 def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | None = None) -> Done:
@@ -122,20 +123,23 @@ def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | 
     loss = getattr(attack, "loss", None)  # a function of the user's may have layers of its own
     climbed = (loss,) if callable(loss) else ()
     with attacking(attack.model, *climbed, adaptive=attack.adaptive and sees_gradients):
-        is_coarse = torch.finfo(images.dtype).bits < 32
-        model = _classifier(attack, images, classes)
+        grid = _grid(attack, images.dtype)
+        model = _classifier(attack, classes, None if sees_gradients else grid)
         job = _placed(attack, images, classes, per_image, model)
-        searched = model if attack.autocast is None else Classifier(attack.model, classes, attack.autocast)
+        searched = model if attack.autocast is None else _classifier(attack, classes, None, attack.autocast)
         found = _searched(attack, job, searched)
         infinite = searched.checked()
         if searched is not model and attack.stops_at_success:
             found = _confirmed(attack, found, job, model)
             infinite = max(infinite, model.checked())
-        if is_coarse and sees_gradients:
-            found = _rounded(attack, found, job, model, Halves(images.dtype))
+        if job.free is not None:
+            found = found.where(job.free, job.pixels)
+        if grid is not None:
+            found = _rounded(attack, found, job, model, grid)
         if job.pixels.dtype != images.dtype:  # a pixel that was not moved is the original's to the bit
             originals = images.detach().to(found.device)
-            found = torch.where(found == job.pixels, originals, found.to(images.dtype))
+            exact = found.to(images.dtype) if grid is None else grid.in_dtype(found, images.dtype)
+            found = torch.where(found == job.pixels, originals, exact)
         queries = torch.cat(model.ledger).to(images.device) if model.ledger else None  # of who counts them
         models = {model, searched}
         forwards, backwards = (sum(one.forwards for one in models), sum(one.backwards for one in models))
@@ -151,14 +155,38 @@ def check_call(attack: Attack, images: Tensor, classes: Mapping[str, Tensor], pe
         check_targets(classes["targets"], classes["labels"])
     for name, value in per_image.items():
         check_rows(name, value, images)
+    if attack.mask is not None:
+        free_pixels(attack.mask, images)
+    if attack.levels is not None:
+        Levels(attack.bounds, attack.levels, images.dtype).check()
 
 
-def _classifier(attack: Attack, images: Tensor, classes: Mapping[str, Tensor]) -> Classifier:
+def placed(attack: Attack, images: Tensor) -> Tensor:
+    """A copy of images (N, ...) as an attack returns those that it does not move: on its grid, if it has one."""
+    if attack.levels is None:
+        return images.clone()
+    grid = Levels(attack.bounds, attack.levels, images.dtype)
+    rounded = grid.in_dtype(images, images.dtype)
+    free = None if attack.mask is None else free_pixels(attack.mask, images)
+    kept = grid.kept(images, rounded, free)
+    return images.where(kept if free is None else kept | ~free, rounded)
+
+
+def _grid(attack: Attack, dtype: torch.dtype) -> Grid | None:
+    """What values the pixels of the result can take; None for any."""
+    if attack.levels is not None:
+        return Levels(attack.bounds, attack.levels, dtype)
+    return Halves(dtype) if torch.finfo(dtype).bits < 32 else None
+
+
+def _classifier(
+    attack: Attack, classes: Mapping[str, Tensor], grid: Grid | None, autocast: torch.dtype | None = None
+) -> Classifier:
     """The model as the attack asks it, and as its success is judged."""
-    if attack.access == "gradient" or torch.finfo(images.dtype).bits >= 32:
-        return Classifier(attack.model, classes)
-    model = _OnGrid(attack.model, classes)
-    model.grid = Halves(images.dtype)
+    if attack.mask is None and grid is None:
+        return Classifier(attack.model, classes, autocast)
+    model = Shown(attack.model, classes, autocast)
+    model.grid = grid
     return model
 
 
@@ -175,11 +203,14 @@ def _placed(
     goal = Targeted if "targets" in classes else Untargeted
     wanted = own(classes["targets" if "targets" in classes else "labels"], device, torch.int64)
     values = {name: own(value, device, work) for name, value in per_image.items()}
-    return _Job(pixels, goal(wanted), values)
+    free = None if attack.mask is None else free_pixels(attack.mask, pixels)
+    return _Job(pixels, goal(wanted), values, None if free is None or bool(free.all()) else free)
 
 
 def _searched(attack: Attack, job: _Job, model: Classifier) -> Tensor:
     """`_perturb` of the whole batch, or on a CPU of a part at a time: more activations overflow its caches."""
+    if job.free is not None and job.frame is None and not attack.spatial:
+        return _among_free(attack, job, model)
     count = len(job.pixels)
     rows = _ROWS_ON_CPU if attack.independent_rows and job.pixels.device.type == "cpu" else count
     if count <= rows:
@@ -188,15 +219,39 @@ def _searched(attack: Attack, job: _Job, model: Classifier) -> Tensor:
     return torch.cat([_perturbed(attack, job.rows(part), model) for part in parts])
 
 
+def _among_free(attack: Attack, job: _Job, model: Classifier) -> Tensor:
+    """`_perturb` of the vectors of free pixels, those of the same length together."""
+    assert isinstance(model, Shown)
+    assert job.free is not None
+    found, spent, told = job.pixels.clone(), torch.zeros_like(job.goal.classes), list(model.ledger)
+    for rows, frame in Frame.around(job.pixels, job.free):
+        model.ledger.clear()
+        values = {name: frame.cut(value[rows]) for name, value in job.values.items()}
+        vectors = replace(job.rows(rows), pixels=frame.vectors(), values=values, free=None, frame=frame)
+        found[rows] = frame.whole(_searched(attack, vectors, model))
+        if model.ledger:
+            spent[rows] = torch.cat(model.ledger)
+    model.frame, model.ledger = None, told if attack.access == "gradient" else [*told, spent]
+    return found
+
+
 def _perturbed(attack: Attack, job: _Job, model: Classifier) -> Tensor:
+    goal = job.goal
+    if isinstance(model, Shown):
+        model.frame, model.free = job.frame, job.free
+        if job.frame is not None:
+            goal = replace(goal, place=torch.arange(len(goal.classes), device=goal.classes.device))
+
     def search(model: Classifier, inputs: Sequence[Tensor]) -> Tensor:
         pixels, classes, *values = inputs
         of_rows = dict(zip(job.values, values, strict=True))
-        return attack._with(model=model, **of_rows)._attack(pixels, type(job.goal)(classes)).detach()
+        attacker = attack._with(model=model, mask=job.free, **of_rows)
+        return attacker._attack(pixels, replace(goal, classes=classes)).detach()
 
     def carried(model: Classifier) -> Tensor:
-        inputs = [job.pixels, job.goal.classes, *job.values.values()]
-        found = searched(attack, model, inputs, search) if attack.compiled else search(model, inputs)
+        inputs = [job.pixels, goal.classes, *job.values.values()]
+        is_recorded = attack.compiled and attack.mask is None
+        found = searched(attack, model, inputs, search) if is_recorded else search(model, inputs)
         model.watch_images(found, type(attack).__name__)
         return found
 
@@ -219,12 +274,13 @@ def _confirmed(attack: Attack, found: Tensor, job: _Job, model: Classifier) -> T
 
 
 def _rounded(attack: Attack, found: Tensor, job: _Job, model: Classifier, grid: Grid) -> Tensor:
-    """What was found, on the grid of the originals: within the budget still, or as far as it takes to fool."""
-    if attack.aim == "budget":
-        return inward(grid, found, job.pixels)
-
-    def fools(candidates: Tensor, rows: Tensor) -> Tensor:
-        return job.goal.rows(rows).success(model(candidates))
-
-    with torch.no_grad():
-        return fooling(grid, found, job.pixels, fools, attack.bounds)
+    """What was found, on the grid: within the budget still, or as far as it takes to fool."""
+    if attack.access != "gradient":  # who asked about images on the grid alone
+        return Landing(grid, model, job.pixels, job.goal, attack.bounds, None, job.free).nearest(found)
+    norm, eps = getattr(attack, "norm", None), job.values.get("eps", getattr(attack, "eps", None))
+    ball = None
+    if attack.aim == "budget" and norm is not None and eps is not None:
+        ball = Ball.of(norm, job.pixels, eps, attack.bounds)
+    if isinstance(model, Shown):
+        model.frame, model.free = None, job.free
+    return Landing(grid, model, job.pixels, job.goal, attack.bounds, ball, job.free).of(found, attack.aim == "budget")

@@ -18,6 +18,7 @@ __all__ = ["description", "differences", "digest", "fingerprint", "plain"]
 
 _OWN = frozenset(vars(nn.Module())) | {"training", "_forward_hooks_always_called"}  # torch's, of any module
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|meta)(:\d+)?")
+_FEW = 64  # numbers of a tensor that are written out
 _DEEP = 4  # how far containers and closures are followed
 
 
@@ -52,6 +53,8 @@ def plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):  # such as an attack that another is made of
         own = [field.name for field in fields(value) if field.name not in ("model", "generator")]
         return {"class": type(value).__qualname__, **{name: plain(getattr(value, name)) for name in own}}
+    if isinstance(value, Tensor) and value.numel() > _FEW:  # such as a perturbation for all images
+        return f"{value.dtype} of shape {tuple(value.shape)}, {digest(value)}"
     return value.tolist() if isinstance(value, Tensor) else _without_addresses(repr(value))
 
 

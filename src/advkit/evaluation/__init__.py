@@ -6,6 +6,7 @@ from advkit.evaluation.keepsakes import Picture
 from advkit.evaluation.plot import accuracy_bars, confusion_matrix, picture_rows, security_curves
 from advkit.evaluation.report import AttackScore, DefenseScore, Failure, RobustnessReport, Score, WorstCase
 from advkit.evaluation.security import SecurityCurve, security_curve
+from advkit.evaluation.verify import margin_bounds, verify
 from advkit.evaluation.versus import Comparison
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "accuracy_bars",
     "confusion_matrix",
     "evaluate",
+    "margin_bounds",
     "picture_rows",
     "security_curve",
     "security_curves",
+    "verify",
 ]

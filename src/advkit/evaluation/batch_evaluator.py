@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from advkit import norms
 from advkit._engine.classifier import predict
+from advkit._engine.masks import check_shared
 from advkit._io.progress import Bar
 from advkit._io.rng import repeatable
 from advkit.errors import InputError, MissingExtraError, NoGradientError
@@ -20,6 +21,7 @@ from advkit.evaluation.outcomes import counted
 from advkit.evaluation.passes import Passes, counting, foreseen
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Outcome, Record, vote
+from advkit.evaluation.verify import Verifier
 from advkit.evaluation.witness import Witness, agree, asked
 from advkit.model import placement
 
@@ -42,6 +44,7 @@ class BatchEvaluator:
     Args:
         contenders: the bare model first.
         plan: what `planned_attacks` gave.
+        verifier: proves of which images no attack fools the bare model; None not to.
         seed: see `advkit.evaluate`.
         stop_when_fooled: whether an attack is only tried on what those before it left.
         tick: the bar: told what is being done, and called with 1 after each planned attack.
@@ -52,6 +55,7 @@ class BatchEvaluator:
         self,
         contenders: Sequence[Contender],
         plan: Sequence[PlannedAttack],
+        verifier: Verifier | None = None,
         *,
         seed: int | None,
         stop_when_fooled: bool,
@@ -60,6 +64,7 @@ class BatchEvaluator:
     ) -> None:
         self.contenders = contenders
         self.plan = plan
+        self.verifier = verifier
         self.seed = seed
         self.stop_when_fooled = stop_when_fooled
         self.tick = tick
@@ -79,9 +84,12 @@ class BatchEvaluator:
             images: floating (n, ...), n at least 1, on any device.
             labels: class indices (n,), on any device.
         """
+        for planned in self.plan:
+            check_shared(str(planned.attack), planned.attack.mask, images)
         batch = _Batch(index, images, labels.to("cpu", torch.int64))
         self.tick.doing("no attack")
         clean = {contender: self._clean(contender, batch) for contender in self.contenders}
+        verified = self._verified(clean[self.contenders[0]], batch)
         standing: dict[tuple[Contender, str | None], Tensor] = {}
         cells: list[Outcome] = []
         kept = {name: len(several) for name, several in self._pictures.items()}
@@ -99,7 +107,8 @@ class BatchEvaluator:
             self.tick(1)
         device = str(batch.device(self.contenders[0].model))
         pictures = [one for name, several in self._pictures.items() for one in several[kept[name] :]]
-        return Record(digest, device, batch.labels.tolist(), list(clean.values()), cells, pictures=pictures)
+        said = list(clean.values())
+        return Record(digest, device, batch.labels.tolist(), said, cells, pictures=pictures, verified=verified)
 
     def found_already(self, pictures: Iterable[Picture]) -> None:
         """Take note of pictures that were kept before, so that no more are than are wanted."""
@@ -144,6 +153,15 @@ class BatchEvaluator:
         rows = torch.arange(count, device="cpu")
         self._judge(outcome, contender, batch, batch.images, rows, ("clean", contender.name))
         return outcome
+
+    def _verified(self, clean: Outcome, batch: "_Batch") -> list[bool]:
+        """Which images are proved, of those that the bare model gets right; nothing where nobody asked."""
+        if self.verifier is None:
+            return []
+        self.tick.doing("bounds")
+        proved, rows = torch.zeros(len(batch.labels), dtype=torch.bool, device="cpu"), batch.right(clean.predictions)
+        proved[rows] = self.verifier(*batch.rows(rows))
+        return [bool(one) for one in proved]
 
     def _attack(self, planned: PlannedAttack, batch: "_Batch", before: Sequence[Tensor]) -> list[Outcome]:
         """Attack whatever some cell still wants attacked, and show it to each.

@@ -42,6 +42,7 @@ from advkit.evaluation.scores import BARE
 from advkit.evaluation.standin import with_stand_in
 from advkit.evaluation.summary import hopeless, summary
 from advkit.evaluation.verdict import verdict
+from advkit.evaluation.verify import contradicted, verifier_within
 from advkit.model import Model
 from advkit.norms import Norm
 
@@ -59,6 +60,7 @@ def evaluate(
     eps: float | None = None,
     bounds: tuple[float, float] | None = None,
     surrogate: Model | None = None,
+    certify: bool = False,
     stop_when_fooled: bool = False,
     draws: int = 10,
     seed: int | None = 0,
@@ -102,6 +104,9 @@ def evaluate(
         surrogate: what attacks that know of it differentiate in place of ``model``, pixels (N, ...) to logits (N, K),
             such as the same network without the step that rounds; what is attacked and judged is the model. None for
             the model's own gradient. It is for a model that stands alone; a defense brings its own.
+        certify: whether to prove as well, by bounds on what the bare model answers, of which images no attack can fool
+            it within the budgets of these; see `advkit.evaluation.verify`. The report then has ``verified_accuracy``
+            below ``robust_accuracy``: the truth lies between. It takes a sequential network.
         stop_when_fooled: whether an attack is only tried on the images that all attacks before it left. It takes
             less time, and only the worst case over attacks, which is the same, means what it otherwise does: the
             accuracy of an attack is what it leaves together with those before it.
@@ -158,10 +163,12 @@ def evaluate(
     named = _named(attacks, models.values(), norm, eps, bounds)
     stop_when_fooled = stop_when_fooled or called is not None
     contenders = [Contender(name, one, draws) for name, one in models.items()]
+    verifier = verifier_within(model, named.values()) if certify else None
     plan = planned_attacks(named, contenders, protocols, keep_generators=seed is None)
     check_surrogates(plan)
     how = {"protocols": protocols, "stop_when_fooled": stop_when_fooled, "draws": draws, "seed": seed, "flags": flags}
     setup: dict[str, Any] = {"advkit": __version__, "torch": str(torch.__version__), **described(given, named), **how}
+    setup |= {"certify": True} if certify else {}
     if surrogate is not None:
         setup["surrogate"] = [type(surrogate).__name__, settings(surrogate)]
     batches = pairs(loader, {attack.bounds for attack in named.values()})
@@ -173,7 +180,11 @@ def evaluate(
     ):
         check_whole(models.values(), ranks)
         evaluator = BatchEvaluator(
-            contenders, plan, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick, pictures=pictures
+            *(contenders, plan, verifier),
+            seed=seed,
+            stop_when_fooled=stop_when_fooled,
+            tick=tick,
+            pictures=pictures,
         )
         pool = Pool(contenders, plan, seed) if flags else None
         records = _records(batches, evaluator, folder, ranks, pool)
@@ -181,9 +192,10 @@ def evaluate(
         tick.doing("looking for flags")
         probed = pool.flags(records, ranks, folder.path) if pool else []
     compared = comparison(records, contenders, plan, whole=not stop_when_fooled) if flags else ()
+    numbers = summary(records, contenders, plan, setup)
     return RobustnessReport(
-        **summary(records, contenders, plan, setup),
-        flags=(*probed, *compared),
+        **numbers,
+        flags=(*contradicted(numbers["standing"], numbers["proved"]), *probed, *compared),
         not_tried=() if called else not_tried(carried_out(records.values(), plan)),
         verdict=called,
         pictures=chosen((one for record in records.values() for one in record.pictures), pictures),

@@ -99,7 +99,7 @@ def from_json(written: str) -> dict[str, Any]:
     for name, kind in parts.items():
         content[name] = tuple(_read(kind, part) for part in content[name])
     content["pictures"] = tuple(map(Picture.from_json, content.get("pictures", ())))
-    for name in ("not_tried", "standing", "labels"):
+    for name in ("not_tried", "standing", "labels", "proved"):
         content[name] = tuple(content.get(name, ()))
     return content
 
@@ -160,6 +160,7 @@ def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
     """What stands beneath the table: lines, after an empty one for each paragraph."""
     paragraphs = [
         *_verdict(report),
+        *_verified(report),
         _caption(report),
         *unbounded(report),
         *_not_tried(report),
@@ -184,6 +185,17 @@ def _verdict(report: RobustnessReport) -> list[str]:
         f'Robust accuracy within {far}, "{report.verdict}": {_percent(worst.accuracy)}, with 95 % confidence '
         f"{100 * worst.low:.1f} to {100 * worst.high:.1f}. It is an upper bound: another attack may find more. First "
         f"fooled: {', '.join(fooled)}. {spent:,.0f} passes (forwards and backwards) an image."
+    ]
+
+
+def _verified(report: RobustnessReport) -> list[str]:
+    """The interval in which the truth lies."""
+    if not report.proved:
+        return []
+    low, high = _percent(report.verified_accuracy), _percent(report.robust_accuracy)
+    return [
+        f"Verified: {low}, of which it is proved that no attack within the budget can fool the model. On these images "
+        f"the truth lies between {low.removesuffix(' %')} and {high}."
     ]
 
 

@@ -83,6 +83,7 @@ class Record:
         cells: an outcome for each cell of the plan, in order.
         answers: of each contender, to know it again by; none where the record is not kept.
         pictures: a few of the images that the bare model was fooled with, where they are to be kept.
+        verified: whether each image is proved; none where nobody asked.
     """
 
     digest: str
@@ -92,6 +93,7 @@ class Record:
     cells: list[Outcome]
     answers: list[Witness] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    verified: list[bool] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The record as text."""

@@ -1,5 +1,6 @@
 """What an evaluation found."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
@@ -44,6 +45,8 @@ class RobustnessReport:
             `robust`.
         labels: the class of each image, in the same order.
         pictures: a few images before and after an attack, as many as `advkit.evaluate` was asked to keep.
+        proved: likewise, whether it is proved that no attack within the budget can fool it; nothing without
+            ``certify=True``. See `verified`.
         verdict: "standard" or "autoattack", if the attacks were given by that name.
         not_tried: the kinds of attacks of which none was carried out, as parts of a sentence.
         stop_when_fooled: whether each attack was only tried on what those before it left; its accuracy is then what
@@ -73,6 +76,7 @@ class RobustnessReport:
     standing: tuple[bool, ...] = ()
     labels: tuple[int, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    proved: tuple[bool, ...] = ()
     verdict: str | None = None
     not_tried: tuple[str, ...] = ()
     stop_when_fooled: bool = False
@@ -104,6 +108,20 @@ class RobustnessReport:
         Of a model that is asked several times, those on which most of its answers are right under every attack.
         """
         return torch.tensor(self.standing, dtype=torch.bool, device="cpu")
+
+    @property
+    def verified_accuracy(self) -> float:
+        """The share of images on which it is proved that no attack within the budget can fool the bare model.
+
+        A lower bound on what `robust_accuracy` bounds from above. NaN without ``certify=True``.
+        """
+        images = next((worst.images for worst in self.worst if worst.defense == BARE), self.defenses[0].images)
+        return sum(self.proved) / images if self.proved and images else math.nan
+
+    @property
+    def verified(self) -> Tensor:
+        """Which images these are: bool (N,), on the CPU, in the loader's order; (0,) without ``certify=True``."""
+        return torch.tensor(self.proved, dtype=torch.bool, device="cpu")
 
     @property
     def attacks(self) -> tuple[AttackScore, ...]:

@@ -22,6 +22,8 @@ from advkit.norms import Norm
 
 __all__ = ["SecurityCurve", "security_curve"]
 
+_BUDGETS = 11  # of a curve that is told none
+
 
 @dataclass(frozen=True, eq=False)
 class SecurityCurve:
@@ -33,6 +35,8 @@ class SecurityCurve:
         eps: E budgets, ascending, in units of pixels.
         right: bool (E, N), on the CPU: whether the model is right on each image, at each budget. A model with a random
             defense is right where most of its answers are.
+        distances: floating (N,), on the CPU, of an attack without a budget: how far away the closest image was that it
+            found the model wrong on; 0 where it is wrong to begin with, infinite where none was found. None of others.
 
     Examples:
         >>> curve = advkit.evaluation.security_curve(advkit.PGD(model), images, labels, eps=[0, 16 / 255])
@@ -49,6 +53,23 @@ class SecurityCurve:
     norm: Norm
     eps: tuple[float, ...]
     right: Tensor
+    distances: Tensor | None = None
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of the distances of images that the model is right on; infinite if one was not reached."""
+        return None if self.distances is None else self._of_right().mean().item()
+
+    @property
+    def median(self) -> float | None:
+        """Their median: half of them are closer. None without distances, NaN of no image."""
+        return None if self.distances is None else self._of_right().quantile(0.5, interpolation="higher").item()
+
+    def _of_right(self) -> Tensor:
+        """The distances of images that the model is right on, (n,); NaN alone of none."""
+        assert self.distances is not None
+        right = self.distances[self.distances > 0].double()
+        return right if len(right) else right.new_full((1,), torch.nan)
 
     @property
     def accuracy(self) -> tuple[float, ...]:
@@ -78,6 +99,8 @@ class SecurityCurve:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         title = f"{self.attack}, {self.norm}, {self.right.shape[1]} images"
+        if self.distances is not None:
+            title += f", at a distance of {self.mean:.4g} on average, median {self.median:.4g}"
         return "\n".join([title, "", lines[0], "-" * len(lines[0]), *lines[1:], *(f"\n{flag}" for flag in self.flags)])
 
 
@@ -86,7 +109,7 @@ def security_curve(
     images: Tensor | Iterable[Any],
     labels: Tensor | None = None,
     *,
-    eps: Sequence[float],
+    eps: Sequence[float] | None = None,
     norm: str | Norm | None = None,
     progress: bool | None = None,
 ) -> SecurityCurve:
@@ -94,8 +117,8 @@ def security_curve(
 
     An attack that has a budget is given each image once for each budget, all in one batch: memory is that of a batch
     so many times as large. Its step size, if it has one, is scaled with the budget. Every other attack looks for the
-    closest image that fools the model, or for any, and is run once: its distances are the whole curve. Images that the
-    model gets wrong to begin with are not attacked.
+    closest image that fools the model, or for any, and is run once: its distances are the whole curve, and the curve
+    knows their mean and median. Images that the model gets wrong to begin with are not attacked.
 
     Biggio & Roli, "Wild patterns: ten years after the rise of adversarial machine learning", Pattern Recognition
     2018, on security evaluation curves.
@@ -105,7 +128,8 @@ def security_curve(
         images: floating (N, ...) with ``labels``, or a loader of batches (images, labels); batches that are dicts, or
             have more in them, are understood as by `advkit.data.attacked`.
         labels: int64 (N,) or (N, 1), or None with a loader.
-        eps: the budgets, in units of pixels, at least 0; 0 is the accuracy when nobody attacks.
+        eps: the budgets, in units of pixels, at least 0; 0 is the accuracy when nobody attacks. None for the distances
+            that an attack without a budget found, eleven from 0 to the largest: the whole curve.
         norm: for an attack without a budget, what its distances are measured in; the norm that it makes small if None.
         progress: True for a progress bar over a loader, False for none, None for one where stderr is a terminal and
             tqdm is installed.
@@ -114,8 +138,9 @@ def security_curve(
         The curve, whose budgets are sorted.
 
     Raises:
-        InputError: a budget is negative, there are no images, the attack's own ``eps`` is no positive number, or
-            ``norm`` is not that of its budget, or is missing for an attack that names none; see `Attack` for the rest.
+        InputError: a budget is negative or missing, there are no images, the attack's own ``eps`` is no positive
+            number, or ``norm`` is not that of its budget, or is missing for an attack that names none; see `Attack` for
+            the rest.
 
     Examples:
         >>> budgets = [0, 1 / 255, 16 / 255]
@@ -125,18 +150,33 @@ def security_curve(
         >>> minimal = advkit.evaluation.security_curve(advkit.DeepFool(model), loader, eps=[0, 100], norm="linf")
         >>> minimal.accuracy  # of one run, since DeepFool has no budget
         (1.0, 0.0)
+        >>> whole = advkit.evaluation.security_curve(advkit.Minimal(model, norm="l2"), loader)
+        >>> whole.accuracy[0], whole.accuracy[-1], bool(whole.eps[0] < whole.median < whole.eps[-1])
+        (1.0, 0.0, True)
     """
-    for index, value in enumerate(eps):
+    for index, value in enumerate(eps or ()):
         check_number(f"eps[{index}]", value, at_least=0)
-    budgets = sorted({float(value) for value in eps})
-    if not budgets:
+    budgets = sorted({float(value) for value in eps or ()})
+    takes_budget = _takes_budget(attack)
+    if not budgets and (takes_budget or eps is not None):
         raise InputError("eps has no budgets; give it a list of numbers, such as [0, 2/255, 4/255, 8/255]")
-    curve = _WithinBudgets(attack, budgets, norm) if _takes_budget(attack) else _AtDistances(attack, budgets, norm)
+    curve = _WithinBudgets(attack, budgets, norm) if takes_budget else _AtDistances(attack, norm)
     batches = track(_batches(images, labels), "security_curve", unit="batch", progress=progress)
-    columns = [curve.right(*batch) for _, *batch in pairs(batches, [attack.bounds]) if len(batch[0])]
+    columns = [curve.measured(*batch) for _, *batch in pairs(batches, [attack.bounds]) if len(batch[0])]
     if not columns:
         raise InputError("there are no images; a generator that was gone through before has none left")
-    return SecurityCurve(str(attack), curve.norm, tuple(budgets), torch.cat(columns, 1))
+    found = torch.cat(columns, -1)
+    if takes_budget:
+        return SecurityCurve(str(attack), curve.norm, tuple(budgets), found)
+    budgets = budgets or _whole(found)
+    return SecurityCurve(str(attack), curve.norm, tuple(budgets), found > found.new_tensor(budgets)[:, None], found)
+
+
+def _whole(distances: Tensor) -> list[float]:
+    """Budgets from 0 to the largest of the distances (N,), which it reaches: all of them."""
+    reached = distances[distances.isfinite()]
+    largest = reached.amax().item() if len(reached) else 0.0
+    return sorted({largest * share / (_BUDGETS - 1) for share in range(_BUDGETS - 1)} | {largest})
 
 
 class _Curve(ABC):
@@ -144,35 +184,34 @@ class _Curve(ABC):
 
     Args:
         attack: the attack.
-        budgets: E of them, ascending.
     """
 
     norm: Norm
 
-    def __init__(self, attack: Attack, budgets: Sequence[float]) -> None:
+    def __init__(self, attack: Attack) -> None:
         self.attack = attack
-        self.budgets = torch.tensor(budgets, device="cpu")
 
-    def right(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Whether the model is right on images (n, ...) at each budget: bool (E, n), on the CPU."""
+    def measured(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What `attacked` says of images (n, ...), and 0 or False of those that the model gets wrong: on the CPU."""
         predict(self.attack.model, images[:1], {"labels": labels})  # which says so if there is no such class
         labels = labels.to(images.device)
         clean = prediction(self.attack.model, images) == labels
-        right = clean.expand(len(self.budgets), -1).clone()
-        if bool(clean.any()):
-            right[:, clean] = self.attacked(images[clean], labels[clean])
-        return right.cpu()
+        measured = self.attacked(images[clean], labels[clean])
+        whole = measured.new_zeros(*measured.shape[:-1], len(images))
+        whole[..., clean] = measured
+        return whole.cpu()
 
     @abstractmethod
     def attacked(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The same under attack, of images that the model gets right: bool (E, n), where the images are."""
+        """What is known of images that the model gets right, under attack: (..., n), where the images are."""
 
 
 class _WithinBudgets(_Curve):
     """Each image once for each budget, for attacks that take one."""
 
     def __init__(self, attack: Attack, budgets: Sequence[float], norm: str | Norm | None) -> None:
-        super().__init__(attack, budgets)
+        super().__init__(attack)
+        self.budgets = torch.tensor(budgets, device="cpu")
         own, usual = named_norm(attack), getattr(attack, "eps", None)
         if norm is not None and own is not None and norms.get(norm) is not own:
             raise InputError(f"the budget of {attack} is in {own}, so that norm cannot be {norm!r}; leave it out")
@@ -182,10 +221,11 @@ class _WithinBudgets(_Curve):
         self.usual = float(usual)
 
     def attacked(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Whether the model is right at each budget: bool (E, n)."""
         count, budgets = len(images), self.budgets.to(images.device)
         rows = torch.ones(len(budgets), count, dtype=torch.bool, device=images.device)
         spent = budgets > 0
-        if not bool(spent.any()):
+        if not count or not bool(spent.any()):
             return rows
         budgets = budgets[spent]
         eps = budgets.repeat_interleave(count)
@@ -202,8 +242,8 @@ class _WithinBudgets(_Curve):
 class _AtDistances(_Curve):
     """Each image once: it is lost to every budget that reaches the closest image that fools the model."""
 
-    def __init__(self, attack: Attack, budgets: Sequence[float], norm: str | Norm | None) -> None:
-        super().__init__(attack, budgets)
+    def __init__(self, attack: Attack, norm: str | Norm | None) -> None:
+        super().__init__(attack)
         if attack.aim == "budget" and getattr(attack, "eps", None) is not None:
             raise InputError(f"{attack} has its budget in the attacks that it is made of; give one of them instead")
         measured_in = named_norm(attack) if norm is None else norms.get(norm)
@@ -212,9 +252,9 @@ class _AtDistances(_Curve):
         self.norm = measured_in
 
     def attacked(self, images: Tensor, labels: Tensor) -> Tensor:
+        """How far the closest image is that fools the model: (n,), infinite where none was found."""
         result = self.attack.run(images, labels)
-        reach = result.distance(self.norm).where(result.predictions != labels, torch.inf)
-        return reach > self.budgets.to(reach)[:, None]
+        return result.distance(self.norm).where(result.predictions != labels, torch.inf)
 
 
 def _batches(images: Tensor | Iterable[Any], labels: Tensor | None) -> Iterable[Any]:

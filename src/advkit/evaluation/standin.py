@@ -43,5 +43,5 @@ class _Through(nn.Module):
             logits: Tensor = found_in(self.model(images))
         if not (torch.is_grad_enabled() and images.requires_grad):
             return logits
-        smooth = found_in(self.surrogate(images))
+        smooth: Tensor = found_in(self.surrogate(images))
         return logits + (smooth - smooth.detach()).nan_to_num()  # of logits that are masked with -inf

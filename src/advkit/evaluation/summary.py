@@ -69,9 +69,16 @@ def summary(
         "scores": tuple(sorted(scores, key=lambda score: order[score.defense])),
         "worst": tuple(_worst_case(*place, found, within) for place, found in hits.items()),
         "failures": tuple(_failures(records, contenders, cells)),
+        "proved": _proved(records.values(), kept),
         "standing": tuple((kept & (2 * right > draws)).tolist()),
         "labels": tuple(labels.tolist()),
     }
+
+
+def _proved(records: Iterable[Record], kept: Tensor) -> tuple[bool, ...]:
+    """Which images are proved and not lost; nothing where nobody asked."""
+    proved = [one for record in records for one in record.verified]
+    return tuple(one and bool(known) for one, known in zip(proved, kept, strict=True)) if proved else ()
 
 
 def _defense_score(

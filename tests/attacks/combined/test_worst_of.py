@@ -325,7 +325,7 @@ def test_a_strangers_budget_is_taken_at_its_word() -> None:
 def test_names() -> None:
     attack = WorstOf([advkit.PGD(LINE, eps=4 / 255), Restarts(advkit.FGSM(LINE), 2)])
     assert str(attack) == "WorstOf([PGD(eps=4/255), Restarts(FGSM, n=2)])"
-    shared = "bounds=(0.0, 1.0), autocast=None, adaptive=True, compiled=False"
+    shared = "bounds=(0.0, 1.0), autocast=None, adaptive=True, compiled=False, mask=None, levels=None"
     assert repr(attack).startswith(f"WorstOf({shared}, attacks=(PGD(")
     again = pickle.loads(pickle.dumps(attack))
     assert again.attacks[0].model is again.model

@@ -64,3 +64,31 @@ def test_in_l2_it_is_what_cw_does() -> None:
     labels = said_by(model, images)
     same = advkit.Minimal(model, norm="l2", rounds=5, steps=50)(images, labels)
     assert torch.equal(same, advkit.CW(model)(images, labels))
+
+
+class Hidden(nn.Module):
+    """Class 1 where one feature is large, which a gradient sees, or where another is a little larger than 0.2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        lead = (x[:, 0] - 0.9).maximum(30 * torch.relu(x[:, 1] - 0.2) - 0.9)
+        return torch.stack([-lead, lead], 1)
+
+
+@pytest.mark.parametrize("attack", [advkit.CW, advkit.Minimal])
+def test_a_boundary_that_no_gradient_at_the_image_shows(attack: type[advkit.Attack]) -> None:
+    model, images = Hidden(), torch.zeros(3, 8)
+    images[1, 0], images[2, 2:] = 0.85, 0.5  # the first of these has the other boundary nearer
+    result = attack(model).run(images, torch.zeros(3, dtype=torch.int64))
+    assert result.success.all()
+    assert result.distance("l2").allclose(torch.tensor([0.23, 0.05, 0.23]), rtol=0.02)
+
+
+@pytest.mark.parametrize("attack", [advkit.CW, advkit.EAD, advkit.Minimal])
+def test_a_class_behind_two_whose_logits_are_about_0(attack: type[advkit.Attack]) -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        nothing = 0 * x[:, 0]
+        return torch.stack([nothing + 1e-6, nothing, x[:, 0] - 0.3], 1)
+
+    result = attack(model).run(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+    assert result.success.all()
+    assert result.distance("l2").allclose(torch.tensor(0.3), rtol=0.05)

@@ -100,7 +100,8 @@ class MultiTargeted(Attack):
         """Where some class lies within the budget, if the model were linear: bool (N,), where the images are.
 
         Of images that the attack fails on, it tells where gradients do not lead to what they promise. One forward for
-        an image, and another with a backward for each class.
+        an image, and another with a backward for each class. A ``mask`` is not taken into account: with
+        fewer pixels less may be in reach than this says.
 
         Args:
             images: floating (N, ...), within ``bounds``, N at least 1.
@@ -153,7 +154,7 @@ class MultiTargeted(Attack):
         place = found.left(None if rivals.shape[1] > 1 else ~racing.all(1))  # one class needs no ranking
         if len(place):
             x, standing = images[place].requires_grad_(), goal.rows(place)
-            seen = self.classifier.logits(x)
+            seen = self.classifier.of(standing).logits(x)
             gaps = [standing.towards(rival).margin(seen) / unit[place] for rival in rivals[place].unbind(1)]
             far[place] = nearest_boundaries(self.classifier, x, gaps, norm).distances.to(far)
         box = norm.size(torch.full_like(images[:1], self.bounds[1] - self.bounds[0]))
@@ -183,7 +184,7 @@ class MultiTargeted(Attack):
             few = min(_LOOK, steps - rows.taken)
             iterate(self.classifier, rows, step, steps=few, loss="margin", inputs=noisy)
             with torch.no_grad():
-                logits = self.classifier.logits(rows.x)
+                logits = self.classifier.of(rows.goal).logits(rows.x)
             look = Look(rows.taken, rows.x, logits, rows.nearest, rows.x, rows.goal)
             found.see(rows, look)
             rows.retire(look.success)

@@ -24,7 +24,7 @@ class PGD(Attack):
 
     x <- project(x + alpha * steepest(grad_x J(x, y))), back into the ball of radius ``eps`` around the image and
     into the box, from a random point of the ball. ``steepest`` is the sign of the gradient for Linf, and the
-    gradient over its L2 norm for L2. ``steps`` forwards and as many backwards.
+    gradient over its L2 norm for L2. ``steps`` forwards and as many backwards, each ``eot_samples`` times.
 
     Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, section 2.1.
     arXiv:1706.06083.
@@ -40,6 +40,7 @@ class PGD(Attack):
         early_stop: let an image leave as soon as it is fooled; it then stands where it first was.
         loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
             gives one number an image; see `advkit.losses.get`. With targets it is descended.
+        eot_samples: how often a random model is asked for each gradient, at least 1; the mean is taken.
         bounds: the lowest and the highest value of a pixel.
         generator: where the random start is drawn from; torch's default generator if None.
 
@@ -64,6 +65,7 @@ class PGD(Attack):
     early_stop: bool = flag(False)
     _: KW_ONLY
     loss: str | Loss = hyperparameters.loss()
+    eot_samples: int = number(1, at_least=1, integer=True)
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         ball = Ball.of(self.norm, images, self.eps, self.bounds)
@@ -75,4 +77,5 @@ class PGD(Attack):
             steps=self.steps,
             loss=self.loss,
             early_stop=self.early_stop,
+            draws=self.eot_samples,
         )

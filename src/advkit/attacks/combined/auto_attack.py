@@ -93,6 +93,6 @@ class AutoAttack(Combined):
     def _one(self, kind: type[Any]) -> Attack:
         """One of the attacks, as it is by itself, on the same model and with the same budget."""
         low = {} if kind is Square else {"autocast": self.autocast}
-        shared = {"bounds": self.bounds, "generator": self.generator, "adaptive": self.adaptive, **low}
-        attack: Attack = kind(self.model, norm=self.norm, eps=self.eps, **shared)
+        shared = {name: getattr(self, name) for name in ("bounds", "generator", "adaptive", "mask", "levels")}
+        attack: Attack = kind(self.model, norm=self.norm, eps=self.eps, **shared, **low)
         return attack

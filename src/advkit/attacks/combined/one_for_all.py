@@ -18,7 +18,7 @@ from advkit.model import Model
 
 __all__ = ["AnAttack", "Attacks", "OneForAll"]
 
-_FOR_ALL = ("model", "bounds", "generator", "autocast", "adaptive")
+_FOR_ALL = ("model", "bounds", "generator", "autocast", "adaptive", "mask", "levels")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Attacks(Hyperparameter):
 class OneForAll(Combined):
     """Base of the attacks that are given attacks, which attack one model.
 
-    Theirs are the model, ``bounds`` and ``adaptive``, and have to be the same. Those of them that have no generator, or
-    no ``autocast``, get that of the others, or what is given here.
+    Theirs are the model, ``bounds`` and ``adaptive``, and have to be the same. Those of them that have no generator,
+    ``autocast``, ``mask`` or ``levels`` get that of the others, or what is given here.
     """
 
     model: Model = field(init=False, repr=False)
@@ -80,7 +80,7 @@ class OneForAll(Combined):
         object.__setattr__(self, "model", attacks[0].model)
         for name in _FOR_ALL:
             object.__setattr__(self, name, self._agreed(name, attacks))
-        self._pass_on({name: getattr(self, name) for name in ("generator", "autocast")})
+        self._pass_on({name: getattr(self, name) for name in ("generator", "autocast", "mask", "levels")})
         stray = [one for one in attacks if one.aim == "minimal"]
         if self.aim == "budget" and stray and not any(map(balls, attacks)):
             raise InputError(
@@ -106,8 +106,8 @@ class OneForAll(Combined):
         values = [getattr(one, name) for one in (self, *attacks)]
         values = [value for value in values if value is not None]
         for value in values[1:]:
-            if value is not values[0] and value != values[0]:
-                these = "different ones" if name in ("model", "generator") else f"{values[0]!r} and {value!r}"
+            if not _same(value, values[0]):
+                these = "different ones" if name in ("model", "generator", "mask") else f"{values[0]!r} and {value!r}"
                 how = "attack.on" if name in ("model", "adaptive") else "dataclasses.replace"
                 raise InputError(
                     f"the attacks in {type(self).__name__} must have the same {name}, and these have {these}; "
@@ -134,11 +134,12 @@ class OneForAll(Combined):
         other._pass_on({name: value for name, value in changes.items() if name in (*_FOR_ALL, "compiled")})
         return other
 
-    def _of_rows(self, index: Tensor) -> Self:
-        if not self._per_row():
+    def _of_rows(self, index: Tensor, images: Tensor) -> Self:
+        if not self._per_row() and self.mask is None:
             return self
         other = self._with()
-        other._hold(tuple(one._of_rows(index) for one in other._attacks()))
+        other._hold(tuple(one._of_rows(index, images) for one in other._attacks()))
+        object.__setattr__(other, "mask", other._attacks()[0].mask)
         return other
 
     def _per_row(self) -> dict[str, Tensor]:
@@ -147,6 +148,12 @@ class OneForAll(Combined):
             for name, value in one._per_row().items():
                 found[name if name not in found else f"{name} of {one}"] = value
         return found
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one is other or (one.shape == other.shape and bool((one == other.to(one.device)).all()))
+    return one is other or one == other
 
 
 def _facts(attacks: Sequence[Attack]) -> dict[str, object]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advkit import norms
 from advkit._engine.classifier import asked, own, prediction
-from advkit._engine.run import Done, Stage, check_call
+from advkit._engine.run import Done, Stage, check_call, placed
 from advkit.attack import Attack
 from advkit.errors import AdvkitError
 from advkit.goals import Goal
@@ -61,7 +61,7 @@ class Combined(Attack):
         with torch.inference_mode(False), torch.no_grad():
             batch = _Batch.of(self, parts, images, labels, targets)
             if images.numel() and not looked:
-                batch.rows = batch.rows[~batch.fools(batch.originals, batch.rows)]
+                batch.rows = batch.rows[~batch.fools(batch.found, batch.rows)]
             for number, part in enumerate(parts):
                 tried, spent = len(batch.rows), Done(images, None)
                 if tried:
@@ -139,14 +139,14 @@ class _Batch:
 
     def __post_init__(self) -> None:
         work = torch.promote_types(self.originals.dtype, torch.float32)
-        self.found = self.originals.clone()
+        self.found = placed(self.whole, self.originals)
         self.length = torch.full(self.found.shape[:1], torch.inf, dtype=work, device=self.found.device)
         self.stage = torch.full_like(self.length, -1, dtype=torch.int64)
 
     def attacked(self, number: int, part: Attack, *, is_last: bool) -> Done:
         """Try an attack on the rows that are left, and say what it spent on them."""
         rows, before = self.rows, self.originals[self.rows]
-        some = part._of_rows(rows)
+        some = part._of_rows(rows, self.originals)
         carry_out = partial(some._tried, looked=True) if isinstance(some, Combined) else some._carry_out
         done = carry_out(before, *self._classes(rows))
         if self.queries is not None and done.queries is not None:

@@ -2,7 +2,7 @@
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,8 +61,8 @@ class Fitted(Attack):
             loader: batches of images and labels of any structure, such as a `DataLoader`, found by the rules of
                 `advkit.AttackTransform`. The model's own answers stand in where there are no labels. It is gone through
                 once an epoch.
-            epochs: how often, with those of the checkpoint; at least 1. Steps become shorter from one epoch to the
-                next.
+            epochs: how often, with those of the checkpoint; at least 1. Steps become shorter from batch to batch, and
+                are nothing at the end.
             checkpoint: a file that is written after each epoch, completely or not at all. If it exists, the fit goes on
                 from there and ends as one without a stop would have, if the loader gives the same batches for the same
                 random numbers. That of another attack or of another model is refused.
@@ -74,7 +74,8 @@ class Fitted(Attack):
             Another attack of this class; this one stays as it is.
 
         Raises:
-            InputError: the loader has no images, or gives something that cannot be used; or the checkpoint is another's.
+            InputError: the loader has no images, or gives something that cannot be used; or the checkpoint is of
+                another fit.
             ModelError: the model returned NaN, or something that is no batch of logits.
             MissingExtraError: ``progress`` is True and tqdm is not installed.
         """
@@ -89,8 +90,9 @@ class Fitted(Attack):
         chance = AllGenerators(placement(self.model)[0] or torch.device("cpu"), drawn_from)
         learner = _Learner(self, Choice(self.model), labels)
         if file is not None and (saved := file.load(epochs)):
-            chance.restore(saved["chance"])
             learner.resume(saved)
+            if learner.epochs < epochs:
+                file.restore(chance, saved)
         for epoch in range(learner.epochs, epochs):
             learner.learn(loader, epoch, epochs, progress)
             if file is not None:
@@ -164,28 +166,32 @@ class _Learner:
         self.epochs = self.infinite = 0
         self._attack, self._choice, self._where = attack, choice, where
         self._fooled: float | None = None  # the share in the last epoch
+        self._batches = 0  # of an epoch, where that is known
 
     def state(self) -> dict[str, Any]:
         """All that changes, for `resume`."""
         assert self.pattern is not None
-        return {"epochs": self.epochs, "fooled": self._fooled, "pattern": self.pattern.cpu()}
+        return {"epochs": self.epochs, "fooled": self._fooled, "batches": self._batches, "pattern": self.pattern.cpu()}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
-        self.epochs, self._fooled, self.pattern = state["epochs"], state["fooled"], state["pattern"]
+        self.epochs, self.pattern = state["epochs"], state["pattern"]
+        self._fooled, self._batches = state["fooled"], state["batches"]
 
     def learn(self, loader: Iterable[Any], epoch: int, epochs: int, progress: bool | None) -> None:
         """One time through the loader."""
         what = f"epoch {epoch + 1} of {epochs}"
         what += "" if self._fooled is None else f" ({self._fooled:.0%} fooled)"
         fooled: list[Tensor] = []
-        is_empty = True
+        count, expected = 0, len(loader) if isinstance(loader, Sized) else self._batches
         for found in track(loader, what, unit="batch", progress=progress):
             sample = Sample(found, batched=True, where=self._where, choice=self._choice)
             if len(sample.images):
-                is_empty = False
-                fooled += self._see(sample.images, sample.labels, 1 - epoch / epochs)
-        if is_empty:
+                behind = epoch + (min(count / expected, 1) if expected else 0)
+                fooled += self._see(sample.images, sample.labels, 1 - behind / epochs)
+                count += 1
+        self._batches = count
+        if not count:
             raise InputError("the loader has no images; a generator that was gone through before has none left")
         if not fooled:
             raise InputError(f"all images are of class {self._attack.target}, the target: there is nothing to fit on")

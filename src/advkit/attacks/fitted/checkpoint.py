@@ -9,6 +9,7 @@ import torch
 
 from advkit._io.files import write_atomic
 from advkit._io.identity import attack_identity, model_identity
+from advkit._io.rng import AllGenerators
 from advkit.attack import Attack
 from advkit.errors import InputError
 
@@ -58,3 +59,17 @@ class Checkpoint:
                 "or ask for more epochs"
             )
         return state
+
+    def restore(self, chance: AllGenerators, state: dict[str, Any]) -> None:
+        """Have random numbers go on where they were.
+
+        Raises:
+            InputError: there are other generators.
+        """
+        try:
+            chance.restore(state["chance"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise InputError(
+                f"{self.path} was written with other generators of random numbers ({error}); give the attack, the "
+                "loader and its sampler generators as they had, or choose another path"
+            ) from error

@@ -69,7 +69,9 @@ class Patch(Fitted):
     def _side(self, images: Tensor) -> int:
         """The side of the largest patch on images (N, C, H, W), in pixels."""
         if images.ndim != 4:
-            raise InputError(f"a patch needs images of shape (N, C, H, W) to be pasted into; got {tuple(images.shape)}")
+            raise InputError(
+                f"Patch pastes into pictures, and needs images of shape (N, C, H, W); got {tuple(images.shape)}"
+            )
         height, width = images.shape[2:]
         return max(1, min(math.isqrt(int(self.area * height * width + 1e-6)), height, width))
 

@@ -39,7 +39,7 @@ class Universal(Fitted):
             is brought within; 10/255 of the range of ``bounds`` if not given.
         norm: "linf" or "l2", or `advkit.norms.Linf` or `advkit.norms.L2`.
         method: "ascent" or "deepfool".
-        alpha: the length of the first steps of the ascent, positive; ``eps`` if not given.
+        alpha: the length of the first steps of the ascent, positive; half of ``eps`` if not given.
         target: the class that all images are to be taken for; None for any but their own.
         loss: what the ascent climbs; see `PGD`.
         beta: where the loss of an image is cut off, greater than 0.
@@ -67,12 +67,22 @@ class Universal(Fitted):
     norm: str | Norm = hyperparameters.norm("linf", "l2")
     _: KW_ONLY
     method: str = choice("ascent", "deepfool")
-    alpha: float | Tensor = number(OfEps(10 / 255, 1), above=0, per_image=True)
+    alpha: float | Tensor = number(OfEps(5 / 255, 1 / 2), above=0, per_image=True)
 
     def _begin(self, images: Tensor) -> Tensor:
         return torch.zeros_like(images[0])
 
     def _applied(self, images: Tensor, pattern: Tensor) -> Tensor:
+        self._check_shape(images, pattern)
+        return (images + pattern).clamp(*self.bounds)
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        pattern = self._known().to(images)
+        self._check_shape(images, pattern)
+        return images + norms.get(self.norm).project(pattern.expand_as(images), self.eps)
+
+    def _check_shape(self, images: Tensor, pattern: Tensor) -> None:
+        """Refuse a pattern for images of another shape."""
         one, whole = pattern.shape, images.shape[1:]
         if len(one) > len(whole) or any(
             mine not in (1, its) for mine, its in zip(one[::-1], whole[::-1], strict=False)
@@ -81,8 +91,6 @@ class Universal(Fitted):
                 f"the pattern has shape {tuple(one)}, and images of shape {tuple(images.shape)} need one of "
                 f"{tuple(whole)}"
             )
-        within = norms.get(self.norm).project(pattern.expand_as(images), self.eps)
-        return (images + within).clamp(*self.bounds)
 
     def _moved(self, pattern: Tensor, slope: Tensor, share: float) -> Tensor:
         norm = norms.get(self.norm)

@@ -1,5 +1,6 @@
 """Gradients in, the closest image that fools out."""
 
+from advkit.attacks.minimal.brendel_bethge import BrendelBethge
 from advkit.attacks.minimal.cw import CW
 from advkit.attacks.minimal.ddn import DDN
 from advkit.attacks.minimal.deepfool import DeepFool
@@ -10,6 +11,7 @@ from advkit.attacks.minimal.jsma import JSMA
 from advkit.attacks.minimal.minimal import Minimal
 from advkit.attacks.minimal.pdpgd import PDGD, PDPGD
 from advkit.attacks.minimal.sigma_zero import SigmaZero
+from advkit.attacks.minimal.sparsefool import SparseFool
 from advkit.attacks.minimal.superdeepfool import SuperDeepFool
 
 __all__ = [
@@ -21,8 +23,10 @@ __all__ = [
     "JSMA",
     "PDGD",
     "PDPGD",
+    "BrendelBethge",
     "DeepFool",
     "Minimal",
     "SigmaZero",
+    "SparseFool",
     "SuperDeepFool",
 ]

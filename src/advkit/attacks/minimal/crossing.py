@@ -8,6 +8,7 @@ from torch import Tensor
 from advkit._engine.boundaries import Boundaries, linear_distances, nearest_boundaries
 from advkit._engine.classifier import Classifier
 from advkit.attacks.minimal.rivals import WithRivals
+from advkit.goals import Goal
 from advkit.norms import Norm
 
 __all__ = ["Crossing", "answer", "beyond"]
@@ -54,10 +55,10 @@ class Crossing(WithRivals):
         return found
 
 
-def answer(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+def answer(model: Classifier, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
     """What the model says of images (n, ...), and before it the leaf of its graph."""
     x = images.detach().requires_grad_()
-    return x, model.logits(x)
+    return x, model.of(goal).logits(x)
 
 
 def beyond(distance: Tensor, overshoot: float, bounds: tuple[float, float]) -> Tensor:

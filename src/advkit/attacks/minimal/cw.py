@@ -41,7 +41,9 @@ class CW(Penalty):
     By default c starts at the multiplier of the image's own linearised problem, each step goes a decaying part of the
     way to the minimum of the latest tangents' mean, in w, and each search aims at another class, the nearest of the
     linearised model first. Images leave once no class promises a smaller change than they have: on a CIFAR-10 network
-    after about 65 of the 250 passes allowed.
+    after about 65 of the 250 passes allowed. Without ``initial_c``, a walk of at most 21 passes back from noise far
+    away then looks again; where it ends closer by a twentieth, gradients near the image have said little, and eight
+    more follow.
 
     The paper's own search is ``CW(model, initial_c=1e-3, binary_search_steps=9, steps=1000, schedule="constant")``:
     Adam on w with a constant step size from the image itself, c times ten until an adversarial is found and then the

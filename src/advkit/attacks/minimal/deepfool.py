@@ -67,7 +67,7 @@ class DeepFool(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         model, norm = self.classifier, norms.get(self.norm)
-        x, logits = answer(model, images)
+        x, logits = answer(model, images, goal)
         rows = Crossing(images, goal, goal.rivals(logits, self.candidates - 1), magnitude(logits, goal.classes))
         fooled = goal.success(logits)
         for _ in range(self.steps):
@@ -79,12 +79,12 @@ class DeepFool(Attack):
                 rows.compact()
                 if len(rows.x) < len(x):
                     del logits  # and the graph, before there is another
-                    x, logits = answer(model, rows.x)
+                    x, logits = answer(model, rows.x, rows.goal)
             found = rows.nearest(model, x, logits, norm)
             length = beyond(found.distance, self.overshoot, self.bounds)
             rows.move((rows.x - column(length, x) * norm.steepest(found.gradient)).clamp(*self.bounds))
             del found
             rows.compact()
-            x, logits = answer(model, rows.x)  # after the last step only to see who is fooled
+            x, logits = answer(model, rows.x, rows.goal)  # after the last step only to see who is fooled
             fooled[rows.index] |= rows.fooled(logits)
         return rows.whole().where(column(fooled, images), images)

@@ -105,14 +105,14 @@ class EAD(Penalty):
                 self._fista(rows, slope, step)
                 del slope
                 with torch.no_grad():
-                    logits = self.classifier.logits(rows.x)
+                    logits = self.classifier.of(rows.goal).logits(rows.x)
                 search.closest.see(rows, Look(step, rows.x, logits, -rows.hinge(logits), no_gradient, rows.goal))
         return search.closest.images
 
     def _look(self, rows: _Ahead, step: int) -> Look:
         """What the model shows ahead of where the rows stand: the gradient is taken there."""
         x = rows.ahead.detach().requires_grad_()
-        logits = self.classifier.logits(x)
+        logits = self.classifier.of(rows.goal).logits(x)
         climbed = -rows.hinge(logits)
         return Look(
             step, rows.ahead, logits.detach(), climbed.detach(), self.classifier.gradient(climbed, x), rows.goal

@@ -186,7 +186,7 @@ class FAB(Attack):
         beyond = _BEYOND * closest.norm.size(extent)
         for _ in range(self.steps):
             x = rows.x.detach().requires_grad_()
-            logits = self.classifier.logits(x)
+            logits = self.classifier.of(rows.goal).logits(x)
             gaps = rows.gaps(logits)
             gaps = torch.where(gaps < 0, -gaps, gaps)  # a boundary may be behind; that of a tie still has a slope
             found = nearest_boundaries(self.classifier, x, gaps.unbind(1), closest.norm)
@@ -195,7 +195,7 @@ class FAB(Attack):
             del x, logits, gaps  # and the graph, before the step makes tensors of its own
             rows.move(self._step(rows, found, closest.norm))
             with torch.no_grad():
-                logits = self.classifier.logits(rows.x)
+                logits = self.classifier.of(rows.goal).logits(rows.x)
             closest.see(rows, logits)
             fooled = rows.goal.success(logits)
             back = rows.originals + self.beta * (rows.x - rows.originals)

@@ -110,7 +110,7 @@ def _put_back(model: Classifier, rows: _Fooling) -> Tensor:
     trial = rows.x
     for turn in range(_TURNS + 1):
         x = trial.detach().requires_grad_()
-        logits = model.logits(x)
+        logits = model.of(rows.goal).logits(x)
         margin = rows.goal.margin(logits)
         rows.magnitude = rows.magnitude.maximum(magnitude(logits, rows.goal.classes))
         enough = margin <= -rounding_margin(rows.magnitude)

@@ -34,7 +34,7 @@ def pruned(model: Classifier, images: Tensor, originals: Tensor, goal: Goal, rou
         for _ in range(tries):
             middle = (low + high + 1) // 2
             with torch.no_grad():
-                logits = model.logits(before.where(rank < column(middle, x), x))
+                logits = model.of(goal).logits(before.where(rank < column(middle, x), x))
             fooled = goal.clearly(logits)
             low, high = torch.where(fooled, middle, low), torch.where(fooled, high, middle - 1).maximum(low)
         x = before.where(rank < column(low, x), x)
@@ -44,7 +44,7 @@ def pruned(model: Classifier, images: Tensor, originals: Tensor, goal: Goal, rou
 def _least_needed(model: Classifier, x: Tensor, before: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
     """The rank of each feature among those changed, the least needed first, (n, ...), and how many changed, (n,)."""
     leaf = x.detach().requires_grad_()
-    slope = model.gradient(goal.margin(model.logits(leaf)), leaf)
+    slope = model.gradient(goal.margin(model.of(goal).logits(leaf)), leaf)
     changed = (x != before).flatten(1)
     harm = (slope * (before - x)).flatten(1).where(changed, torch.inf)  # to put each back
     return harm.argsort(1).argsort(1).view_as(x), changed.sum(1)

@@ -24,6 +24,7 @@ class Largest(Objective):
     memory = 0.9
     first = 1.0
     overshoot = 1e-3
+    audited = True
 
     def solve(
         self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float
@@ -91,7 +92,7 @@ class Count(Objective):
     memory = 0.95
     first = 1.0
     overshoot = 1e-2
-    promising = 1.2
+    promising = 1.1
 
     def solve(
         self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float

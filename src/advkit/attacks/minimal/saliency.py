@@ -92,7 +92,7 @@ def jacobians(model: Classifier, rows: Saliency) -> Iterator[Jacobian]:
     """
     for step in itertools.count():
         x = rows.x.detach().requires_grad_()
-        logits = model.logits(x)
+        logits = model.of(rows.goal).logits(x)
         if not step:
             rows.enter(logits.detach())
         unit = power_of_two(rows.spread)

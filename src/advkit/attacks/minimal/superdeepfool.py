@@ -91,7 +91,7 @@ class SuperDeepFool(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         model, kept = self.classifier, Smallest(images, L2)
-        x, logits = answer(model, images)
+        x, logits = answer(model, images, goal)
         rows = _Walk(images, goal, goal.rivals(logits, self.candidates - 1), magnitude(logits, goal.classes), images)
         fooled = goal.success(logits)
         for step in range(1, self.steps + 1):
@@ -100,7 +100,7 @@ class SuperDeepFool(Attack):
             rows.move(self._step(rows, x, logits, fooled))
             rows.compact()
             del logits  # and the graph, before there is another
-            x, logits = answer(model, rows.x)
+            x, logits = answer(model, rows.x, rows.goal)
             fooled = rows.fooled(logits)
             said = logits.detach()
             kept.see(rows, Look(step, rows.x, said, rows.goal.margin(said), rows.x.new_empty(0), rows.goal))

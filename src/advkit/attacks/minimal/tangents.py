@@ -8,7 +8,8 @@ ask for. One tangent is a poor guide in a network of many pieces; the mean of th
 Which class to leave for matters more than any number of steps: descending the margin ends at the class that was
 nearest where it began. So each search aims at one class, the nearest of the linearised model first, and an image
 leaves when no class that is left promises less than what it has. Some objectives return once more, from twice as far
-as the closest success: where many solutions are near, the way back from there ends in another.
+as the closest success: where many solutions are near, the way back from there ends in another. Where gradients near
+the image say little of what is around it, all of that misses what a walk from afar comes across: see `walks`.
 """
 
 from dataclasses import dataclass, field
@@ -17,13 +18,14 @@ import torch
 from torch import Tensor
 
 from advkit._base.scale import contenders
-from advkit._engine.boundaries import dot, nearest_boundaries
+from advkit._engine.boundaries import dot, linear_distances, nearest_boundaries
 from advkit._engine.classifier import Classifier
 from advkit._engine.iterate import iterate
 from advkit._engine.looks import Look
 from advkit.attacks.minimal.closest import Approach, Closest
 from advkit.attacks.minimal.objectives import Objective
 from advkit.attacks.minimal.shrinking import annealed
+from advkit.attacks.minimal.walks import looked_again
 from advkit.goals import Goal
 from advkit.losses import Loss
 
@@ -31,6 +33,7 @@ __all__ = ["Tangents"]
 
 _CANDIDATES = 9  # classes that are looked at for each image
 _HEADROOM = 4.0  # c over the multiplier of the linearised problem
+_BEYOND = 100  # times the size of the box: a class out of the race counts while its boundary is no further than that
 _LOOK = 5  # steps between looks at which rows may leave: each look makes a GPU wait
 
 
@@ -83,7 +86,8 @@ class _Routes:
 class Tangents:
     """The smallest changes found in ``rounds`` searches of at most ``steps`` passes each.
 
-    One pass more, with a backward for each candidate, ranks the classes. Images that are a success as they are,
+    One pass more, with a backward for each candidate, ranks the classes. Some objectives have it audited by walks from
+    afar, each of at most ``steps`` passes as well. Images that are a success as they are,
     whatever their margin, and images that are not reached come back as they were.
 
     Args:
@@ -118,6 +122,8 @@ class Tangents:
             if len(place):
                 beyond = (2 * closest.images[place] - images[place]).clamp(self.objective.low, self.objective.high)
                 self._approach(model, beyond, goal.rows(place), place, closest, effort)
+        if self.objective.audited and self.initial_c is None:
+            looked_again(model, (routes.count > 0).nonzero().squeeze(1), goal, closest, self.steps - 1)
         return closest.images
 
     def _approach(
@@ -147,7 +153,10 @@ class Tangents:
 
         gaps = [closest.gap(everything, route, logits) for route in routes]
         found = nearest_boundaries(model, x, gaps, self.objective.norm, length)
-        alive = (contenders(plain) & ~goal.success(plain)[:, None]).gather(1, rivals)
+        linear = linear_distances(torch.stack([gap.detach() for gap in gaps], 1), found.slopes)
+        extent = torch.full_like(images[:1], self.objective.high - self.objective.low)
+        racing = contenders(plain).gather(1, rivals) | (linear < _BEYOND * self.objective.norm.size(extent))
+        alive = racing & ~goal.success(plain)[:, None]
         ordered, order = found.distances.where(alive, torch.inf).T.sort(dim=0, stable=True)
         return closest, _Routes(ordered.isfinite().sum(0), ordered, rivals.T.gather(0, order))
 

@@ -53,6 +53,7 @@ class OnePixel(BlackBox):
     """
 
     norm: ClassVar[Norm] = L0
+    spatial: ClassVar[bool] = True
 
     pixels: int = number(1, at_least=1, integer=True)
     steps: int = number(40, at_least=0, integer=True)

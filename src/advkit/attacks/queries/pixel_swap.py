@@ -47,6 +47,7 @@ class PixelSwap(BlackBox):
     """
 
     norm: ClassVar[Norm] = L0
+    spatial: ClassVar[bool] = True
 
     max_swaps: int | None = number(None, at_least=1, integer=True)
 

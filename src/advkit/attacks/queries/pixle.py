@@ -66,6 +66,7 @@ class Pixle(BlackBox):
     """
 
     norm: ClassVar[Norm] = L0
+    spatial: ClassVar[bool] = True
 
     restarts: int = number(20, at_least=1, integer=True)
     iterations: int = number(10, at_least=1, integer=True)

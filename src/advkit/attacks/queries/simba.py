@@ -59,6 +59,11 @@ class SimBA(BlackBox):
     frequencies: float = number(1 / 8, above=0, at_most=1)
     loss: str | Loss = loss("log_odds")
 
+    @property
+    def spatial(self) -> bool:
+        """Waves need to know where pixels lie."""
+        return self.basis == "dct"
+
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         best, answers = canvas(images), images.clone()
         low, high = self.bounds

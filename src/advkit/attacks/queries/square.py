@@ -69,6 +69,7 @@ class Square(Asking):
     """
 
     aim: ClassVar[Aim] = "budget"
+    spatial: ClassVar[bool] = True
 
     norm: str | Norm = norm("linf", "l2", "l1")
     eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)

@@ -6,6 +6,8 @@ A part is one idea: `Transfer` puts a list of them together. The shorthands are 
 from advkit.attacks.transfer.ascent import Ascent
 from advkit.attacks.transfer.blocks import SIA, BlockTransforms
 from advkit.attacks.transfer.diversity import DIFGSM, InputDiversity
+from advkit.attacks.transfer.expectation import EOT
+from advkit.attacks.transfer.lgv import LGV, InTurn, along_sgd
 from advkit.attacks.transfer.momentum import EnhancedMomentum, Momentum, Nesterov
 from advkit.attacks.transfer.part import Part
 from advkit.attacks.transfer.patch_wise import PIFGSM, PIFGSMPP, PatchWise
@@ -22,7 +24,9 @@ from advkit.attacks.transfer.variance import VMIFGSM, VNIFGSM, VarianceTuning
 __all__ = [
     "BSR",
     "DIFGSM",
+    "EOT",
     "GRA",
+    "LGV",
     "NIFGSM",
     "PGN",
     "PIFGSM",
@@ -39,6 +43,7 @@ __all__ = [
     "BlockTransforms",
     "EnhancedMomentum",
     "GradientRelevance",
+    "InTurn",
     "InputDiversity",
     "Momentum",
     "Nesterov",
@@ -51,4 +56,5 @@ __all__ = [
     "Transfer",
     "TranslationKernel",
     "VarianceTuning",
+    "along_sgd",
 ]

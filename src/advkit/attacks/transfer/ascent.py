@@ -40,6 +40,7 @@ class Ascent:
         loss: what is climbed.
         generator: where random numbers come from.
         is_last: whether this is the last step, so that what is found for the next one is for nothing.
+        free: bool (n, ...), the pixels that may move, by which alone gradients are taken; None for all.
 
     Examples:
         >>> from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Ascent:
     loss: str | Loss
     generator: torch.Generator | None
     is_last: bool = False
+    free: Tensor | None = None
     _memory: dict[str, Tensor] = field(default_factory=dict)
     _answered: bool = False
 
@@ -113,6 +115,9 @@ class Ascent:
         It is the mean over the copies that parts make of each row, and goes back through what they do to it.
         """
         copies, total = math.prod(part.copies for part in self.showing), None
+        if self.free is not None:  # a part may have looked, or blurred, beyond them
+            shape = (len(x) // len(self.x), *[1] * (x.ndim - 1))
+            x = x.where(self.free.repeat(shape), self.ball.originals.repeat(shape))
         for these in self._portions(copies, len(x)):
             asked = x.detach().requires_grad_()
             shown = asked if len(these) == 1 else asked.repeat(len(these), *[1] * (x.ndim - 1))

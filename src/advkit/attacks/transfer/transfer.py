@@ -64,6 +64,7 @@ class Transfer(Attack):
     """
 
     norm: ClassVar[Norm] = Linf
+    spatial: ClassVar[bool] = True
 
     parts: Sequence[Part] = declared(MISSING, PartList())
     eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
@@ -82,7 +83,10 @@ class Transfer(Attack):
         showing = [part for part in self.parts if type(part).inputs is not Part.inputs]
         asking = next((part for part in self.parts if type(part).slope is not Part.slope), Part())
         ball = LinfBall(images, self.eps, self.bounds)
-        ascent = Ascent(images, self.classifier, goal, ball, self.alpha, showing, self.loss, self.generator)
+        ball = ball if self.mask is None else ball.held(self.mask)
+        ascent = Ascent(
+            images, self.classifier, goal, ball, self.alpha, showing, self.loss, self.generator, free=self.mask
+        )
         for part in self.parts:
             ascent.x = part.start(ascent.x, ascent)
         for count in range(self.steps):
@@ -121,6 +125,7 @@ class Shorthand(Attack):
 
     independent_rows: ClassVar[bool] = True
     norm: ClassVar[Norm] = Linf
+    spatial: ClassVar[bool] = True
 
     eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
     alpha: float | Tensor | None = number(OfEps(2 / 255, 1 / 4), above=0, per_image=True)
@@ -136,7 +141,7 @@ class Shorthand(Attack):
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         whole = Transfer(self.model, self.parts, self.eps, steps=self.steps, loss=self.loss, bounds=self.bounds)
         alpha = self.eps / self.steps if self.alpha is None else self.alpha
-        return whole._with(alpha=alpha, generator=self.generator)._perturb(images, goal)
+        return whole._with(alpha=alpha, generator=self.generator, mask=self.mask)._perturb(images, goal)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,18 +12,17 @@ from advkit._data.settings import settings_of
 from advkit._engine.checks import check_choice, check_model, check_number
 from advkit.attack import Attack
 from advkit.data import augment, generate
-from advkit.defenses.training.base import TrainingDefense
+from advkit.defenses.training.adversarial import AdversarialRecipe
 from advkit.defenses.training.loop import Training
 from advkit.defenses.training.network import Network
 from advkit.defenses.training.recipe import Batch
 from advkit.errors import InputError
-from advkit.losses import cross_entropy
 from advkit.model import Model
 
 __all__ = ["AdversarialTraining"]
 
 
-class AdversarialTraining(TrainingDefense):
+class AdversarialTraining(AdversarialRecipe):
     """Train on adversarial images, made anew against the model in training for each batch.
 
     The loss is the mixed one of Goodfellow, Shlens & Szegedy, "Explaining and harnessing adversarial examples", ICLR
@@ -95,17 +94,19 @@ class AdversarialTraining(TrainingDefense):
         """Those of the attacks; where images are attacked before training, none."""
         return [attack.generator for attack in self.attacks] if self.source is None else []
 
-    def loss(self, network: Network, batch: Batch) -> Tensor:
-        """The mixed loss of a batch; of one with copies in it already, its cross-entropy."""
+    def attacked(self, network: Network, batch: Batch) -> Tensor:
+        """The images under the attack of the batch; as they are, where none is attacked."""
         if self.clean_ratio == 1 or self.source is not None:
-            return cross_entropy(network(batch.images), batch.labels).mean()
-        adversarials = self._attack(network, batch.turn)(batch.images, batch.labels)
-        if self.clean_ratio == 0:
-            return cross_entropy(network(adversarials), batch.labels).mean()
-        losses = cross_entropy(network(torch.cat([batch.images, adversarials])), batch.labels.repeat(2))
-        clean, adversarial = losses.view(2, -1).mean(1)
-        mixed: Tensor = self.clean_ratio * clean + (1 - self.clean_ratio) * adversarial
-        return mixed
+            return batch.images
+        return self._attack(network, batch.turn)(batch.images, batch.labels)
+
+    def loss_on(self, network: Network, batch: Batch, adversarials: Tensor) -> Tensor:
+        """The mixed loss of a batch; of one with copies in it already, its cross-entropy."""
+        if self.clean_ratio in (0, 1) or self.source is not None:
+            return batch.cross_entropy(network(adversarials)).mean()
+        clean, attacked = network(torch.cat([batch.images, adversarials])).chunk(2)
+        mixed: Tensor = self.clean_ratio * batch.cross_entropy(clean).mean()
+        return mixed + (1 - self.clean_ratio) * batch.cross_entropy(attacked).mean()
 
     def _attack(self, network: Network, turn: int) -> Attack:
         """The attack of a batch, pointed at the model that it is made against."""

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
 
 from advkit._data.samples import LabelsGetter
+from advkit.attack import Attack
 from advkit.defenses.base import Defense
 from advkit.defenses.training.epoch import Epoch
 from advkit.defenses.training.loop import Training
@@ -58,6 +60,10 @@ class TrainingDefense(Defense, Recipe, ABC):
         autocast: torch.dtype | None = None,
         progress: bool | None = None,
         labels: LabelsGetter = None,
+        validation_attack: Attack | None = None,
+        patience: int | None = None,
+        average: float | AveragedModel | None = None,
+        label_smoothing: float = 0.0,
     ) -> nn.Module:
         """Train a model, in place, on its own device.
 
@@ -65,11 +71,17 @@ class TrainingDefense(Defense, Recipe, ABC):
         comes in eval mode as a whole is trained as a whole; if some layers with parameters are in training mode,
         those in eval mode, such as a frozen BatchNorm, stay in it.
 
+        In several processes, with a model inside of a `DistributedDataParallel` and a loader with a
+        `DistributedSampler`, each trains on its share of every batch, with the loss and the gradient of the whole
+        batch. The first of them writes the checkpoint and shows the bar. The processes have to be as many when
+        training goes on.
+
         Args:
             model: pixels (N, ...) to logits (N, K).
             loader: batches of images and labels, such as a `DataLoader`, on any device: floating (N, ...), and
-                integers (N,). They are found by the rules of `advkit.AttackTransform`. It is iterated over once an
-                epoch.
+                integers (N,), or the shares of the classes in each label, floating (N, K), as MixUp and CutMix make
+                them. Attacks take the class with the largest share for the label. They are found by the rules of
+                `advkit.AttackTransform`. It is iterated over once an epoch.
             optimizer: made from the model's parameters.
             epochs: how many in all, with those of the checkpoint.
             scheduler: stepped after each epoch; one that waits for a plateau gets the validation loss, or if there is
@@ -87,18 +99,39 @@ class TrainingDefense(Defense, Recipe, ABC):
             progress: True for a bar an epoch, False for none, None for one where stderr is a terminal and tqdm is
                 installed.
             labels: where the label is in a batch, as for `advkit.AttackTransform`.
+            validation_attack: if given, validation is under this attack, with the cross-entropy as its loss, and the
+                model keeps the weights of the epoch with the largest robust accuracy (Rice, Wong & Kolter, "Overfitting
+                in adversarially robust deep learning", ICML 2020).
+            patience: stop when so many epochs in a row were no better in validation than the best before.
+            average: take the mean of the weights over all steps, which is what validation sees and what the model has
+                in the end: an exponential moving one for a decay such as 0.995, or as an `AveragedModel` of
+                torch says, made of this model.
+            label_smoothing: how much of each label to share among all classes, from 0 to 1.
 
         Returns:
             The defended model: the model itself, or where the defense also wraps, the wrapped one.
 
         Raises:
             InputError: the optimizer belongs to another model, the loader is empty or gives anything but images and
-                labels, or the checkpoint belongs to another training.
+                labels, the checkpoint belongs to another training, or something is asked of validation without
+                images for it.
             ModelError: the loss, the validation loss or a weight is not finite. The checkpoint is still that of the
                 epoch before.
         """
         training = Training(
-            model, optimizer, scheduler, batch_scheduler, validation, checkpoint, autocast, progress, labels
+            model,
+            optimizer,
+            scheduler,
+            batch_scheduler,
+            validation,
+            checkpoint,
+            autocast,
+            progress,
+            labels,
+            validation_attack,
+            patience,
+            average,
+            label_smoothing,
         )
         self.history = training.history
         return self._train(training, loader, epochs)

@@ -68,7 +68,7 @@ class DefensiveDistillation(TrainingDefense):
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
         """The teacher's loss: the cross-entropy at the temperature."""
-        return F.cross_entropy(network(batch.images) / self.temperature, batch.labels)
+        return batch.cross_entropy(network(batch.images) / self.temperature).mean()
 
     def _train(self, training: Training, loader: Iterable[Any], epochs: int) -> nn.Module:
         start = copy.deepcopy(training.state())

@@ -1,17 +1,22 @@
 """What an epoch of training comes to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 __all__ = ["Epoch"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Epoch:
     """What an epoch of training came to.
 
     Attributes:
         loss: the mean loss of the training images, each with the weights as they were when its batch came.
         validation_loss: the mean loss of the validation images afterwards, in eval mode; None without such images.
+        robust_accuracy: the share of validation images that the model still gets right under ``validation_attack``;
+            None without such an attack.
+        guarded_accuracy: the share that it gets right of the epoch's first batch, under the attack of the recipe's
+            guard; None without a guard.
+        stopped: why training ended with this epoch, if it did before its time; else None.
 
     Examples:
         >>> advkit.defenses.Epoch(loss=0.5)
@@ -20,3 +25,11 @@ class Epoch:
 
     loss: float
     validation_loss: float | None = None
+    robust_accuracy: float | None = None
+    guarded_accuracy: float | None = None
+    stopped: str | None = None
+
+    def __repr__(self) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = [f"{name}={its!r}" for name, its in values.items() if its is not None or name == "validation_loss"]
+        return f"{type(self).__name__}({', '.join(shown)})"

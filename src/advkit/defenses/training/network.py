@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit._base.answers import found_in
+from advkit.defenses.training.ranks import Ranks
 from advkit.errors import InputError, ModelError
 from advkit.model import placement
 
@@ -21,6 +22,7 @@ class Network(nn.Module):
         autocast: the dtype that matrix products and convolutions are computed in; None for the model's own.
 
     Attributes:
+        ranks: the processes that train it together.
         largest_label: of the batch at hand. There must be a logit for it: a GPU would stop without saying why.
     """
 
@@ -31,6 +33,18 @@ class Network(nn.Module):
         self.device = device or torch.device("cpu")
         self.autocast = autocast
         self.largest_label = 0
+        self.ranks = Ranks(model)
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """What the model is shown here leaves no trace in its buffers, such as the statistics of a BatchNorm."""
+        before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, its in before:
+                    buffer.copy_(its)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K), float32 or better, of images (N, ...)."""

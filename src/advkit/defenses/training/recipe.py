@@ -4,11 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from advkit.defenses.training.guard import Guard
 from advkit.defenses.training.network import Network
+from advkit.errors import InputError
 
 __all__ = ["Batch", "Recipe"]
 
@@ -22,16 +26,36 @@ class Batch:
         labels: int64 (N,).
         turn: which batch it is: one more than the batch before, and one more at the start of each epoch than at the
             start of the epoch before. What takes turns does so in epochs of any length.
+        epoch: how many epochs were before this one.
+        targets: floating (N, K), the share of each class in each label, where the loader gives such; else None.
+            ``labels`` are then the classes with the largest shares.
+        label_smoothing: how much of each label is shared among all classes, from 0 to 1.
+        adversarials: floating (N, ...), where `Recipe.around` has made them already; else None.
 
     Examples:
         >>> from advkit.defenses.training import Batch
-        >>> Batch(images, labels).turn
-        0
+        >>> batch = Batch(images, labels)
+        >>> batch.turn, batch.cross_entropy(model(images)).shape
+        (0, torch.Size([12]))
     """
 
     images: Tensor
     labels: Tensor
     turn: int = 0
+    epoch: int = 0
+    targets: Tensor | None = None
+    label_smoothing: float = 0.0
+    adversarials: Tensor | None = None
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """The cross-entropy of each image, (N,), of logits (N, K): with soft labels, or smoothed ones, if they are."""
+        wanted = self.labels if self.targets is None else self.targets.to(logits.dtype)
+        if wanted.ndim == 2 and wanted.shape != logits.shape:
+            raise InputError(
+                f"the labels have shares of {wanted.shape[1]} classes, and the model returned {logits.shape[1]} logits "
+                "an image"
+            )
+        return F.cross_entropy(logits, wanted, reduction="none", label_smoothing=self.label_smoothing)
 
 
 class Recipe(ABC):
@@ -39,12 +63,13 @@ class Recipe(ABC):
 
     For each batch the loop does this, ``replays`` times:
 
-        with recipe.around(network, batch):
-            recipe.loss(network, batch).backward()
+        with recipe.around(network, batch) as given:  # another batch, or nothing
+            recipe.loss(network, given or batch).backward()
         optimizer.step()
 
     Attributes:
         replays: how often a batch is trained on before the next one comes.
+        guard: what looks at the end of each epoch whether training has gone wrong, and stops it; None for nothing.
 
     Examples:
         >>> from torch.nn.functional import cross_entropy
@@ -56,6 +81,7 @@ class Recipe(ABC):
     """
 
     replays: int = 1
+    guard: Guard | None = None
 
     def __repr__(self) -> str:
         """The name and the numbers, by which a checkpoint knows its recipe."""
@@ -74,11 +100,12 @@ class Recipe(ABC):
             batch: what it is trained on.
         """
 
-    def around(self, network: Network, batch: Batch) -> AbstractContextManager[None]:
+    def around(self, network: Network, batch: Batch) -> AbstractContextManager[Batch | None]:
         """What stands around the network while the loss is computed and differentiated; nothing by default.
 
         It is entered before `loss` and left after the backward pass, with gradients in place, before the optimizer's
-        step. Whatever it does to the weights it has to undo, also after an exception.
+        step. Whatever it does to the weights it has to undo, also after an exception. What it yields takes the
+        place of the batch, such as one that has its ``adversarials``; nothing leaves the batch as it is.
 
         Args:
             network: as for `loss`.
@@ -89,3 +116,11 @@ class Recipe(ABC):
     def generators(self) -> Sequence[torch.Generator | None]:
         """Where the loss draws random numbers from, besides the default generators: checkpoints have their state."""
         return ()
+
+    def state(self) -> dict[str, Any]:
+        """What is kept from batch to batch, for checkpoints: tensors, numbers, texts and containers of these."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to a state; to that before the first batch, if it is empty. Each `TrainingDefense.fit` begins so."""
+        return None

@@ -1,0 +1,216 @@
+"""The attack of Brendel and Bethge, which follows the boundary from afar."""
+
+from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from advkit import hyperparameters, norms
+from advkit._base.random import uniform_like
+from advkit._base.scale import magnitude, power_of_two
+from advkit._engine.iterate import iterate
+from advkit._engine.keeps import HighestLoss, Smallest
+from advkit._engine.looks import Look, Seeking
+from advkit._engine.rows import Rows
+from advkit.attack import Aim, Attack
+from advkit.attacks.minimal.trust_region import Rule, rule
+from advkit.errors import InputError
+from advkit.goals import Goal
+from advkit.hyperparameters import ImageEach, declared, number
+from advkit.norms import L2, Norm, column
+
+__all__ = ["BrendelBethge"]
+
+_GRAINS = (1, 2, 4, 8)  # pixels along a side of what noise is made of, in turn
+_DRAWS = 12  # of noise, until it fools
+_LEAST = 16 * torch.finfo(torch.float32).eps  # of the logits: a margin that rounding to 32 bits leaves
+_LED = 40  # steps along gradients where no noise does
+
+
+def _edge(look: Look) -> Tensor:
+    """The margin that an answer must have, (n,): images of 32 bits may be all that is left of ones in 64."""
+    return look.edge.maximum(_LEAST * magnitude(look.logits, look.goal.classes))
+
+
+class _Beyond(Smallest):
+    """The closest place that is beyond the boundary by that: walks stand as near to it as they can."""
+
+    def value(self, rows: Rows, look: Look) -> Tensor:
+        size = self.norm.distance(look.x, self.originals[rows.index])
+        return size.where(look.success & (look.goal.margin(look.logits) < -_edge(look)), torch.inf)
+
+
+@dataclass
+class _Follower(Seeking):
+    """Rows that follow the boundary.
+
+    Args:
+        x: (n, ...), where each row starts, and then stands.
+        goal: of the rows.
+        originals: (n, ...).
+        unit: (n,), what margins are measured in.
+    """
+
+    originals: Tensor
+    unit: Tensor
+    slope: Tensor = field(init=False)  # (n, ...), a mean over the latest gradients of the margin, over the unit
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.slope = torch.zeros_like(self.x)
+
+
+@dataclass(frozen=True, eq=False)
+class BrendelBethge(Attack):
+    """Brendel and Bethge's attack: from an adversarial image far away along the boundary (L0, L1, L2, Linf).
+
+    The walk begins where the way from the image to the adversarial crosses the boundary, after ``binary_search_steps``
+    halvings. In a step the margin is taken as linear, by the mean b of its latest gradients, and the walk goes to the
+    point z that is closest to the image of those with m + b . (z - x) = 0 that are in the box and no further than a
+    trust region's radius from x, or as far as that allows towards the boundary. Aimed at is a tenth (``overshoot``)
+    beyond the boundary. The closest adversarial on the way is returned.
+
+    The problem of a step is solved for the whole batch by its dual: in L2 and Linf by projections onto the hyperplane
+    within the box, in L1 and L0 pixel by pixel with one multiplier for each row, and one more number for the radius.
+    The hyperplane is a limit on one side: where the image is nearer on the other, a step is free to go there.
+
+    Beside the walk's forward and backward a step, and one forward in the end, there are ``binary_search_steps``
+    forwards, and those that look for a start: at most 13, and 40 steps along gradients if no noise is adversarial.
+
+    Brendel, Rauber, Kümmerer, Ustyuzhaninov & Bethge, "Accurate, reliable and fast robustness evaluation",
+    NeurIPS 2019, equation (3). As in the authors' code the radius is halved at regular intervals, and gradients are
+    averaged; unlike there it does not depend on how many images are attacked at once.
+    arXiv:1907.01003.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K).
+        norm: "l2", "l0", "l1" or "linf", or an object of `advkit.norms`: the one to make small.
+        steps: how many steps, at least 1.
+        starting_points: (N, ...), an adversarial image for each, within ``bounds``; uniform noise, of pixels or of
+            squares of them, if None, and where what was given is not adversarial.
+        overshoot: how much further than the boundary to aim, over the margin, in [1, 2].
+        lr: the first radius, in L2, over the number of features and the range of ``bounds``; positive.
+        lr_decay: what the radius is multiplied with at times, in (0, 1].
+        lr_num_decay: how often that is, at least 1.
+        momentum: how much of the mean gradient a step keeps, at least 0 and below 1.
+        binary_search_steps: how many halvings find the boundary in the beginning, at least 0.
+        bounds: the lowest and the highest value of a pixel.
+        generator: where noise is drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range, or starting points are not such images; see `Attack` for the rest.
+
+    Examples:
+        >>> result = advkit.BrendelBethge(model, norm="linf", steps=100).run(images, labels)
+        >>> result
+        AdversarialResult(12 of 12 successful)
+        >>> others = images.roll(1, 0)  # those that the model says other classes of
+        >>> advkit.BrendelBethge(model, steps=100, starting_points=others).run(images, labels)
+        AdversarialResult(12 of 12 successful)
+    """
+
+    independent_rows: ClassVar[bool] = True
+    aim: ClassVar[Aim] = "minimal"
+
+    norm: str | Norm = hyperparameters.norm("l2", "l0", "l1", "linf")
+    steps: int = number(1000, at_least=1, integer=True)
+    starting_points: Tensor | None = declared(None, ImageEach(optional=True))
+    _: KW_ONLY
+    overshoot: float = number(1.1, at_least=1, at_most=2)
+    lr: float = number(1e-3, above=0)
+    lr_decay: float = number(0.5, above=0, at_most=1)
+    lr_num_decay: int = number(20, at_least=1, integer=True)
+    momentum: float = number(0.8, at_least=0, at_most=0.999)
+    binary_search_steps: int = number(10, at_least=0, integer=True)
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        with torch.no_grad():
+            logits = self.classifier.logits(images)
+        norm = norms.get(self.norm)
+        solver = rule(norm, self.bounds)
+        place = (~goal.success(logits)).nonzero().squeeze(1)
+        far, adversarial = self._starts(images, goal, place)
+        place = place[adversarial[place]]
+        if not len(place):
+            return images
+        far, originals, goal = far[place], images[place], goal.rows(place)
+        kept = _Beyond(originals, norm)
+        start = self._boundary(solver, originals, far, goal)
+        unit = power_of_two(magnitude(logits[place], goal.classes)).to(images.dtype)
+        rows = _Follower(start, goal, originals, unit)
+
+        def step(rows: _Follower, look: Look) -> Tensor:
+            return self._step(solver, rows, look)
+
+        found = iterate(self.classifier, rows, step, steps=self.steps, loss="margin", keep=kept)
+        return images.index_copy(0, place, found.where(column(kept.least.isfinite(), found), far))
+
+    def _step(self, solver: Rule, rows: _Follower, look: Look) -> Tensor:
+        """The closest point to the image in the trust region that is beyond the boundary: (n, ...)."""
+        margin, edge = ((each / rows.unit).to(look.x.dtype) for each in (-look.loss, 2 * _edge(look)))
+        slope = -look.gradient / column(rows.unit, look.x)
+        keeps = self.momentum if look.step else 0
+        rows.slope = torch.lerp(slope, rows.slope, keeps)
+        interval = max(1, self.steps // self.lr_num_decay)
+        extent = (self.bounds[1] - self.bounds[0]) * look.x[0].numel()
+        radius = self.lr * self.lr_decay ** ((look.step + 2) // interval) * extent
+        gap = margin * torch.where(margin > 0, self.overshoot, 2 - self.overshoot) + edge
+        gap = gap.where(gap.isfinite(), 0)
+        return solver.step(look.x, rows.originals, rows.slope, gap, torch.full_like(gap, radius))
+
+    def _boundary(self, solver: Rule, originals: Tensor, far: Tensor, goal: Goal) -> Tensor:
+        """Where the way to what is far away becomes adversarial: (n, ...)."""
+        low = torch.zeros_like(originals.flatten(1)[:, 0])
+        high = torch.ones_like(low)
+        for _ in range(self.binary_search_steps):
+            middle = (low + high) / 2
+            with torch.no_grad():
+                fooled = goal.clearly(self.classifier.logits(solver.between(originals, far, middle)))
+            low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
+        return solver.between(originals, far, high).clamp(*self.bounds)
+
+    def _starts(self, images: Tensor, goal: Goal, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Adversarial images, (N, ...), for the rows int64 (n,), and which have one: bool (N,)."""
+        far, done = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        given = self.starting_points
+        if given is not None and bool(((given < self.bounds[0]) | (given > self.bounds[1])).any()):
+            raise InputError(f"starting_points must lie within bounds={self.bounds}, as images do; clamp them first")
+        for turn in range(-1, _DRAWS):
+            if turn < 0 and given is None:
+                continue
+            left = place[~done[place]]
+            if not len(left):
+                return far, done
+            tried = given[left] if given is not None and turn < 0 else self._noise(images[left], turn)
+            with torch.no_grad():
+                done[left] = goal.rows(left).clearly(self.classifier.logits(tried))
+            far[left] = tried
+        left = place[~done[place]]
+        if len(left):
+            far[left], done[left] = self._led(far[left], goal.rows(left))
+        return far, done
+
+    def _noise(self, images: Tensor, turn: int) -> Tensor:
+        """Uniform noise of the pixels, or of squares of them, one for each image: (n, ...)."""
+        grain, (low, high) = _GRAINS[turn % len(_GRAINS)], self.bounds
+        noise = uniform_like(images, self.generator)
+        if images.ndim == 4 and grain > 1:
+            height, width = images.shape[2:]
+            coarse = noise[:, :, : -(-height // grain), : -(-width // grain)]
+            noise = interpolate(coarse, (height, width), mode="nearest")
+        drawn: Tensor = low + (high - low) * noise
+        return drawn
+
+    def _led(self, start: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+        """Where gradients lead to from there, (n, ...), and whether that is adversarial: bool (n,)."""
+        length = float(0.02 * (self.bounds[1] - self.bounds[0]) * start[0].numel() ** 0.5)
+
+        def step(rows: Seeking, look: Look) -> Tensor:
+            return (look.x + L2.steepest(look.gradient) * length).clamp(*self.bounds)
+
+        rows = Seeking(start, goal)
+        found = iterate(self.classifier, rows, step, steps=_LED, loss="margin", keep=HighestLoss(start))
+        with torch.no_grad():
+            return found, goal.clearly(self.classifier.logits(found))

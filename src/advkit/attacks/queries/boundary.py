@@ -1,0 +1,110 @@
+"""Boundary attack."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from advkit._base.random import normal_like
+from advkit._engine.boundaries import dot
+from advkit._engine.decisions import Nearest
+from advkit.attacks.queries.starting import Starting
+from advkit.black_box import BlackBox, Oracle
+from advkit.hyperparameters import number
+from advkit.norms import L2, Norm, column
+
+__all__ = ["Boundary"]
+
+_TOLERANCE = 1e-3  # of the bisection at the start, as a share of the way
+_SIDEWAYS, _INWARDS = 0.35, 0.15  # the shares of the steps that are to fool
+
+
+@dataclass(frozen=True, eq=False)
+class Boundary(Starting, BlackBox):
+    """Boundary attack: a random walk along the boundary that fools all the way, and gets closer with each step.
+
+    A step goes sideways, by ``spherical_step`` times the distance on the sphere about the original in a random
+    direction, and then inwards, by ``source_step`` times the distance. It is taken if its end fools. Both lengths
+    follow, image by image, from how often that is so: the one inwards with every step, such that 15 % of them fool, and
+    the one sideways by asking every ``update_stats_every_k``-th time about the point on the sphere as well, such that
+    35 % of those do.
+
+    It begins with the starting point that is given, if that fools, or else with uniform noise or another image of the
+    batch, and bisection from there to the original; where none of them fools, the image is returned unchanged.
+
+    Brendel, Rauber & Bethge, "Decision-based adversarial attacks: Reliable attacks against black-box machine learning
+    models", ICLR 2018. The paper adjusts the lengths after a number of steps, such that about a half of those sideways
+    fool; near half they may grow without end.
+    arXiv:1712.04248.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K), of which only the largest counts; any callable, no gradient is asked
+            for.
+        steps: how many, at least 1.
+        spherical_step: how far sideways at first, as a share of the distance, greater than 0.
+        source_step: how far inwards at first, likewise.
+        source_step_convergence: an image is done when the length inwards falls below this, at least 0.
+        step_adaptation: how fast lengths follow, greater than 1: by what a step that fools multiplies them about.
+        update_stats_every_k: how often the point on the sphere is asked about, at least 1.
+        starting_points: (N, ...), an image for each image to begin with; None for noise.
+        init_size: how often noise is tried at most, and how many images of the batch, at least 1.
+        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take.
+        batch_size: how many images the model is given at a time at most, at least 1; None for as many as suit the
+            device.
+        bounds: the lowest and the highest value of a pixel.
+        generator: what noise and steps are drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> result = advkit.Boundary(model, max_queries=150).run(images, labels)
+        >>> bool(result.success.all()), bool((result.queries <= 150).all())
+        (True, True)
+    """
+
+    norm: ClassVar[Norm] = L2
+
+    steps: int = number(25_000, at_least=1, integer=True)
+    spherical_step: float = number(0.01, above=0)
+    source_step: float = number(0.01, above=0, at_most=0.5)
+    source_step_convergence: float = number(1e-7, at_least=0)
+    step_adaptation: float = number(1.5, above=1)
+    update_stats_every_k: int = number(10, at_least=1, integer=True)
+
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
+        nearest = Nearest(ask, images, L2)
+        rows, x = self._starts(ask, images)
+        x = nearest.back(rows, x, _TOLERANCE)
+        nearest.note(rows, x)
+        sideways, inwards = (x.new_full((len(x),), step) for step in (self.spherical_step, self.source_step))
+        for step in range(self.steps):
+            kept = ((ask.left[rows] > 0) & (inwards >= self.source_step_convergence)).nonzero().squeeze(1)
+            if len(kept) < len(rows):
+                rows, x, sideways, inwards = rows[kept], x[kept], sideways[kept], inwards[kept]
+            if not len(rows):
+                break
+            originals = images[rows]
+            sphere = self._sphere(x - originals, sideways)
+            tried = (originals + sphere * column(1 - inwards, x)).clamp_(*self.bounds)
+            fools = ask.fools(tried, rows) & (L2.distance(tried, originals) < L2.distance(x, originals))
+            x = tried.where(column(fools, x), x)
+            inwards = (inwards * self.step_adaptation ** ((fools.to(x) - _INWARDS) / 2)).clamp_max(0.5)
+            nearest.note(rows, x)
+            if step % self.update_stats_every_k == 0:
+                asked = (ask.left[rows] > 0).nonzero().squeeze(1)
+                if len(asked):
+                    fools = ask.fools((originals + sphere)[asked].clamp_(*self.bounds), rows[asked])
+                    sideways[asked] *= self.step_adaptation ** (fools.to(x) - _SIDEWAYS)
+                    sideways.clamp_(max=1)
+        return nearest.images
+
+    def _sphere(self, outwards: Tensor, sideways: Tensor) -> Tensor:
+        """Points on the sphere through ``outwards`` (n, ...), so far from there, (n,), in shares of the radius."""
+        noise = normal_like(outwards, self.generator)
+        along = dot(noise, outwards) / dot(outwards, outwards)
+        noise = noise - outwards * column(along, noise)
+        size = L2.size(noise).clamp_min(torch.finfo(noise.dtype).tiny)
+        noise = noise * column(sideways * L2.size(outwards) / size, noise)
+        return (outwards + noise) / column((1 + sideways**2).sqrt(), noise)

@@ -1,0 +1,119 @@
+"""Ray searching."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from advkit.attack import Access
+from advkit.black_box import Asking, Oracle
+from advkit.hyperparameters import number
+from advkit.norms import Linf, Norm, column
+
+__all__ = ["RayS"]
+
+_TOLERANCE = 1e-3  # of a radius in L2, as in the authors' code
+
+
+@dataclass(frozen=True, eq=False)
+class RayS(Asking):
+    """RayS: along the signs s of all features the nearest x + r s that fools, and flips of blocks of signs (Linf).
+
+    All signs are flipped first, then halves, quarters and so on of the features in their order, down to single ones,
+    which are gone through again and again. A flip costs one query, which asks whether it fools at the smallest radius
+    so far, less what bisection leaves open; if it does, bisection finds its radius and the flip stays. An image on
+    which no corner that is tried fools is returned unchanged. There is no gradient to estimate and no start to find,
+    and nothing is random.
+
+    Chen & Gu, "RayS: A ray searching method for hard-label adversarial attack", KDD 2020. Bisection is
+    as close as there, 1e-3 in L2, but no further off than 1/512 of the radius, which matters to images that are near
+    the boundary.
+    arXiv:2006.12792.
+
+    Args:
+        model: pixels (N, ...) to logits (N, K), of which only the largest counts; any callable, no gradient is asked
+            for.
+        max_queries: how many forwards may be spent on an image, at least 1.
+        batch_size: how many images the model is given at a time at most, at least 1; None for as many as suit the
+            device.
+        bounds: the lowest and the highest value of a pixel.
+        generator: not drawn from.
+
+    Raises:
+        InputError: a number is out of its range; see `Attack` for the rest.
+
+    Examples:
+        >>> result = advkit.RayS(model, max_queries=100).run(images, labels)
+        >>> bool(result.success.any()), bool((result.queries <= 100).all())
+        (True, True)
+        >>> more = advkit.RayS(model, max_queries=150).run(images, labels)  # goes on from there
+        >>> bool((more.distance("linf") <= result.distance("linf"))[result.success].all())
+        True
+    """
+
+    access: ClassVar[Access] = "decisions"
+    norm: ClassVar[Norm] = Linf
+
+    max_queries: int = number(10_000, at_least=1, integer=True)
+
+    def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
+        rays = _Rays(images, self.bounds)
+        rows = torch.arange(len(images), device=images.device)
+        for _ in range(ask.limit):  # a query for each image, whether it tries a flip or halves a radius
+            rays.see(ask.fools(rays.corners(rays.radius, rays.tried), rows))
+        return rays.found()
+
+
+class _Rays:
+    """Where each image is in the search.
+
+    Attributes:
+        tried: (n, D), the signs that are asked about.
+        radius: (n,), how far along them.
+    """
+
+    def __init__(self, images: Tensor, bounds: tuple[float, float]) -> None:
+        self.images, self.bounds = images, bounds
+        flat = images.flatten(1)
+        widest = bounds[1] - bounds[0]
+        self._tolerance = _TOLERANCE * widest / flat.shape[1] ** 0.5
+        self._best, self._smallest = torch.ones_like(flat), flat.new_full((len(flat),), widest)
+        self._features = torch.arange(flat.shape[1], device=flat.device)
+        self._size = torch.full((len(flat),), flat.shape[1], device=flat.device)  # of the block that is flipped
+        self._begin = torch.zeros_like(self._size)
+        self._low = torch.zeros_like(self._smallest)
+        self._halving = torch.zeros_like(self._smallest, dtype=torch.bool)  # or else trying a flip
+        self._fooled = self._halving
+        self.tried, self.radius = -self._best, self._smallest
+
+    def corners(self, radius: Tensor, signs: Tensor) -> Tensor:
+        """The images (n, ...) so far, (n,), along signs (n, D), within the bounds."""
+        moved = self.images.flatten(1) + column(radius, signs) * signs
+        return moved.clamp_(*self.bounds).view_as(self.images)
+
+    def see(self, fools: Tensor) -> None:
+        """Go on from whether the corners that were asked about fool, bool (n,)."""
+        # What fools is the nearest so far, since nothing further away is asked about.
+        self._best = self.tried.where(column(fools, self.tried), self._best)
+        self._smallest = self.radius.where(fools, self._smallest)
+        self._fooled = self._fooled | fools
+        self._low = self.radius.where(self._halving & ~fools, self._low)
+        tolerance = (self._smallest / 512).clamp_max(self._tolerance)
+        self._halving = (self._halving | fools) & (self._smallest - self._low > tolerance)
+
+        self._begin = self._begin.where(self._halving, self._begin + self._size)
+        ended = self._begin >= len(self._features)
+        self._size = self._size.where(~ended, (self._size + 1) // 2)
+        self._begin = self._begin.where(~ended, 0)
+        self._low = self._low.where(self._halving, 0)
+        flip = self._smallest - tolerance * self._fooled  # or else a worse one might fool as well, within the tolerance
+        self.radius = ((self._low + self._smallest) / 2).where(self._halving, flip)
+        begin, features = self._begin[:, None], self._features
+        flipped = (features >= begin) & (features < begin + self._size[:, None]) & ~self._halving[:, None]
+        self.tried = torch.where(flipped, -self._best, self._best)
+
+    def found(self) -> Tensor:
+        """The nearest that fools, (n, ...), or the image."""
+        nearest = self.corners(self._smallest, self._best)
+        return nearest.where(column(self._fooled, nearest), self.images)

@@ -1,0 +1,233 @@
+"""Large geometric vicinity: the weights along a few epochs of SGD as stand-ins."""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advkit import hyperparameters
+from advkit._engine.run import Done, check_call
+from advkit.attack import Attack
+from advkit.attacks.transfer.part import Part, PartList
+from advkit.attacks.transfer.transfer import Transfer
+from advkit.errors import AdvkitError, InputError
+from advkit.goals import Goal
+from advkit.hyperparameters import OfEps, OfRange, declared, number
+from advkit.losses import Loss
+from advkit.model import Ensemble, Model, placement
+from advkit.norms import Linf, Norm
+
+__all__ = ["LGV", "InTurn", "along_sgd"]
+
+
+def along_sgd(
+    model: Model,
+    loader: Iterable[Sequence[Tensor]],
+    *,
+    lr: float = 0.05,
+    epochs: int = 10,
+    models_per_epoch: int = 4,
+    weight_decay: float = 1e-4,
+) -> Iterator[nn.Module]:
+    """Train a copy of a model on, with SGD and a constant step, and yield what it is at even distances.
+
+    The model itself is left as it was. Each one that comes is in eval mode, on the model's device. They come while the
+    copy is trained, so that they can be saved one by one; to go on later, begin with the last one.
+
+    Args:
+        model: an `nn.Module`, pixels (N, ...) to logits (N, K); all its parameters are trained.
+        loader: batches of images, floating (N, ...), and labels, int64 (N,); it has a length.
+        lr: the step of SGD, which has a momentum of 0.9.
+        epochs: how many times the loader is gone through.
+        models_per_epoch: how many models each of them yields, at most as many as there are batches.
+        weight_decay: of SGD.
+
+    Raises:
+        InputError: the model is no module with parameters, or the loader has no length or too few batches.
+
+    Examples:
+        >>> from advkit.attacks.transfer import along_sgd
+        >>> models = list(along_sgd(model, loader, epochs=1, models_per_epoch=1))
+        >>> len(models), models[0].training
+        (1, False)
+    """
+    if not isinstance(model, nn.Module) or not list(model.parameters()):
+        raise InputError(f"the models along SGD are of an nn.Module with parameters; got {type(model).__name__}")
+    batches = len(loader) if isinstance(loader, Sized) else 0
+    if batches < models_per_epoch:
+        raise InputError(
+            f"loader must be a DataLoader, or a list of batches, of at least models_per_epoch={models_per_epoch} "
+            f"batches; got {type(loader).__name__} of {batches}"
+        )
+    stops = {math.ceil(batches * (place + 1) / models_per_epoch) for place in range(models_per_epoch)}
+    with torch.inference_mode(False):
+        trained = copy.deepcopy(model).requires_grad_(True)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
+    device, dtype = placement(model)
+    for _ in range(epochs):
+        for number_of, (images, labels, *_) in enumerate(loader, 1):
+            trained.train()
+            with torch.inference_mode(False), torch.enable_grad():
+                optimizer.zero_grad()
+                F.cross_entropy(trained(images.to(device, dtype)), labels.to(device)).backward()
+                optimizer.step()
+            if number_of in stops:
+                yield copy.deepcopy(trained).eval().requires_grad_(False)
+
+
+class InTurn(Ensemble):
+    """Several models that take turns: each batch that they are shown is answered by the next of a random order.
+
+    For transfer attacks, whose every step then is on another model, at the price of one.
+
+    Args:
+        models: pixels (N, ...) to logits (N, K), of the same classes; at least one.
+        at_once: how many of them answer together, with the mean of their logits, at least 1.
+        generator: where the order is drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: there is no model, or one cannot be called.
+
+    Examples:
+        >>> from advkit.attacks.transfer import InTurn
+        >>> both = InTurn([model, advkit.Normalized(net, mean=0.5, std=0.5)])
+        >>> first, second, third = both(images), both(images), both(images)
+        >>> torch.equal(first, second), torch.equal(first, third)
+        (False, True)
+    """
+
+    def __init__(self, models: Iterable[Model], at_once: int = 1, generator: torch.Generator | None = None) -> None:
+        super().__init__(models)
+        self.at_once = min(at_once, len(self.models))
+        order = list(range(len(self.models)))
+        if self.at_once < len(self.models):  # or there is nothing to draw
+            device = "cpu" if generator is None else generator.device
+            order = torch.randperm(len(self.models), generator=generator, device=device).tolist()
+        self.order = order
+        self.place = 0
+
+    def _asked(self) -> Sequence[Model]:
+        places = [self.order[(self.place + each) % len(self.order)] for each in range(self.at_once)]
+        self.place = (self.place + self.at_once) % len(self.order)
+        return [self.models[place] for place in places]
+
+    def extra_repr(self) -> str:
+        """How many answer together."""
+        return f"at_once={self.at_once}"
+
+
+@dataclass(frozen=True, eq=False)
+class LGV(Attack):
+    """Large geometric vicinity: sign steps on models along a few epochs of SGD, a step on each in random order (Linf).
+
+    The stand-in is trained on with a large constant step, and what it is four times an epoch are the models that the
+    steps of a `Transfer` are taken on, by default those of `IFGSM`. The model itself stays as it was, and is not
+    attacked: success that is judged by `run` is success on it.
+
+    The models are made once, at the first call, or by `collect`, and are kept for the copies of the attack. They take
+    the memory of as many copies of the stand-in.
+
+    Gubri, Cordy, Papadakis, Le Traon & Sen, "LGV: boosting adversarial example transferability from large geometric
+    vicinity", ECCV 2022. arXiv:2207.13129.
+
+    Args:
+        model: the stand-in, an `nn.Module` that is trained, pixels (N, ...) to logits (N, K).
+        loader: batches of its training images, floating (N, ...), and labels, int64 (N,); it has a length.
+        lr: the step of SGD, which has a momentum of 0.9, positive.
+        epochs: how many epochs of it, at least 0; without one the steps are taken on the model itself.
+        models_per_epoch: how many models each of them gives, at least 1.
+        weight_decay: of SGD, at least 0.
+        models_at_once: how many of the models each step is taken on, at least 1: on the mean of their logits.
+        eps: the largest change of a pixel, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of
+            ``bounds`` if not given.
+        alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
+        steps: how many steps, at least 1.
+        parts: what else the steps are made of, such as ``[Momentum()]``; see `Transfer`.
+        models: the models, from `collect` or of one's own; then there is nothing to train.
+        loss: what is climbed; see `Transfer`.
+        bounds: the lowest and the highest value of a pixel.
+        generator: where the order is drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range, or, when the models are made, there is no loader with enough batches
+            or nothing to train; see `Attack` for the rest.
+
+    Examples:
+        >>> attack = advkit.LGV(model, loader, epochs=1, models_per_epoch=1, steps=5)
+        >>> result = attack.run(images, labels)
+        >>> bool((result.distance("linf") <= 8 / 255 + 1e-6).all())
+        True
+        >>> again = advkit.LGV(model, models=attack.collect(), steps=5)  # they may be saved, and loaded
+    """
+
+    norm: ClassVar[Norm] = Linf
+
+    loader: Any = field(default=None, repr=False)
+    lr: float = number(0.05, above=0)
+    epochs: int = number(10, at_least=0, integer=True)
+    models_per_epoch: int = number(4, at_least=1, integer=True)
+    weight_decay: float = number(1e-4, at_least=0)
+    _: KW_ONLY
+    models_at_once: int = number(1, at_least=1, integer=True)
+    eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
+    alpha: float | Tensor = number(OfEps(0.8 / 255, 1 / 10), above=0, per_image=True)
+    steps: int = number(50, at_least=1, integer=True)
+    parts: Sequence[Part] = declared((), PartList())
+    models: Sequence[Model] = field(default=(), repr=False)
+    loss: str | Loss = hyperparameters.loss()
+    _kept: ClassVar["_Kept"]  # of each object, and no field: copies share it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "_kept", _Kept(self.model))
+
+    def collect(self) -> Sequence[Model]:
+        """The models that the steps are taken on, which are made if they have not been.
+
+        If that is interrupted, it goes on the next time from the last that there was, with a momentum that starts anew.
+        """
+        if self.models or not self.epochs:
+            return self.models or (self.model,)
+        if self._kept.of is not self.model:  # a copy of the attack that was pointed at another
+            object.__setattr__(self, "_kept", _Kept(self.model))
+        found = self._kept.models
+        while (missing := self.epochs * self.models_per_epoch - len(found)) > 0:
+            epochs = along_sgd(
+                found[-1] if found else self.model,
+                self.loader,
+                lr=self.lr,
+                epochs=math.ceil(missing / self.models_per_epoch),
+                models_per_epoch=self.models_per_epoch,
+                weight_decay=self.weight_decay,
+            )
+            for _, made in zip(range(missing), epochs, strict=False):
+                found.append(made)
+        return tuple(found)
+
+    def _carry_out(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> Done:
+        classes = {"labels": labels} if targets is None else {"labels": labels, "targets": targets}
+        check_call(self, images, classes, self._per_row())
+        if not images.numel():
+            return super()._carry_out(images, labels, targets)
+        models = self.collect()
+        turns = models[0] if len(models) == 1 else InTurn(models, self.models_at_once, self.generator)
+        shared = {name: getattr(self, name) for name in ("eps", "alpha", "steps", "loss", "bounds")}
+        whole = Transfer(turns, self.parts, **shared, generator=self.generator, autocast=self.autocast)
+        # In one part: whose turn it is hangs on how many steps were taken before.
+        return whole._with(independent_rows=False, adaptive=self.adaptive)._carry_out(images, labels, targets)
+
+    def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
+        raise AdvkitError("LGV has no search of its own to build on; call the attack itself, or Transfer on InTurn")
+
+
+class _Kept:
+    """The models found so far, and of which one they are."""
+
+    def __init__(self, of: Model) -> None:
+        self.of = of
+        self.models: list[nn.Module] = []

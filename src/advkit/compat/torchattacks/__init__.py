@@ -1,0 +1,96 @@
+"""torchattacks 3.5.1 by its names, arguments, order and defaults, carried out by advkit's attacks.
+
+    import advkit.compat.torchattacks as torchattacks
+
+and what was written for torchattacks runs. The classes are a table over `advkit.attacks`, and what they find differs
+from what torchattacks finds where that is by design: `AutoAttack` has the authors' numbers of steps, where
+torchattacks has a tenth; what looks for the closest image, or asks for answers alone, returns an image that it fails on
+unchanged; images outside [0, 1] are refused; nothing reseeds torch, and a ``seed`` is that of the attack alone; the
+model is attacked in eval mode, and each of its modules comes back as it was. A warning says so once.
+"""
+
+from advkit.compat.torchattacks.attack import Attack as Attack
+from advkit.compat.torchattacks.linf import (
+    BIM,
+    DIFGSM,
+    EOTPGD,
+    FFGSM,
+    FGSM,
+    MIFGSM,
+    NIFGSM,
+    PGD,
+    PIFGSM,
+    PIFGSMPP,
+    RFGSM,
+    SINIFGSM,
+    SPSA,
+    TIFGSM,
+    TPGD,
+    UPGD,
+    VMIFGSM,
+    VNIFGSM,
+    Jitter,
+)
+from advkit.compat.torchattacks.others import (
+    APGD,
+    APGDT,
+    CW,
+    EADEN,
+    EADL1,
+    FAB,
+    JSMA,
+    PGDL2,
+    PGDRS,
+    PGDRSL2,
+    AutoAttack,
+    DeepFool,
+    OnePixel,
+    Pixle,
+    SparseFool,
+    Square,
+)
+from advkit.compat.torchattacks.wrappers import GN, LGV, VANILA, MultiAttack
+
+__version__ = "3.5.1"
+__all__ = [  # noqa: RUF022  # in torchattacks' order
+    "VANILA",
+    "GN",
+    "FGSM",
+    "BIM",
+    "RFGSM",
+    "PGD",
+    "EOTPGD",
+    "FFGSM",
+    "TPGD",
+    "MIFGSM",
+    "UPGD",
+    "APGD",
+    "APGDT",
+    "DIFGSM",
+    "TIFGSM",
+    "Jitter",
+    "NIFGSM",
+    "PGDRS",
+    "SINIFGSM",
+    "VMIFGSM",
+    "VNIFGSM",
+    "SPSA",
+    "JSMA",
+    "EADL1",
+    "EADEN",
+    "PIFGSM",
+    "PIFGSMPP",
+    "CW",
+    "PGDL2",
+    "DeepFool",
+    "PGDRSL2",
+    "SparseFool",
+    "OnePixel",
+    "Pixle",
+    "FAB",
+    "AutoAttack",
+    "Square",
+    "MultiAttack",
+    "LGV",
+]
+__wrapper__ = ["LGV", "MultiAttack"]

@@ -1,0 +1,332 @@
+"""Randomized smoothing: what a model says most often under noise, which no small perturbation can change."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advkit._base.random import normal_like
+from advkit._data.samples import LabelsGetter
+from advkit._engine.checks import check_images, check_model, check_number
+from advkit._engine.classifier import Classifier, own
+from advkit._io.progress import Bar, ticking
+from advkit.defenses.base import Expectation
+from advkit.defenses.certifying.binomial import fair_coin, lower_bound
+from advkit.defenses.certifying.certificates import Certificates, certified
+from advkit.defenses.training.base import TrainingDefense
+from advkit.defenses.training.loop import Training
+from advkit.defenses.training.network import Network
+from advkit.defenses.training.recipe import Batch
+from advkit.errors import InputError
+from advkit.model import Defended, Model, attacking
+
+__all__ = ["RandomizedSmoothing"]
+
+ABSTAIN = -1
+_NUMBERS = 2**21  # of the images in a batch of noise, where the caller names no size
+_ANY = (-float("inf"), float("inf"))
+
+
+class RandomizedSmoothing(TrainingDefense):
+    """The class that a model gives most often to an image under Gaussian noise, with a radius that proves it.
+
+    Cohen, Rosenfeld & Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019: if the model
+    says class A of the image with noise N(0, sigma^2) with a probability of at least p > 1/2, then the smoothed
+    classifier says A of every image within sigma * Phi^-1(p) of it in L2 (theorem 1, with 1 - p for the runner-up).
+    The probability is not known, but bounded from draws: `certify` errs with a probability of ``alpha`` at most, for
+    each image. `predict` does not ask for a radius, and takes fewer draws.
+
+    `fit` trains the model on noise of the same size, as they do, without which it sees images that it has
+    never learned. `wrap` gives the smoothed classifier as a model: the logarithms of the shares of ``samples`` votes,
+    drawn anew for each call. Votes have no gradient. An attacker who knows that climbs the logarithm of the mean
+    probabilities over ``eot_samples`` draws (Salman et al., "Provably robust deep learning via adversarially trained
+    smoothed classifiers", NeurIPS 2019).
+
+    Noise is drawn for each draw of each image, and is not clipped: the proof is for noise that is Gaussian.
+
+    Args:
+        sigma: the standard deviation of the noise, in units of pixels, greater than 0.
+        samples: votes of the wrapped model for an image, at least 1.
+        eot_samples: how many draws an attacker takes the mean over, at least 1.
+        batch_size: how many noisy images the model sees at a time; None for as many as have some two million numbers.
+        generator: where noise is drawn from; torch's default generator if None.
+
+    Raises:
+        InputError: a number is out of its range.
+
+    Examples:
+        >>> smoothing = advkit.defenses.RandomizedSmoothing(sigma=0.25)
+        >>> smoothed = smoothing.fit(model, loader, torch.optim.Adam(model.parameters()), epochs=1)
+        >>> classes, radii = smoothing.certify(smoothed, images, n=1000)
+        >>> bool((radii[classes == -1] == 0).all())  # where it abstains
+        True
+        >>> adversarials = advkit.PGD(smoothed, norm="l2", eps=0.25, steps=3)(images, labels)  # knows the noise
+    """
+
+    differentiable = False  # votes are counts
+    stochastic = True
+
+    def __init__(
+        self,
+        sigma: float,
+        *,
+        samples: int = 30,
+        eot_samples: int = 10,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_number("sigma", sigma, above=0)
+        check_number("samples", samples, at_least=1, integer=True)
+        check_number("eot_samples", eot_samples, at_least=1, integer=True)
+        if batch_size is not None:
+            check_number("batch_size", batch_size, at_least=1, integer=True)
+        self.sigma = float(sigma)
+        self.samples = samples
+        self.eot_samples = eot_samples
+        self.batch_size = batch_size
+        self.generator = generator
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(sigma={self.sigma:g})"
+
+    def wrap(self, model: Model) -> nn.Module:
+        """The smoothed classifier, whose answers are votes; see `Defense.wrap`."""
+        return _Votes(model, self)
+
+    def surrogate(self, model: Model) -> Model:
+        """The logarithm of the mean probabilities over draws, which has a gradient; see `Defense.surrogate`."""
+        return _Logarithm(Expectation(_Noisy(model, self), self.eot_samples))
+
+    def generators(self) -> list[torch.Generator | None]:
+        """Where noise is drawn from."""
+        return [self.generator]
+
+    def loss(self, network: Network, batch: Batch) -> Tensor:
+        """The cross-entropy on the images of a batch, each with noise of its own."""
+        return F.cross_entropy(network(self.noisy(batch.images)), batch.labels)
+
+    def noisy(self, images: Tensor) -> Tensor:
+        """Images with noise, a draw for each: (N, ...)."""
+        return images + self.sigma * normal_like(images, self.generator)
+
+    def _train(self, training: Training, loader: Iterable[Any], epochs: int) -> nn.Module:
+        return self.wrap(super()._train(training, loader, epochs))
+
+    def certify(
+        self, model: Model, images: Tensor, n0: int = 100, n: int = 100_000, alpha: float = 0.001
+    ) -> tuple[Tensor, Tensor]:
+        """The class of each image, and how far it is proved.
+
+        ``n0`` draws choose the class, and of ``n`` further ones the share that says the same is bounded from below,
+        exactly (Clopper & Pearson) and with confidence 1 - alpha. Where the bound p is below 1/2 the class is -1: the
+        procedure abstains. Cohen et al. 2019, CERTIFY.
+
+        Args:
+            model: pixels (N, ...) to logits (N, K), or what `wrap` or `fit` made of it.
+            images: floating (N, ...), on any device.
+            n0: draws that choose the class, at least 1.
+            n: draws that certify it, at least 1. With all of them in favour, the radius is that of
+                p = alpha ** (1 / n): 3.8 sigma for 100,000 draws.
+            alpha: the probability of an error, for each image; above 0, and at most 1/2.
+
+        Returns:
+            The classes, int64 (N,), with -1 where it abstains; and the radii (N,) in L2, in units of pixels: floating
+            like the images but float32 or better, and 0 where it abstains. Both are on the images' device.
+
+        Raises:
+            InputError: a number is out of its range, or the images are no batch.
+            ModelError: the model returned NaN, or something that is no batch of logits.
+        """
+        return self._certify(model, images, n0, n, alpha, Bar())
+
+    def predict(self, model: Model, images: Tensor, n: int = 100_000, alpha: float = 0.001) -> Tensor:
+        """The class that the smoothed classifier gives to each image, with confidence.
+
+        Of n draws, the two classes that came up most are held against tosses of a fair coin, in a two-sided test. The
+        class is -1 where such a lead has a probability above alpha: the procedure abstains. Otherwise it is not that
+        of the smoothed classifier with a probability of alpha at most. Cohen et al. 2019, PREDICT.
+
+        Args:
+            model: as for `certify`.
+            images: likewise.
+            n: draws, at least 1.
+            alpha: above 0 and below 1.
+
+        Returns:
+            The classes, int64 (N,), on the images' device, with -1 where it abstains.
+
+        Raises:
+            InputError: as for `certify`.
+            ModelError: likewise.
+        """
+        check_number("n", n, at_least=1, integer=True)
+        check_number("alpha", alpha, above=0, at_most=1)
+        check_images(images, _ANY)
+        if not len(images):
+            return torch.zeros(0, dtype=torch.int64, device=images.device)
+        counts = self._counts(self._base(model), images, [n], Bar())[0]
+        (most, second), classes = (part.unbind(1) for part in counts.topk(2))
+        sure = fair_coin(most, most + second) <= alpha
+        return torch.where(sure, classes[0], ABSTAIN).to(images.device)
+
+    def certify_loader(
+        self,
+        model: Model,
+        loader: Iterable[Any],
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        *,
+        run_folder: str | os.PathLike[str] | None = None,
+        seed: int | None = 0,
+        progress: bool | None = None,
+        labels: LabelsGetter = None,
+    ) -> Certificates:
+        """Certify a whole data set, with a bar, so that it can go on after a kill.
+
+        Args:
+            model: as for `certify`.
+            loader: batches of images and labels, such as a `DataLoader`. To go on, it has to give the same again.
+            n0: as for `certify`.
+            n: as for `certify`.
+            alpha: as for `certify`.
+            run_folder: a folder to keep the results of each batch in as they come; files are whole or absent. The same
+                call goes on where the last one was killed. Another model, other numbers and other images are refused.
+            seed: what the noise of each batch is drawn from, so that all can be had again. None for the ``generator``.
+            progress: True for a bar, False for none, None for one where stderr is a terminal and tqdm is installed.
+            labels: where the label is in a batch, as for `advkit.AttackTransform`.
+
+        Returns:
+            The classes, radii and labels of all images, in the loader's order.
+
+        Raises:
+            InputError: as for `certify`; or the folder holds something else.
+            ModelError: as for `certify`.
+        """
+        self._check(n0, n, alpha)
+        base, how = self._base(model), {"sigma": self.sigma, "n0": n0, "n": n, "alpha": alpha, "seed": seed}
+        images = getattr(getattr(loader, "dataset", None), "__len__", None)
+        total = None if images is None else images() * (n0 + n)
+        with ticking(total, "certify", unit="draw", progress=progress) as tick:
+
+            def work(images: Tensor) -> tuple[Tensor, Tensor]:
+                return self._certify(base, images, n0, n, alpha, tick, own_generator=seed is None)
+
+            return certified(work, base, loader, how, run_folder=run_folder, seed=seed, labels=labels)
+
+    def _certify(
+        self, model: Model, images: Tensor, n0: int, n: int, alpha: float, tick: Bar, *, own_generator: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        self._check(n0, n, alpha)
+        check_images(images, _ANY)
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        if not len(images):
+            nothing = torch.zeros(0, device=images.device)
+            return nothing.long(), nothing.to(dtype)
+        first, second = self._counts(self._base(model), images, [n0, n], tick, own_generator=own_generator)
+        classes = first.argmax(1)
+        p = lower_bound(second.gather(1, classes[:, None]).squeeze(1), n, alpha)
+        radii = (self.sigma * torch.special.ndtri(p)).where(p >= 0.5, 0)
+        classes = classes.where(p >= 0.5, ABSTAIN)
+        return classes.to(images.device), _rounded_down(radii, dtype).to(images.device)
+
+    def _counts(
+        self, model: Model, images: Tensor, draws: list[int], tick: Bar, *, own_generator: bool = True
+    ) -> list[Tensor]:
+        """How often each class came up for each image, in so many draws: int64 (N, K) on the CPU, for each number."""
+        classifier = Classifier(model)
+        generator = self.generator if own_generator else None
+        size = self.batch_size or max(1, _NUMBERS // images[0].numel())
+        found = []
+        with attacking(model), torch.no_grad():
+            pixels = own(images, *classifier.workplace(images))
+            for n in draws:
+                counts = None
+                for begin in range(0, n * len(pixels), size):
+                    rows = torch.arange(begin, min(begin + size, n * len(pixels)), device=pixels.device) // n
+                    seen = pixels[rows]
+                    logits = classifier.logits(seen.add_(normal_like(seen, generator), alpha=self.sigma))
+                    if counts is None:
+                        counts = torch.zeros(len(pixels) * logits.shape[1], dtype=torch.int64, device=pixels.device)
+                    places = rows * logits.shape[1] + logits.argmax(1)
+                    counts.index_add_(0, places, torch.ones_like(places))
+                    tick(len(rows))
+                assert counts is not None
+                found.append(counts.view(len(pixels), -1).cpu())
+            classifier.verify()
+        return found
+
+    def _base(self, model: Model) -> Model:
+        """The model that noise is put in front of, also where the caller has the smoothed one."""
+        check_model(model)
+        if not isinstance(model, Defended) or not isinstance(model.defense, RandomizedSmoothing):
+            return model
+        if model.defense.sigma != self.sigma:
+            raise InputError(
+                f"the model is smoothed with sigma={model.defense.sigma:g} already, and this would add noise of "
+                f"sigma={self.sigma:g}; certify model.undefended, or with the defense that it was made with"
+            )
+        return model.undefended
+
+    @staticmethod
+    def _check(n0: int, n: int, alpha: float) -> None:
+        check_number("n0", n0, at_least=1, integer=True)
+        check_number("n", n, at_least=1, integer=True)
+        check_number("alpha", alpha, above=0, at_most=0.5)
+
+
+class _Noisy(nn.Module):
+    """The probabilities of a model for images under noise."""
+
+    def __init__(self, model: Model, smoothing: RandomizedSmoothing) -> None:
+        super().__init__()
+        self.model = model
+        self.smoothing = smoothing
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(self.smoothing.noisy(images))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+
+
+class _Logarithm(nn.Module):
+    """The logarithm of probabilities, finite where they are zero."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        probabilities = self.model(images)
+        return (probabilities + torch.finfo(probabilities.dtype).tiny).log()
+
+
+class _Votes(nn.Module):
+    """The logarithms of shares of votes; half a vote is added to each class, so that they are finite."""
+
+    def __init__(self, model: Model, smoothing: RandomizedSmoothing) -> None:
+        super().__init__()
+        self.model = model
+        self.smoothing = smoothing
+
+    def forward(self, images: Tensor) -> Tensor:
+        votes: Tensor | None = None
+        for _ in range(self.smoothing.samples):
+            with torch.no_grad():
+                logits = self.model(self.smoothing.noisy(images))
+            votes = torch.full_like(logits, 0.5) if votes is None else votes
+            votes = votes.scatter_add(1, logits.argmax(1, keepdim=True), torch.ones_like(votes[:, :1]))
+        assert votes is not None
+        shares = (votes / (self.smoothing.samples + votes.shape[1] / 2)).log()
+        if images.requires_grad:  # a naive attacker finds a gradient of zero
+            shares = shares + 0 * images.flatten(1).sum(1, keepdim=True).to(shares)
+        return shares
+
+
+def _rounded_down(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float64 in another dtype, where nothing may get larger."""
+    found = values.to(dtype)
+    return torch.where(found.double() > values, found.nextafter(torch.zeros_like(found)), found)

@@ -1,0 +1,112 @@
+"""LGV: models along SGD, that take turns, beside a model that stays as it was."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advkit
+from advkit.attacks.transfer import InTurn, Momentum, along_sgd
+from advkit.errors import InputError
+from contracts.scenes import draw, trained_net
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    labels = torch.arange(24) % 4
+    return list(zip(draw(24, 3, 8, 8, seed=9).split(8), labels.split(8), strict=True))
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([each.detach().flatten() for each in model.parameters()])
+
+
+def test_the_models_are_those_along_sgd() -> None:
+    model, _, _ = trained_net()
+    model.requires_grad_(False)
+    found = list(along_sgd(model, batches(), lr=0.1, epochs=2, models_per_epoch=2, weight_decay=0.01))
+    by_hand, expected = copy.deepcopy(model).requires_grad_(True), []
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for step in range(6):
+        images, labels = batches()[step % 3]
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(by_hand(images), labels).backward()
+        optimizer.step()
+        if step % 3 in (1, 2):
+            expected.append(weights(by_hand))
+    torch.testing.assert_close([weights(each) for each in found], expected)
+    assert not torch.equal(expected[0], weights(model))
+    assert not any(each.training for each in found)
+
+
+def test_models_take_turns() -> None:
+    asked: list[int] = []
+    models = [lambda x, place=place: asked.append(place) or x * place for place in range(5)]
+    turns = InTurn(models, generator=torch.Generator().manual_seed(0))
+    for _ in range(10):
+        turns(torch.ones(1, 2))
+    assert sorted(asked[:5]) == [0, 1, 2, 3, 4] != asked[:5]
+    assert asked[5:] == asked[:5]
+    together = InTurn(models, at_once=9)
+    assert torch.equal(together(torch.ones(1, 2)), torch.full((1, 2), 2.0))
+
+
+def test_each_step_is_on_the_next_model_and_the_stand_in_stays_as_it_was() -> None:
+    model, images, labels = trained_net()
+    before, state = weights(model), copy.deepcopy(model.state_dict())
+    attack = advkit.LGV(model.train(), batches(), epochs=1, models_per_epoch=3, eps=0.2, alpha=0.05, steps=3)
+    models = attack.collect()
+    drawn = torch.Generator().manual_seed(5)
+    order = torch.randperm(3, generator=drawn)
+    x = images
+    for place in order.tolist():
+        x = advkit.IFGSM(models[place], 1.0, 0.05, 1)(x, labels)
+    x = (images + (x - images).clamp(-0.2, 0.2)).clamp(0, 1)
+    by_turns = attack._with(generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        torch.testing.assert_close(by_turns(images, labels), x)
+    assert by_turns.collect() is not None
+    assert all(one is other for one, other in zip(by_turns.collect(), models, strict=True))  # copies share them
+    assert model.training
+    assert torch.equal(weights(model), before)
+    assert all(each.equal(state[name]) for name, each in model.state_dict().items())
+    targets = (labels + 1) % 4
+    aimed = advkit.LGV(model, models=models, parts=[Momentum()], eps=0.2, steps=12)(images, labels, targets=targets)
+    lead = advkit.losses.margin
+    assert (lead(model.eval()(aimed), targets) > lead(model(images), targets)).all()
+
+
+def test_it_goes_on_where_it_was_interrupted() -> None:
+    model, images, labels = trained_net()
+
+    class Failing(list[Any]):
+        failing = True
+
+        def __iter__(self) -> Iterator[Any]:
+            yield from super().__iter__()
+            if self.failing:
+                raise KeyboardInterrupt
+
+    loader = Failing(batches())
+    attack = advkit.LGV(model, loader, epochs=2, models_per_epoch=3, steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        attack(images, labels)
+    loader.failing = False
+    first = list(along_sgd(model, batches(), epochs=1, models_per_epoch=3))
+    models = attack.collect()
+    assert len(models) == 6
+    torch.testing.assert_close([weights(each) for each in models[:3]], [weights(each) for each in first])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [(None, "got NoneType of 0"), ([(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64))], "got list of 1")],
+)
+def test_too_little_to_train_on_is_told(loader: Any, words: str) -> None:
+    model, images, labels = trained_net()
+    with pytest.raises(InputError, match=words):
+        advkit.LGV(model, loader)(images, labels)
+    with pytest.raises(InputError, match="with parameters; got function"):
+        advkit.LGV(lambda x: model(x), batches())(images, labels)
