@@ -107,8 +107,8 @@ class BatchEvaluator:
             self.tick(1)
         device = str(batch.device(self.contenders[0].model))
         pictures = [one for name, several in self._pictures.items() for one in several[kept[name] :]]
-        said = list(clean.values())
-        return Record(digest, device, batch.labels.tolist(), said, cells, pictures=pictures, verified=verified)
+        answers = list(clean.values())
+        return Record(digest, device, batch.labels.tolist(), answers, cells, pictures=pictures, verified=verified)
 
     def found_already(self, pictures: Iterable[Picture]) -> None:
         """Take note of pictures that were kept before, so that no more are than are wanted."""
