@@ -65,7 +65,7 @@ class Ranks:
         """Sum tensors over all processes, in place, in one piece for each dtype. Where one is None, it is in all."""
         if self.count == 1:
             return
-        for kind in {one.dtype for one in tensors if one is not None}:
+        for kind in dict.fromkeys(one.dtype for one in tensors if one is not None):  # in one order in all processes
             alike = [one for one in tensors if one is not None and one.dtype == kind]
             whole = torch.cat([one.reshape(-1) for one in alike])
             distributed.all_reduce(whole, group=self._group)
@@ -74,7 +74,7 @@ class Ranks:
     def same_buffers(self) -> None:
         """Give all processes the buffers of the first, as `DistributedDataParallel` does."""
         buffers = [one for one in self._model.buffers() if one.numel()] if self.count > 1 else []
-        for kind in {one.dtype for one in buffers}:
+        for kind in dict.fromkeys(one.dtype for one in buffers):
             alike = [one for one in buffers if one.dtype == kind]
             whole = torch.cat([one.reshape(-1) for one in alike])
             distributed.broadcast(whole, distributed.get_global_rank(self._group, 0), group=self._group)

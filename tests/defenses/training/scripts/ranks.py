@@ -34,7 +34,9 @@ def data(count=18):
 
 def fresh():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    net = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)).double()
+    net[1].eval()  # it has buffers of two dtypes, and frozen it is the same in all
+    return net
 
 
 def trained(name, wrap, loader, validation, path, stops=(3,)):
