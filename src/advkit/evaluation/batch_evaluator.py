@@ -14,28 +14,21 @@ from advkit._engine.classifier import predict
 from advkit._engine.masks import check_shared
 from advkit._io.progress import Bar
 from advkit._io.rng import repeatable
-from advkit.errors import InputError, MissingExtraError, NoGradientError
+from advkit.errors import NoGradientError
 from advkit.evaluation.flags import balls
 from advkit.evaluation.keepsakes import Picture, keepsakes
 from advkit.evaluation.outcomes import counted
 from advkit.evaluation.passes import Passes, counting, foreseen
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Outcome, Record, vote
+from advkit.evaluation.salvage import salvaged
 from advkit.evaluation.verify import Verifier
 from advkit.evaluation.witness import Witness, agree, asked
 from advkit.model import placement
 
 __all__ = ["BatchEvaluator"]
 
-_HOPELESS = 8  # single images that fail, and none that does not, before the rest of a batch is not looked into
 _ENOUGH = 3  # batches on which everything fails before it is taken for an error of the caller's
-
-# What is no single image's fault. A GPU that has failed once answers nothing any more.
-_FATAL: tuple[type[Exception], ...] = (
-    InputError,
-    MissingExtraError,
-    *([torch.AcceleratorError] if hasattr(torch, "AcceleratorError") else []),
-)
 
 
 class BatchEvaluator:
@@ -292,7 +285,7 @@ class BatchEvaluator:
         What has failed on everything so far is the caller's error, and raised, after a few batches.
         """
         with repeatable(self.seed, batch.index, *names, device=batch.device(model)):
-            parts, errors = _salvaged(work, rows)
+            parts, errors = salvaged(work, rows)
         if parts:
             self._worked.add(names)
         elif errors and names not in self._worked and not self._can_do_without(errors[0][1]):
@@ -333,28 +326,6 @@ class _Batch:
 
 def _device(model: nn.Module, images: Tensor) -> torch.device:
     return placement(model)[0] or images.device
-
-
-def _salvaged(
-    work: Callable[[Tensor], Tensor], rows: Tensor
-) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Exception]]]:
-    """The results of work on parts of the rows, and the errors of others."""
-    parts: list[tuple[Tensor, Tensor]] = []
-    errors: list[tuple[Tensor, Exception]] = []
-    waiting = [rows] if len(rows) else []
-    while waiting:
-        some = waiting.pop()
-        try:
-            parts.append((some, work(some)))
-        except _FATAL:
-            raise
-        except Exception as error:
-            if len(some) == 1 or (len(errors) >= _HOPELESS and not parts):
-                errors.append((some, error))
-            else:
-                first, second = some.tensor_split(2)
-                waiting += [second, first]
-    return parts, errors
 
 
 def _distances(adversarials: Tensor, images: Tensor, rows: Tensor) -> list[list[float]]:
