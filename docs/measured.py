@@ -90,16 +90,16 @@ class Counting(nn.Module):
 def flags(_: nn.Module, robust: nn.Module, images: Tensor, labels: Tensor) -> None:
     """The passes of attacks and of flags in flags.md, on images that the network gets right."""
     with torch.no_grad():
-        right = torch.cat([robust(some).argmax(1) for some in images[:4000].split(500)]) == labels[:4000]
-    images, labels = images[:4000][right], labels[:4000][right]
+        right = torch.cat([robust(some).argmax(1) for some in images.split(500)]) == labels
+    images, labels = images[right], labels[right]
     three = "FGSM, PGD with 20 steps, MIFGSM"
     for named, count in (
         ("FGSM", 256),
         ("PGD, 10 steps", 64),
-        ("PGD, 10 steps", 1024),
+        ("PGD, 10 steps", 600),
         (three, 64),
         (three, 256),
-        (three, 1024),
+        (three, 600),
         ("PGD with 20 steps in Linf and in L2", 256),
         ("PGD with 20 steps, CW, DeepFool", 256),
     ):
@@ -134,8 +134,8 @@ def shown(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]]) -> list[tupl
         ("SigmaZero", "l0", advkit.SigmaZero(model)),
         ("OnePixel", "l0", advkit.OnePixel(model, pixels=3, generator=seed)),
         ("PixelSwap", "l0", advkit.PixelSwap(model)),
-        ("Patch", "l0", advkit.Patch(model, area=0.06, target=3, generator=seed).fit(loader, epochs=3)),
-        ("Spatial", "linf", advkit.Spatial(model)),
+        ("Patch", "l0", advkit.Patch(model, area=0.1, target=3, generator=seed).fit(loader, epochs=5)),
+        ("Spatial", "", advkit.Spatial(model)),
     ]
 
 
@@ -165,9 +165,8 @@ def gallery(plain: nn.Module, images: Tensor, labels: Tensor, fitted_on: tuple[T
         said = result.predictions if result else labels
         told = name
         if result is not None:
-            sizes = result.distance(norm)[result.success]
-            told += f"\n{length(norm, sizes)}"
-            print(name, int(result.success.sum()), told.split("\n")[-1])
+            told += f"\n{length(norm, result) if norm else 'turned, shifted'}"
+            print(told.replace("\n", ": "), f"({int(result.success.sum())} of {len(labels)})")
         axes[row, 0].text(-0.08, 0.5, told, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=8.5)
         for column, image in enumerate(result.images if result else images):
             fooled = bool(said[column] != labels[column])
@@ -180,14 +179,18 @@ def gallery(plain: nn.Module, images: Tensor, labels: Tensor, fitted_on: tuple[T
     Image.open(kept).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def length(norm: str, sizes: Tensor) -> str:
+def length(norm: str, result: advkit.AdversarialResult) -> str:
     """The median distance of the images that fool, as one says it in the norm."""
-    middle = float(sizes.median()) if len(sizes) else 0.0
+    if norm == "l0":
+        sizes = (result.images != result.originals).any(1).flatten(1).sum(1).float()  # pixels, whatever their channels
+    else:
+        sizes = result.distance(norm)
+    middle = float(sizes[result.success].median())
     return {
         "linf": f"Linf {middle * 255:.0f}/255",
         "l2": f"L2 {middle:.2f}",
         "l1": f"L1 {middle:.1f}",
-        "l0": f"{middle:.0f} pixels" if middle != 1 else "1 pixel",
+        "l0": f"{middle:.0f} pixel{'s' * (middle != 1)}",
     }[norm]
 
 
