@@ -22,7 +22,9 @@ EQUATIONS = {
     r"+ \|x - x_0\|_2^2 + \beta \|x - x_0\|_1",
     "DDN": r"\delta \leftarrow \delta + \alpha \frac{\nabla_x J}{\|\nabla_x J\|_2}, \quad "
     r"\delta \leftarrow \rho \frac{\delta}{\|\delta\|_2}, \quad \rho \leftarrow (1 \mp \gamma)\, \rho",
-    "FMN": r"\delta \leftarrow \Pi\left(\delta + \alpha \frac{g}{\|g\|_2}\right), \quad g = \nabla_x \left(" + MARGIN + r"\right)",
+    "FMN": r"\delta \leftarrow \Pi\left(\delta + \alpha \frac{g}{\|g\|_2}\right), \quad g = \nabla_x \left("
+    + MARGIN
+    + r"\right)",
     "SPSA": r"g = \frac{1}{n} \sum_{i=1}^{n} \frac{J(x + \delta v_i) - J(x - \delta v_i)}{2 \delta}\, v_i, "
     r"\quad v_i \in \{-1, 1\}^D",
     "NES": r"g = \frac{1}{2 n \sigma} \sum_{i=1}^{n} \left(J(x + \sigma u_i) - J(x - \sigma u_i)\right) u_i, "

@@ -119,4 +119,5 @@ def test_a_target_is_not_ranked() -> None:
     for attack in (CW, EAD):
         model = Passes(network)
         attack(model, steps=1, binary_search_steps=1)(images, labels, targets=(labels + 1) % 4)
-        assert (model.forwards, model.backwards) == ([8, 8], [])
+        assert set(model.forwards) == {8}
+        assert not model.backwards
