@@ -154,7 +154,7 @@ def check_call(attack: Attack, images: Tensor, classes: Mapping[str, Tensor], pe
     if "targets" in classes:
         check_targets(classes["targets"], classes["labels"])
     for name, value in per_image.items():
-        check_rows(name, value, images)
+        check_rows(name, value, images, attack.bounds)
     if attack.mask is not None:
         free_pixels(attack.mask, images)
     if attack.levels is not None:
@@ -283,4 +283,7 @@ def _rounded(attack: Attack, found: Tensor, job: _Job, model: Classifier, grid: 
         ball = Ball.of(norm, job.pixels, eps, attack.bounds)
     if isinstance(model, Shown):  # to be asked about some of the images, whole
         model.frame = model.free = None
-    return Landing(grid, model, job.pixels, job.goal, attack.bounds, ball, job.free).of(found, attack.aim == "budget")
+    landing = Landing(grid, model, job.pixels, job.goal, attack.bounds, ball, job.free)
+    if attack.aim == "budget" and (ball is None or attack._is_one_for_all):
+        return landing.inside(found)  # any other change might leave a budget that only the attack knows
+    return landing.of(found, attack.aim == "budget")
