@@ -21,7 +21,19 @@ from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, S
 if TYPE_CHECKING:
     from advkit.evaluation.report import RobustnessReport
 
-__all__ = ["as_csv", "as_json", "doubts", "from_json", "lost", "markdown", "passes", "text", "together", "unbounded"]
+__all__ = [
+    "as_csv",
+    "as_json",
+    "doubts",
+    "from_json",
+    "lost",
+    "markdown",
+    "passes",
+    "text",
+    "together",
+    "unbounded",
+    "verified",
+]
 
 _SCHEMA = 2
 _WIDTH = 80
@@ -86,6 +98,8 @@ def from_json(written: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(written)
     except json.JSONDecodeError as error:
         raise InputError(f"this is not a report that advkit wrote, since it is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"this is not a report that advkit wrote, since it is a {type(content).__name__}")
     schema = content.pop("schema", None)
     if schema != _SCHEMA:
         raise InputError(f"this report has schema {schema!r}, and this version of advkit reads schema {_SCHEMA}")
@@ -160,7 +174,7 @@ def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
     """What stands beneath the table: lines, after an empty one for each paragraph."""
     paragraphs = [
         *_verdict(report),
-        *_verified(report),
+        *verified(report),
         _caption(report),
         *unbounded(report),
         *_not_tried(report),
@@ -188,7 +202,7 @@ def _verdict(report: RobustnessReport) -> list[str]:
     ]
 
 
-def _verified(report: RobustnessReport) -> list[str]:
+def verified(report: RobustnessReport) -> list[str]:
     """The interval in which the truth lies."""
     if not report.proved:
         return []
