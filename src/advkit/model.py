@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import reduce
 from itertools import chain
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from advkit._base.answers import found_in, stated
+from advkit._base.answers import described, found_in, stated
 from advkit._base.behind import modules_behind
 from advkit._base.state import attributes, entries
 from advkit._base.turns import taking_turns
@@ -108,7 +108,7 @@ class Ensemble(nn.Module):
     normalisation inside, see `Normalized`, and gets the images where and in the dtype that it works in.
 
     Liu et al., "Delving into transferable adversarial examples and black-box attacks", ICLR 2017, for
-    probabilities, and Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, section 3.4, for logits.
+    probabilities, and Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, for logits.
 
     Args:
         models: pixels (N, ...) to logits (N, K), of the same classes; at least one.
@@ -117,7 +117,7 @@ class Ensemble(nn.Module):
 
     Raises:
         InputError: there is no model, one cannot be called, or the mean is of none of these.
-        ModelError: when asked, if the models have different numbers of classes.
+        ModelError: when asked, if the models have different numbers of classes, or one returns no logits.
 
     Examples:
         >>> both = advkit.Ensemble([model, advkit.Normalized(net, mean=0.5, std=0.5)])
@@ -147,7 +147,7 @@ class Ensemble(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The mean (N, K) for pixels (N, ...)."""
         asked = self._asked()
-        said = [found_in(model(images.to(*_workplace(model, images)))).to(images.device) for model in asked]
+        said = [_logits(model(images.to(*_workplace(model, images)))).to(images.device) for model in asked]
         if len(shapes := {tuple(each.shape) for each in said}) > 1:
             raise ModelError(f"the models of an Ensemble must have the same classes; they returned {sorted(shapes)}")
         widest = reduce(torch.promote_types, (each.dtype for each in said), torch.float32)
@@ -165,6 +165,17 @@ class Ensemble(nn.Module):
     def extra_repr(self) -> str:
         """What the mean is of."""
         return f"mean={self.mean!r}"
+
+
+def _logits(output: Any) -> Tensor:
+    """What a model of an ensemble returned, as far as it is a batch."""
+    found = found_in(output)
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        raise ModelError(
+            f"a model of an Ensemble returned {described(found)}, and its mean is one of logits (N, K); say where they "
+            "are: advkit.Logits(model, key=...)"
+        )
+    return found
 
 
 def _workplace(model: Model, images: Tensor) -> tuple[torch.device, torch.dtype]:

@@ -159,6 +159,10 @@ def evaluate(
         >>> report = advkit.evaluate(model, loader, "standard", norm="l2", eps=0.5)
         >>> report.robust_accuracy, report.robust.shape
         (0.0, torch.Size([12]))
+        >>> masked = lambda images: model((images * 31).round() / 31)  # its gradient is zero
+        >>> report = advkit.evaluate(masked, loader, [advkit.MIFGSM(model)], transfer_from={"unmasked": model})
+        >>> report.score("MIFGSM", protocol="transferred").accuracy < report["MIFGSM"].accuracy
+        True
     """
     check_number("draws", draws, at_least=1, integer=True)
     check_number("pictures", pictures, at_least=0, integer=True)

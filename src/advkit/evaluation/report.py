@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit.errors import InputError
-from advkit.evaluation import formats
+from advkit.evaluation import formats, stored
 from advkit.evaluation.flags import Flag
 from advkit.evaluation.flat import as_dataframe, as_dict
 from advkit.evaluation.keepsakes import Picture
@@ -190,7 +190,7 @@ class RobustnessReport:
 
     def to_json(self, path: str | PathLike[str] | None = None) -> str:
         """Everything in JSON, written to ``path`` as well if there is one. NaN becomes null."""
-        return _written(formats.as_json(asdict(self)), path)
+        return _written(stored.as_json(asdict(self)), path)
 
     def to_html(
         self,
@@ -302,7 +302,7 @@ class RobustnessReport:
         if not text.lstrip().startswith("{"):
             text = Path(text).read_text(encoding="utf-8", errors="replace")
         try:
-            return cls(**formats.from_json(text))
+            return cls(**stored.from_json(text))
         except (KeyError, TypeError) as error:
             raise InputError(f"this is not a report that advkit wrote: {error}") from error
 
