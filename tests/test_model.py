@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import advkit
 from advkit import Ensemble, Normalized
-from advkit import model as advkit_model
+from advkit._base import state as state_module
 from advkit.errors import InputError, ModelError
 from advkit.model import attacking, placement
 from contracts.scenes import IMAGE, RowsReader, conv_net, draw, initialised, said_by
@@ -145,7 +145,7 @@ def test_recurrent_layers_that_cudnn_computes(monkeypatch: pytest.MonkeyPatch) -
     logits = model(IMAGES)
     modes = []
     model.lstm.register_forward_pre_hook(lambda module, _: modes.append((module.training, module.dropout)))
-    monkeypatch.setattr(advkit_model, "_needs_training_mode", lambda module: isinstance(module, nn.RNNBase))
+    monkeypatch.setattr(state_module, "_needs_training_mode", lambda module: isinstance(module, nn.RNNBase))
     for training in (False, True):
         model.train(training)
         state = torch.get_rng_state()

@@ -281,6 +281,6 @@ def _rounded(attack: Attack, found: Tensor, job: _Job, model: Classifier, grid: 
     ball = None
     if attack.aim == "budget" and norm is not None and eps is not None:
         ball = Ball.of(norm, job.pixels, eps, attack.bounds)
-    if isinstance(model, Shown):
-        model.frame, model.free = None, job.free
+    if isinstance(model, Shown):  # to be asked about some of the images, whole
+        model.frame = model.free = None
     return Landing(grid, model, job.pixels, job.goal, attack.bounds, ball, job.free).of(found, attack.aim == "budget")

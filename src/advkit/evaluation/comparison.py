@@ -25,7 +25,7 @@ from advkit.evaluation.flags import (
 )
 from advkit.evaluation.kinds import has_another_loss, missing, refused
 from advkit.evaluation.outcomes import Outcome, judged, outcomes
-from advkit.evaluation.plan import Contender, PlannedAttack
+from advkit.evaluation.plan import TRANSFERRED, Contender, PlannedAttack
 from advkit.evaluation.records import Record
 from advkit.model import defended, is_stochastic
 from advkit.norms import Linf
@@ -37,6 +37,8 @@ _GAIN = 0.05  # the share of the survivors that an honest attack may fool when i
 _UNDONE = 0.05  # the share of a minimal attack's finds that rounding may undo
 _TAKEN = 0.002  # the share of the images that a black-box attack may take after thorough ones
 _THOROUGH = 50  # steps
+_TRANSFER = "transfer beats white-box"
+_UNMASK = "look for what masks them, and give attacks a surrogate for it"
 _STUCK = 0.1  # the share of images on which an honest minimal attack may end without a find
 
 
@@ -87,6 +89,8 @@ def compared(
     for one in outcomes:
         found += _about(one, _of_length(called, one))
     undone = [flag for one in outcomes for flag in _about(one, _of_lasting(called, one))] if whole else []
+    if not undone:
+        found += _of_transfer(called, outcomes, whole=whole)
     if undone or not whole:
         found += undone[:1]  # of answers that do not last, no comparison says anything about gradients
         return tuple(replace(flag, defense=defense) for flag in found)
@@ -110,7 +114,7 @@ def _about(one: Outcome, found: Iterable[Flag]) -> list[Flag]:
 def _of_length(called: str, one: Outcome) -> list[Flag]:
     """Whether the steps are too short for the budget."""
     ball, far, count, n = budget(one.attack), reach(one.attack), int(one.right.sum()), len(one.right)
-    if one.protocol == "oblivious" or ball is None or far >= ball[1] * (1 - 1e-6) or not many(count, n, _FEW):
+    if not one.is_direct or ball is None or far >= ball[1] * (1 - 1e-6) or not many(count, n, _FEW):
         return []
     sentence = (
         f"{called} is right on {count} of {n} images under {_called(one)}, whose {number(one.attack, 'steps'):g} steps "
@@ -143,7 +147,7 @@ def _of_freedom(called: str, one: Outcome, labels: Tensor | None) -> list[Flag]:
     ball, (low, high) = budget(one.attack), one.attack.bounds
     anything = ball is not None and ball[0] is Linf and ball[1] >= (high - low) / 2 and reach(one.attack) >= ball[1]
     many_steps = (number(one.attack, "steps") or 0) > 1
-    if one.protocol == "oblivious":
+    if not one.is_direct:
         return []
     if anything and many_steps and many(count, n, _FEW):
         sentence = (
@@ -166,7 +170,7 @@ def _of_lasting(called: str, one: Outcome) -> list[Flag]:
     """Whether images that an attack returned as fooling do not fool when they are judged."""
     model = one.attack.model
     stands_in = one.attack.access == "gradient" and one.attack.adaptive and defended(model)
-    if one.attack.aim == "budget" or one.protocol == "oblivious" or stands_in or is_stochastic(model):
+    if one.attack.aim == "budget" or not one.is_direct or stands_in or is_stochastic(model):
         return []
     moved = one.distances["linf"] > 0
     count, n = int((moved & one.right).sum()), int(moved.sum())
@@ -184,7 +188,7 @@ def _of_steps(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
     """Whether one step beats many, and many beat fewer."""
     found: list[Flag] = []
     steps = number(one.attack, "steps") or (1 if isinstance(one.attack, FGSM) else None)
-    if one.attack.aim != "budget" or steps is None or one.protocol == "oblivious":
+    if one.attack.aim != "budget" or steps is None or not one.is_direct:
         return found
     for other in peers:
         more = number(other.attack, "steps")
@@ -215,7 +219,7 @@ def _of_steps(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
 def _of_budgets(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
     """Whether the same attack does worse with a larger budget."""
     eps, norm = number(one.attack, "eps"), named_norm(one.attack)
-    if eps is None or one.protocol == "oblivious":
+    if eps is None or not one.is_direct:
         return []
     found = []
     for other in peers:
@@ -231,7 +235,7 @@ def _of_budgets(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Fla
 def _of_sight(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
     """Whether an attack that sees only answers beats all that see gradients."""
     seeing = [other for other in peers if other.attack.access == "gradient"]
-    if one.attack.access == "gradient" or one.protocol == "oblivious":
+    if one.attack.access == "gradient" or not one.is_direct:
         return []
     won = _beaten_all(seeing, one) or _beaten_within(seeing, one)
     if not won:
@@ -246,7 +250,7 @@ def _of_sight(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
 
 def _of_closeness(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
     """Whether an attack without a budget stays within one that no iterative attack with it uses as well."""
-    if (one.attack.aim != "minimal" or one.attack.access != "gradient") or one.protocol == "oblivious":
+    if (one.attack.aim != "minimal" or one.attack.access != "gradient") or not one.is_direct:
         return []
     found = []
     balls = {ball for other in peers if (ball := budget(other.attack)) and _is_thorough(other.attack)}
@@ -271,11 +275,17 @@ def _is_thorough(attack: Attack) -> bool:
 
 def _of_knowledge(called: str, one: Outcome, outcomes: Sequence[Outcome]) -> list[Flag]:
     """Whether an attacker who knows less does better, with the same attack."""
-    ranks = {"oblivious": 0, "naive": 1, "adaptive": 2}
+    ranks = {"oblivious": 0, TRANSFERRED: 0, "naive": 1, "adaptive": 2}
     found = []
     for other in outcomes:
         knows_more = ranks[other.protocol or "adaptive"] > ranks[one.protocol or "adaptive"]
-        if other.name != one.name or not knows_more or not (won := _beaten(other, one)):
+        if (
+            one.surrogate
+            or other.surrogate
+            or other.name != one.name
+            or not knows_more
+            or not (won := _beaten(other, one))
+        ):
             continue
         seen = "without knowledge of the defense" if one.protocol == "oblivious" else "through the gradient as it is"
         sentence = (
@@ -283,10 +293,46 @@ def _of_knowledge(called: str, one: Outcome, outcomes: Sequence[Outcome]) -> lis
             "on, within the same budget; knowing more should not hurt, so look for what masks the gradient, or for a "
             "better surrogate."
         )
-        name = "transfer beats white-box" if one.protocol == "oblivious" else "naive beats adaptive"
+        name = _TRANSFER if one.protocol == "oblivious" else "naive beats adaptive"
         flag = Flag(name, sentence, ATHALYE if one.protocol == "oblivious" else TRAMER)
         found += _about(other, [flag])
     return found
+
+
+def _of_transfer(called: str, outcomes: Sequence[Outcome], *, whole: bool) -> list[Flag]:
+    """Whether images made on another model do better than the model's own gradients: one flag for each attack at most.
+
+    Either the same attack fools more on the other model, or what all attacks on this one left falls to the other's.
+    """
+    transferred = [one for one in outcomes if one.surrogate is not None]
+    direct = [one for one in outcomes if one.is_direct and one.attack.access == "gradient"]
+    direct = [one for one in direct if one.protocol != "naive"] or direct  # who knows most
+    found: list[Flag] = []
+    for other in direct if whole else ():
+        won = {one: _beaten(other, one) for one in transferred if one.name == other.name}
+        if (best := max(won, key=lambda one: won[one], default=None)) and won[best]:
+            sentence = (
+                f"{called} falls to {_called(best)} on {won[best]} images that {_called(other)} fails on, within the "
+                f"same budget; its own gradients should lead at least as far as those of another model, so {_UNMASK}."
+            )
+            found += _about(other, [Flag(_TRANSFER, sentence, ATHALYE)])
+    if found or not any(_is_thorough(one.attack) for one in direct):
+        return found
+    left = torch.stack([one.right for one in direct]).all(0)
+    taken = {one: left & ~one.right & _in_any(one, direct) for one in transferred}
+    best = max(taken, key=lambda one: int(taken[one].sum()), default=None)
+    if best is None or not many(count := int(taken[best].sum()), n := int(left.sum()), _GAIN):
+        return found
+    sentence = (
+        f"every attack along gradients failed on {n} images of {called}, and {_called(best)} fools {count} of them, "
+        f"within the same budget; they should leave next to nothing to images of another model, so {_UNMASK}."
+    )
+    return [replace(Flag(_TRANSFER, sentence, ATHALYE), protocol=direct[0].protocol)]
+
+
+def _in_any(one: Outcome, others: Sequence[Outcome]) -> Tensor:
+    """Where an image lies within the budget of some other attack: bool (N,)."""
+    return torch.stack([one.within(*ball) for other in others if (ball := budget(other.attack))]).any(0)
 
 
 def _beaten(stronger: Outcome, weaker: Outcome) -> int:
@@ -324,4 +370,6 @@ def _is_long(attack: Attack) -> bool:
 
 
 def _called(one: Outcome) -> str:
+    if one.surrogate is not None:
+        return f"{one.name} from {one.surrogate}"
     return one.name if one.protocol in (None, "adaptive") else f"{one.name} ({one.protocol})"

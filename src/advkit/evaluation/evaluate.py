@@ -17,6 +17,7 @@ from advkit.errors import InputError, ModelError
 from advkit.evaluation.arguments import (
     PROTOCOLS,
     check_surrogates,
+    check_transfer,
     check_whole,
     defended_by,
     described,
@@ -26,6 +27,7 @@ from advkit.evaluation.arguments import (
     in_order,
     named_attacks,
     named_defenses,
+    named_surrogates,
     settings,
 )
 from advkit.evaluation.batch_evaluator import BatchEvaluator
@@ -60,6 +62,7 @@ def evaluate(
     eps: float | None = None,
     bounds: tuple[float, float] | None = None,
     surrogate: Model | None = None,
+    transfer_from: Mapping[str, Model] | None = None,
     certify: bool = False,
     stop_when_fooled: bool = False,
     draws: int = 10,
@@ -104,6 +107,11 @@ def evaluate(
         surrogate: what attacks that know of it differentiate in place of ``model``, pixels (N, ...) to logits (N, K),
             such as the same network without the step that rounds; what is attacked and judged is the model. None for
             the model's own gradient. It is for a model that stands alone; a defense brings its own.
+        transfer_from: models to make images on as well, by the names that the report should use, such as a network that
+            was trained on the same data, or an `advkit.Ensemble` of several. Each attack that follows gradients is
+            pointed at each of them, and its images are shown to the bare model and to each defense, under the protocol
+            "transferred". They count for ``robust_accuracy``, and for what the adaptive attacker leaves. A model whose
+            gradients lie may withstand its own and fall to another's, which is a flag.
         certify: whether to prove as well, by bounds on what the bare model answers, of which images no attack can fool
             it within the budgets of these; see `advkit.evaluation.verify`. The report then has ``verified_accuracy``
             below ``robust_accuracy``: the truth lies between. It takes a sequential network.
@@ -136,7 +144,8 @@ def evaluate(
             another process, or than it gave before the kill.
         ModelError: the model returned NaN for every image, or something that is no batch of logits.
         NoGradientError: the model or a defense has neither a gradient nor a surrogate, and all attacks need one. Where
-            some see only outputs, these are carried out, and a flag says which were not.
+            some see only outputs, these are carried out, and a flag says which were not. Or a model to transfer from
+            has none.
         MissingExtraError: ``progress`` is True and tqdm is not installed.
 
     Examples:
@@ -159,28 +168,36 @@ def evaluate(
     given = {BARE: model, **named_defenses(defenses)}
     bare = with_stand_in(hookable(model), surrogate)
     models = {name: bare if name == BARE else defended_by(bare, name, one) for name, one in given.items()}
+    surrogates = named_surrogates(transfer_from)
     called = attacks if isinstance(attacks, str) else None
     named = _named(attacks, models.values(), norm, eps, bounds)
     stop_when_fooled = stop_when_fooled or called is not None
     contenders = [Contender(name, one, draws) for name, one in models.items()]
     verifier = verifier_within(model, named.values()) if certify else None
-    plan = planned_attacks(named, contenders, protocols, keep_generators=seed is None)
+    plan = planned_attacks(named, contenders, protocols, surrogates, keep_generators=seed is None)
     check_surrogates(plan)
+    check_transfer(surrogates, plan)
     how = {"protocols": protocols, "stop_when_fooled": stop_when_fooled, "draws": draws, "seed": seed, "flags": flags}
-    setup: dict[str, Any] = {"advkit": __version__, "torch": str(torch.__version__), **described(given, named), **how}
+    about = described(given, named, transfer_from or {})
+    setup: dict[str, Any] = {"advkit": __version__, "torch": str(torch.__version__), **about, **how}
     setup |= {"certify": True} if certify else {}
     if surrogate is not None:
         setup["surrogate"] = [type(surrogate).__name__, settings(surrogate)]
     batches = pairs(loader, {attack.bounds for attack in named.values()})
-    folder = RunFolder(run_folder, setup if run_folder is None else {**setup, **identities(given, models, named)})
+    ids = {} if run_folder is None else identities(given, models, named, transfer_from or {})
+    folder = RunFolder(run_folder, {**setup, **ids})
     steps = len(loader) * len(plan) if isinstance(loader, Sized) else None
     with (
         together(share) as ranks,
         ticking(steps, "evaluate", unit="attack", progress=False if ranks.rank else progress) as tick,
     ):
-        check_whole(models.values(), ranks)
+        check_whole([*models.values(), *surrogates.values()], ranks)
         evaluator = BatchEvaluator(
-            contenders, plan, verifier, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick, pictures=pictures
+            *(contenders, plan, verifier, surrogates),
+            seed=seed,
+            stop_when_fooled=stop_when_fooled,
+            tick=tick,
+            pictures=pictures,
         )
         pool = Pool(contenders, plan, seed) if flags else None
         records = _records(batches, evaluator, folder, ranks, pool)
@@ -303,9 +320,8 @@ def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> Non
 
 def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchEvaluator, folder: RunFolder) -> None:
     """Refuse models that do not answer a batch's images as those of the record did."""
-    stranger = evaluator.stranger(index, record, images)
-    if stranger is not None:
-        what = "the model" if stranger == BARE else f"the model behind {stranger}"
+    what = evaluator.stranger(index, record, images)
+    if what is not None:
         raise InputError(
             f"{folder.path} holds a run with other models: {what} has the layers and weights that it had, but answers "
             f"batch {index} otherwise. Something else in it has changed, such as an attribute or a function; give this "

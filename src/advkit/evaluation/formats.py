@@ -16,12 +16,27 @@ from advkit import norms
 from advkit.errors import InputError, NoGradientError
 from advkit.evaluation.flags import Flag
 from advkit.evaluation.keepsakes import Picture
+from advkit.evaluation.plan import TRANSFERRED
 from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, Share, WorstCase
 
 if TYPE_CHECKING:
     from advkit.evaluation.report import RobustnessReport
 
-__all__ = ["as_csv", "as_json", "doubts", "from_json", "lost", "markdown", "passes", "text", "together", "unbounded"]
+__all__ = [
+    "as_csv",
+    "as_json",
+    "called",
+    "doubts",
+    "from_json",
+    "lines",
+    "lost",
+    "markdown",
+    "passes",
+    "text",
+    "together",
+    "transfers",
+    "unbounded",
+]
 
 _SCHEMA = 2
 _WIDTH = 80
@@ -48,7 +63,7 @@ def markdown(report: RobustnessReport) -> str:
 
 def as_csv(report: RobustnessReport) -> str:
     """A line for each score; see `RobustnessReport.to_csv`."""
-    columns = ["defense", "attack", "protocol", "class", "draws"]
+    columns = ["defense", "attack", "protocol", "surrogate", "class", "draws"]
     columns += [known.name for known in fields(AttackScore) if known.name not in {*columns, "name", "confusion"}]
     written = io.StringIO()
     lines = csv.DictWriter(written, [*columns, "flags"], restval="", extrasaction="ignore", lineterminator="\n")
@@ -128,32 +143,51 @@ def _table(report: RobustnessReport, *, intervals: bool = False) -> list[tuple[s
     if _is_bare(report):
         rows = [
             (BARE, *_accuracy(report, report.defenses[0]), *["-"] * 4),
-            *((score.name, *_accuracy(report, score), *_costs(score)) for score in report.attacks),
-            *((_TOGETHER, *_accuracy(report, worst), *["-"] * 4) for worst in together(report)),
+            *((called(score), *_accuracy(report, score), *_costs(score)) for score in report.scores),
+            *((_TOGETHER, *_accuracy(report, worst), *["-"] * 4) for worst in together(report) if not worst.protocol),
         ]
         return [("attack", "accuracy", "95 % interval", "success", "L2", "Linf", "ms/image"), *rows]
 
     def row(defense: str, attack: str, shares: Mapping[str | None, Share]) -> tuple[str, ...]:
         """The bare model's only number stands where the adaptive attacker's does: it is the one that counts."""
         found = [shares.get(protocol) for protocol in protocols]
-        found[-1] = found[-1] or shares.get(None)
+        found[place] = found[place] or shares.get(None)
         return defense, attack, *("" if share is None else _cell(report, share, intervals) for share in found)
 
-    protocols = report.protocols or ("accuracy",)
+    protocols = tuple(one for one in report.protocols if one != TRANSFERRED) or ("accuracy",)
+    place = len(protocols) - 1
+    protocols += (TRANSFERRED,) * bool(report.surrogates)
     rows = [("defense", "attack", *protocols)]
     for clean in report.defenses:
         rows.append(row(clean.name, "no attack", {None: clean}))
-        for name in [score.name for score in report.attacks]:
-            scores = {s.protocol: s for s in report.scores if (s.name, s.defense) == (name, clean.name)}
-            rows += [row("", name, scores)] if scores else []
-        worst = {one.protocol: one for one in together(report) if one.defense == clean.name}
-        rows += [row("", _TOGETHER, worst)] if worst else []
+        rows += [row("", name, shares) for name, shares in lines(report, clean.name)]
     return rows
+
+
+def lines(report: RobustnessReport, defense: str) -> list[tuple[str, Mapping[str | None, AttackScore | WorstCase]]]:
+    """What a table says of a defense under attack: for each attack by protocol, and for all of them together.
+
+    What several surrogates' images leave has a line for each of them.
+    """
+    found: dict[str, dict[str | None, AttackScore | WorstCase]] = {score.name: {} for score in report.attacks}
+    mine = [score for score in report.scores if score.defense == defense]
+    for score in sorted(mine, key=lambda one: list(found).index(one.name)):
+        name = called(score) if len(report.surrogates) > 1 else score.name
+        found.setdefault(name, {})[score.protocol] = score
+    for worst in together(report):
+        if worst.defense == defense:
+            found.setdefault(_TOGETHER, {})[worst.protocol] = worst
+    return [(name, shares) for name, shares in found.items() if shares]
+
+
+def called(score: AttackScore) -> str:
+    """What tables call an attack: where its images were made on another model, with that model's name."""
+    return score.name if score.surrogate is None else f"{score.name} from {score.surrogate}"
 
 
 def together(report: RobustnessReport) -> tuple[WorstCase, ...]:
     """The worst case over attacks, where it says something new."""
-    return report.worst if len(report.attacks) > 1 else ()
+    return report.worst if len(report.attacks) + len(report.transferred) > 1 else ()
 
 
 def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
@@ -162,6 +196,7 @@ def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
         *_verdict(report),
         *_verified(report),
         _caption(report),
+        *transfers(report),
         *unbounded(report),
         *_not_tried(report),
         *lost(report),
@@ -179,8 +214,9 @@ def _verdict(report: RobustnessReport) -> list[str]:
         return []
     worst = report.worst[0]
     far = " or ".join(f"{norms.get(norm)} {eps:.4g}" for norm, eps in worst.within.items())
-    fooled = [f"{_fooled(score)} by {score.name}" for score in report.attacks]
-    spent = sum(passes(score) for score in report.attacks) / max(1, report.images)
+    tried = (*report.attacks, *report.transferred)
+    fooled = [f"{_fooled(score)} by {called(score)}" for score in tried]
+    spent = sum(map(passes, tried)) / max(1, report.images)
     return [
         f'Robust accuracy within {far}, "{report.verdict}": {_percent(worst.accuracy)}, with 95 % confidence '
         f"{100 * worst.low:.1f} to {100 * worst.high:.1f}. It is an upper bound: another attack may find more. First "
@@ -233,6 +269,15 @@ def _caption(report: RobustnessReport) -> str:
     return text
 
 
+def transfers(report: RobustnessReport) -> list[str]:
+    """A sentence that says what transferred images are."""
+    if not report.surrogates:
+        return []
+    names = ", ".join(f"{name} ({about[0]})" for name, about in report.surrogates.items())
+    counted = f' "{_TOGETHER.capitalize()}" counts them.' if together(report) else ""
+    return [f"Transferred: images made on {names}, and shown to the models here.{counted}"]
+
+
 def unbounded(report: RobustnessReport) -> list[str]:
     """A sentence where "all together" mixes attacks within a budget with others, which move images at will."""
     known = {score.name: score.arguments.get("eps") for score in report.attacks if score.arguments}
@@ -261,7 +306,8 @@ def lost(report: RobustnessReport) -> list[str]:
     for failure in report.failures:
         what = "the model, without an attack," if failure.attack is None else failure.attack
         where = "" if failure.defense == BARE else f" against {failure.defense}"
-        by = f" ({failure.protocol})" if failure.protocol else ""
+        source = f" from {failure.surrogate}" if failure.surrogate else ""
+        by = f" ({failure.protocol}{source})" if failure.protocol else ""
         sentence = f"{what}{where}{by} raised {failure.error}"
         found[sentence] = found.get(sentence, 0) + len(failure.rows)
     return [

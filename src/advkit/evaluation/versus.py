@@ -191,6 +191,9 @@ def _remarks(first: RobustnessReport, second: RobustnessReport) -> list[str]:
         what = f"{_names(first)} in the first, {_names(second)} in the second"
         what = "other arguments of the same names" if _names(first) == _names(second) else what
         found.append(f"The attacks differ, so that a model may look better for having been attacked by less: {what}.")
+    if first.surrogates != second.surrogates:
+        named = [", ".join(report.surrogates) or "none" for report in (first, second)]
+        found.append(f"Images were transferred from other models: {named[0]} in the first, {named[1]} in the second.")
     for which, report in (("first", first), ("second", second)):
         if report.flags:
             doubts = ", ".join(dict.fromkeys(flag.name for flag in report.flags))

@@ -167,7 +167,8 @@ class BrendelBethge(Attack):
         for _ in range(self.binary_search_steps):
             middle = (low + high) / 2
             with torch.no_grad():
-                fooled = goal.clearly(self.classifier.logits(solver.between(originals, far, middle)))
+                logits = self.classifier.of(goal).logits(solver.between(originals, far, middle))
+            fooled = goal.clearly(logits)
             low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
         return solver.between(originals, far, high).clamp(*self.bounds)
 
@@ -184,8 +185,9 @@ class BrendelBethge(Attack):
             if not len(left):
                 return far, done
             tried = given[left] if given is not None and turn < 0 else self._noise(images[left], turn)
+            standing = goal.rows(left)
             with torch.no_grad():
-                done[left] = goal.rows(left).clearly(self.classifier.logits(tried))
+                done[left] = standing.clearly(self.classifier.of(standing).logits(tried))
             far[left] = tried
         left = place[~done[place]]
         if len(left):
@@ -213,4 +215,4 @@ class BrendelBethge(Attack):
         rows = Seeking(start, goal)
         found = iterate(self.classifier, rows, step, steps=_LED, loss="margin", keep=HighestLoss(start))
         with torch.no_grad():
-            return found, goal.clearly(self.classifier.logits(found))
+            return found, goal.clearly(self.classifier.of(goal).logits(found))
