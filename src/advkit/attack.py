@@ -206,6 +206,11 @@ class Attack(ABC):
         Others get the free pixels alone, as flat vectors. By default that is so for an attack with a `tensor` that is
         the same for all images.
         """
+        return self._is_one_for_all
+
+    @property
+    def _is_one_for_all(self) -> bool:
+        """Whether it has a `tensor` that is the same for all images, such as one perturbation for all of them."""
         return any(isinstance(what, OneForAll) for what in hyperparameters.of(type(self)).values())
 
     @property

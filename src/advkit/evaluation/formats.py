@@ -36,6 +36,7 @@ __all__ = [
     "together",
     "transfers",
     "unbounded",
+    "verified",
 ]
 
 _SCHEMA = 2
@@ -101,6 +102,8 @@ def from_json(written: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(written)
     except json.JSONDecodeError as error:
         raise InputError(f"this is not a report that advkit wrote, since it is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"this is not a report that advkit wrote, since it is a {type(content).__name__}")
     schema = content.pop("schema", None)
     if schema != _SCHEMA:
         raise InputError(f"this report has schema {schema!r}, and this version of advkit reads schema {_SCHEMA}")
@@ -194,7 +197,7 @@ def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
     """What stands beneath the table: lines, after an empty one for each paragraph."""
     paragraphs = [
         *_verdict(report),
-        *_verified(report),
+        *verified(report),
         _caption(report),
         *transfers(report),
         *unbounded(report),
@@ -224,7 +227,7 @@ def _verdict(report: RobustnessReport) -> list[str]:
     ]
 
 
-def _verified(report: RobustnessReport) -> list[str]:
+def verified(report: RobustnessReport) -> list[str]:
     """The interval in which the truth lies."""
     if not report.proved:
         return []

@@ -221,7 +221,7 @@ def test_nothing_is_proved_within_what_the_models_own_arithmetic_is_off() -> Non
     images, label = torch.tensor([[0.52]]), torch.tensor([0])
     assert net(images).argmax(1) == label
     assert net(images - 0.04).argmax(1) != label
-    assert margin_bounds(net, images, label, eps=0.04)[0, 1].item() == pytest.approx(0.03, abs=1e-6)
+    assert margin_bounds(net, images, label, eps=0.04)[0, 1].item() == pytest.approx(0.03, abs=1e-4)
     assert not verify(net, images, label, eps=0.04)
 
 

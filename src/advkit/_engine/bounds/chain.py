@@ -70,7 +70,7 @@ def _steps(module: nn.Module, name: str, *, evaluating: bool) -> Iterator[Step]:
 
 
 def _overridden(module: nn.Module) -> bool:
-    """Whether a module works otherwise than the forward of its type says: what that calls, or what calls it."""
+    """Whether a module works otherwise than the forward of its type says: by what this calls, or is called by."""
     kind: Any = type(module)
     if any(name in vars(module) for name in ("forward", "_conv_forward")) or kind.__call__ is not nn.Module.__call__:
         return True

@@ -16,7 +16,6 @@ from advkit._engine.looks import Look, Seeking
 from advkit._engine.rows import Rows
 from advkit.attack import Aim, Attack
 from advkit.attacks.minimal.trust_region import Rule, rule
-from advkit.errors import InputError
 from advkit.goals import Goal
 from advkit.hyperparameters import ImageEach, declared, number
 from advkit.norms import L2, Norm, column
@@ -176,8 +175,6 @@ class BrendelBethge(Attack):
         """Adversarial images, (N, ...), for the rows int64 (n,), and which have one: bool (N,)."""
         far, done = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
         given = self.starting_points
-        if given is not None and bool(((given < self.bounds[0]) | (given > self.bounds[1])).any()):
-            raise InputError(f"starting_points must lie within bounds={self.bounds}, as images do; clamp them first")
         for turn in range(-1, _DRAWS):
             if turn < 0 and given is None:
                 continue
