@@ -12,7 +12,8 @@ EQUATIONS = {
     "MIFGSM": r"g \leftarrow \mu\, g + \frac{\nabla_x J(x, y)}{\|\nabla_x J(x, y)\|_1}, \quad " + LINF_STEP,
     "PGD": r"x \leftarrow \Pi\left(x + \alpha\, s(\nabla_x J(x, y))\right), \quad "
     r"s(g) = \operatorname{sign} g \ (L_\infty), \quad s(g) = \frac{g}{\|g\|_2} \ (L_2)",
-    "TPGD": r"x \leftarrow \Pi\left(x + \alpha \operatorname{sign} \nabla_x \operatorname{KL}(p(x_0) \,\|\, p(x))\right)",
+    "TPGD": r"x \leftarrow \Pi\left(x + \alpha \operatorname{sign} \nabla_x "
+    r"\operatorname{KL}(p(x_0) \,\|\, p(x))\right)",
     "SparseL1Descent": r"x \leftarrow \Pi\left(x + \alpha \frac{e}{\|e\|_1}\right), \quad "
     r"e_i = \operatorname{sign}(g_i) \text{ where } |g_i| \text{ reaches the quantile, else } 0",
     "DeepFool": r"r = \frac{|f|}{\|w\|_q^q}\, |w|^{q-1} \operatorname{sign} w, \quad "
@@ -22,9 +23,8 @@ EQUATIONS = {
     r"+ \|x - x_0\|_2^2 + \beta \|x - x_0\|_1",
     "DDN": r"\delta \leftarrow \delta + \alpha \frac{\nabla_x J}{\|\nabla_x J\|_2}, \quad "
     r"\delta \leftarrow \rho \frac{\delta}{\|\delta\|_2}, \quad \rho \leftarrow (1 \mp \gamma)\, \rho",
-    "FMN": r"\delta \leftarrow \Pi\left(\delta + \alpha \frac{g}{\|g\|_2}\right), \quad g = \nabla_x \left("
-    + MARGIN
-    + r"\right)",
+    "FMN": r"\delta \leftarrow \Pi\left(\delta + \alpha \frac{g}{\|g\|_2}\right), "
+    r"\quad g = \nabla_x \left(" + MARGIN + r"\right)",
     "SPSA": r"g = \frac{1}{n} \sum_{i=1}^{n} \frac{J(x + \delta v_i) - J(x - \delta v_i)}{2 \delta}\, v_i, "
     r"\quad v_i \in \{-1, 1\}^D",
     "NES": r"g = \frac{1}{2 n \sigma} \sum_{i=1}^{n} \left(J(x + \sigma u_i) - J(x - \sigma u_i)\right) u_i, "

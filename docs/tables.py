@@ -82,10 +82,10 @@ def reference(family: str) -> str:
     """The attacks of a family: a table of what each costs, their equations, and their docstrings."""
     members = [attack for attack in listed() if f".attacks.{family}." in attack.__module__]
     known = costs()
-    rows = [["Attack", "Norm", "Forwards an image", "Backwards an image", "Random", "Paper"], ["---"] * 6]
+    rows = [["Attack", "Norm", "Forwards an image", "Backwards an image", "Random"], ["---"] * 5]
     for attack in members:
         name = attack.__name__
-        rows.append([f"[`{name}`][advkit.attacks.{name}]", norms_of(attack), *known[name], paper(attack)])
+        rows.append([f"[`{name}`][advkit.attacks.{name}]", norms_of(attack), *known[name]])
     parts = ["\n".join(f"| {' | '.join(cells)} |" for cells in rows)]
     said = [attack.__name__ for attack in members if attack.__name__ in EQUATIONS]
     if said:
@@ -94,7 +94,8 @@ def reference(family: str) -> str:
             " and $\\Pi$ the way back into the budget and the box:"
         ]
         parts += [f"**{name}**\n\n$$\n{EQUATIONS[name]}\n$$" for name in said]
-    parts += [f"::: advkit.attacks.{attack.__name__}\n    options: {{show_root_heading: true}}" for attack in members]
+    options = "    options: {show_root_heading: true, show_root_full_path: false}"
+    parts += [f"::: advkit.attacks.{attack.__name__}\n{options}" for attack in members]
     return "\n\n".join(parts)
 
 
