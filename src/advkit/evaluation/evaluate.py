@@ -182,11 +182,7 @@ def evaluate(
     check_surrogates(plan)
     check_transfer(surrogates, plan)
     how = {"protocols": protocols, "stop_when_fooled": stop_when_fooled, "draws": draws, "seed": seed, "flags": flags}
-    about = described(given, named, transfer_from or {})
-    setup: dict[str, Any] = {"advkit": __version__, "torch": str(torch.__version__), **about, **how}
-    setup |= {"certify": True} if certify else {}
-    if surrogate is not None:
-        setup["surrogate"] = [type(surrogate).__name__, settings(surrogate)]
+    setup = {**described(given, named, transfer_from or {}), **how, **_versions_and(certify, surrogate)}
     batches = pairs(loader, {attack.bounds for attack in named.values()})
     ids = {} if run_folder is None else identities(given, models, named, transfer_from or {})
     folder = RunFolder(run_folder, {**setup, **ids})
@@ -235,6 +231,13 @@ def _named(
     if given := [name for name, value in {"norm": norm, "eps": eps, "bounds": bounds}.items() if value is not None]:
         raise InputError(_TWO_BUDGETS.format(given=" and ".join(given), verb="is" if len(given) == 1 else "are"))
     return named_attacks(attacks)
+
+
+def _versions_and(certify: bool, surrogate: Model | None) -> dict[str, Any]:
+    """What a run is made with, and what is known of it only where somebody asked for it."""
+    found: dict[str, Any] = {"advkit": __version__, "torch": str(torch.__version__)}
+    found |= {"certify": True} if certify else {}
+    return found | ({} if surrogate is None else {"surrogate": [type(surrogate).__name__, settings(surrogate)]})
 
 
 def _circumstances(records: Mapping[int, Record], setup: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
