@@ -200,10 +200,10 @@ class Attack(ABC):
 
     @property
     def spatial(self) -> bool:
-        """Whether it matters to the attack where pixels lie, as to one that draws squares or blurs gradients.
+        """Whether it matters where pixels lie, as to an attack that draws squares or blurs gradients.
 
-        With a mask it gets whole images then, its ``mask`` as bool (N, ...), and gradients that are zero outside. Others
-        get the free pixels alone, as flat vectors. By default one with a `tensor` for all images is.
+        With a mask it gets whole images then, its ``mask`` as bool (N, ...), and gradients that are zero outside.
+        Others get the free pixels alone, as flat vectors. By default one with a `tensor` for all images is.
         """
         return self._is_one_for_all
 
