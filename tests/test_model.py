@@ -1,5 +1,6 @@
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 import advkit
 from advkit import Ensemble, Normalized
-from advkit import model as advkit_model
+from advkit._base import state as state_module
 from advkit.errors import InputError, ModelError
 from advkit.model import attacking, placement
 from contracts.scenes import IMAGE, RowsReader, conv_net, draw, initialised, said_by
@@ -145,7 +146,7 @@ def test_recurrent_layers_that_cudnn_computes(monkeypatch: pytest.MonkeyPatch) -
     logits = model(IMAGES)
     modes = []
     model.lstm.register_forward_pre_hook(lambda module, _: modes.append((module.training, module.dropout)))
-    monkeypatch.setattr(advkit_model, "_needs_training_mode", lambda module: isinstance(module, nn.RNNBase))
+    monkeypatch.setattr(state_module, "_needs_training_mode", lambda module: isinstance(module, nn.RNNBase))
     for training in (False, True):
         model.train(training)
         state = torch.get_rng_state()
@@ -224,6 +225,13 @@ class TestEnsemble:
         both = Ensemble([Normalized(net, 0.0, 1.0), Normalized(net, 0.5, 0.25)])
         with torch.no_grad():
             torch.testing.assert_close(both(images), (net(images) + net((images - 0.5) / 0.25)) / 2)
+
+    @pytest.mark.parametrize(("answer", "seen"), [(lambda out: (out, out), "tuple of"), (lambda out: None, "NoneType")])
+    def test_a_model_that_returns_something_else_is_named(self, answer: Any, seen: str) -> None:
+        net, images = conv_net(), draw(2, *IMAGE)
+        for models in ([lambda x: answer(net(x))], [net, lambda x: answer(net(x))]):
+            with pytest.raises(ModelError, match=f"a model of an Ensemble returned {seen}.*key="):
+                advkit.MIFGSM(Ensemble(models))(images, torch.arange(2))
 
     def test_models_may_come_one_by_one(self) -> None:
         models, images = [conv_net(), conv_net().eval()], draw(2, *IMAGE)

@@ -1,19 +1,19 @@
 """The model under attack: normalisation in front of it, and the state it is in while it is attacked."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache, reduce
+from functools import reduce
 from itertools import chain
-from typing import Any, Literal, Protocol, TypeGuard
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Self
 
-from advkit._base.answers import found_in, stated
+from advkit._base.answers import described, found_in, stated
 from advkit._base.behind import modules_behind
+from advkit._base.state import attributes, entries
 from advkit._base.turns import taking_turns
 from advkit.errors import InputError, ModelError
 
@@ -108,7 +108,7 @@ class Ensemble(nn.Module):
     normalisation inside, see `Normalized`, and gets the images where and in the dtype that it works in.
 
     Liu et al., "Delving into transferable adversarial examples and black-box attacks", ICLR 2017, for
-    probabilities, and Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, section 3.4, for logits.
+    probabilities, and Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, for logits.
 
     Args:
         models: pixels (N, ...) to logits (N, K), of the same classes; at least one.
@@ -117,7 +117,7 @@ class Ensemble(nn.Module):
 
     Raises:
         InputError: there is no model, one cannot be called, or the mean is of none of these.
-        ModelError: when asked, if the models have different numbers of classes.
+        ModelError: when asked, if the models have different numbers of classes, or one returns no logits.
 
     Examples:
         >>> both = advkit.Ensemble([model, advkit.Normalized(net, mean=0.5, std=0.5)])
@@ -147,7 +147,7 @@ class Ensemble(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The mean (N, K) for pixels (N, ...)."""
         asked = self._asked()
-        said = [found_in(model(images.to(*_workplace(model, images)))).to(images.device) for model in asked]
+        said = [_logits(model(images.to(*_workplace(model, images)))).to(images.device) for model in asked]
         if len(shapes := {tuple(each.shape) for each in said}) > 1:
             raise ModelError(f"the models of an Ensemble must have the same classes; they returned {sorted(shapes)}")
         widest = reduce(torch.promote_types, (each.dtype for each in said), torch.float32)
@@ -165,6 +165,17 @@ class Ensemble(nn.Module):
     def extra_repr(self) -> str:
         """What the mean is of."""
         return f"mean={self.mean!r}"
+
+
+def _logits(output: Any) -> Tensor:
+    """What a model of an ensemble returned, as far as it is a batch."""
+    found = found_in(output)
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        raise ModelError(
+            f"a model of an Ensemble returned {described(found)}, and its mean is one of logits (N, K); say where they "
+            "are: advkit.Logits(model, key=...)"
+        )
+    return found
 
 
 def _workplace(model: Model, images: Tensor) -> tuple[torch.device, torch.dtype]:
@@ -280,71 +291,30 @@ def attacking(*models: Model, adaptive: bool = False) -> Iterator[None]:
         if adaptive and answering:
             modules = modules_behind([*modules, *answering.values()])
         with taking_turns(modules):
-            attributes, entries = _attributes(modules, answering), _entries(modules)
-            attributes_before = [getattr(owner, name) for owner, name, _ in attributes]
-            entries_before = [its.get(key, _ABSENT) for its, key, _ in entries]
+            marked = [*((one, "_surrogate", it) for one, it in answering.items()), *attributes(modules)]
+            written = entries(modules)
+            attributes_before = [getattr(owner, name) for owner, name, _ in marked]
+            entries_before = [its.get(key, _ABSENT) for its, key, _ in written]
             try:
                 # Written only where they differ: modules are slow to be written to, and a batch may be one image.
-                for owner, name, value in attributes:
+                for owner, name, value in marked:
                     if getattr(owner, name) is not value:
                         setattr(owner, name, value)
-                for its, key, value in entries:
+                for its, key, value in written:
                     its[key] = value
                 yield
             finally:
-                for (its, key, _), value in zip(entries, entries_before, strict=True):
+                for (its, key, _), value in zip(written, entries_before, strict=True):
                     if value is _ABSENT:
                         its.pop(key, None)
                     else:
                         its[key] = value
-                for (owner, name, _), value in zip(attributes, attributes_before, strict=True):
+                for (owner, name, _), value in zip(marked, attributes_before, strict=True):
                     if getattr(owner, name) is not value:
                         setattr(owner, name, value)
 
 
 _ABSENT = object()
-
-
-def _attributes(
-    modules: Iterable[nn.Module], answering: Mapping[Defended, tuple[Model, ...]]
-) -> list[tuple[nn.Module | Tensor, str, object]]:
-    """The attributes that are to be set while modules are attacked: owner, name and value of each."""
-    found: list[tuple[nn.Module | Tensor, str, object]] = [(one, "_surrogate", it) for one, it in answering.items()]
-    for module in modules:
-        if _needs_training_mode(module):
-            found += [(module, "training", True), (module, "dropout", 0.0)]
-        elif hasattr(module, "training"):  # frozen TorchScript has none
-            found.append((module, "training", False))
-        for parameter in module._parameters.values() if module._parameters else ():
-            # An inference tensor takes no part in autograd, and could not be given its flag back here.
-            if parameter is not None and not parameter.is_inference():
-                found.append((parameter, "requires_grad", False))
-    return found
-
-
-def _entries(modules: Iterable[nn.Module]) -> list[tuple[dict[str, Any], str, object]]:
-    """The entries of dictionaries that are to be set while modules are attacked: dictionary, key and value of each."""
-    found: list[tuple[dict[str, Any], str, object]] = []
-    for module in modules:
-        if isinstance(module, DistributedDataParallel):
-            found.append((vars(module), "forward", module.module))
-        elif module._buffers and _may_write_buffers(type(module).__module__):
-            for name, buffer in module._buffers.items():
-                # A wrapper whose copy is a plain tensor would no longer be what the module made of it.
-                if buffer is not None and type(copied := buffer.clone()) is type(buffer):
-                    found.append((module._buffers, name, copied))
-    return found
-
-
-@lru_cache(maxsize=4096)
-def _may_write_buffers(file: str) -> bool:
-    """Whether modules of a class in this file may write to their buffers in eval mode: torch's and advkit's do not."""
-    return not file.startswith(("torch.nn.", "torch.jit", "torchvision.", "advkit."))
-
-
-def _needs_training_mode(module: nn.Module) -> TypeGuard[nn.RNNBase]:
-    """Whether cuDNN computes this layer: it refuses a recurrent layer's backward outside training mode."""
-    return isinstance(module, nn.RNNBase) and any(weight.is_cuda for weight in module.parameters())
 
 
 def placement(model: Model) -> tuple[torch.device | None, torch.dtype | None]:

@@ -221,7 +221,9 @@ def test_a_mistake_can_be_mended_and_the_run_goes_on(tmp_path):
     assert not report.failures
 
 
-@pytest.mark.parametrize("output", [torch.zeros(()), torch.zeros(3), (torch.zeros(1, 2),), torch.zeros(1, 2).int()])
+@pytest.mark.parametrize(
+    "output", [torch.zeros(()), torch.zeros(3), (torch.zeros(1, 2), torch.ones(1, 2)), torch.zeros(1, 2).int()]
+)
 def test_models_whose_answers_are_no_logits(output):
     with pytest.raises(errors.ModelError, match="the model returned"):
         advkit.evaluate(lambda images: output, [levels(0.7)], [], flags=False)

@@ -23,6 +23,7 @@ from advkit.model import Model, attacking, placement
 __all__ = [
     "PROTOCOLS",
     "check_surrogates",
+    "check_transfer",
     "check_whole",
     "defended_by",
     "described",
@@ -32,6 +33,7 @@ __all__ = [
     "in_order",
     "named_attacks",
     "named_defenses",
+    "named_surrogates",
     "settings",
 ]
 
@@ -43,15 +45,24 @@ the gradient of the defended model as it comes; and the one who knows the defens
 def check_surrogates(plan: Iterable[PlannedAttack]) -> None:
     """Refuse a defense that an adaptive attack could not differentiate, before any work is done.
 
-    Where other attacks need no gradient, they are carried out, and the report says which were not.
+    Where other attacks need no gradient, they are carried out, and the report says which were not. But a model to
+    transfer images from is there for its gradients alone.
     """
     plan = list(plan)
-    if any(planned.attack.access != "gradient" for planned in plan):
-        return
+    blind = any(planned.attack.access != "gradient" for planned in plan)
     for planned in plan:
-        if planned.attack.access == "gradient":
+        if planned.attack.access == "gradient" and not (blind and planned.cells[0].surrogate is None):
             with attacking(planned.attack.model, adaptive=planned.attack.adaptive):
                 pass
+
+
+def check_transfer(surrogates: Mapping[str, nn.Module], plan: Iterable[PlannedAttack]) -> None:
+    """Refuse surrogates that no attack makes images on."""
+    if surrogates and not any(planned.cells[0].surrogate for planned in plan):
+        raise InputError(
+            "transfer_from is for attacks that follow gradients, and none of these does: those that ask the model for "
+            "its outputs ask the one that they attack; give evaluate another attack as well, such as advkit.MIFGSM"
+        )
 
 
 def check_whole(models: Iterable[nn.Module], ranks: Ranks) -> None:
@@ -116,6 +127,16 @@ def named_defenses(defenses: object) -> dict[str, Any]:
     return named
 
 
+def named_surrogates(surrogates: object) -> dict[str, nn.Module]:
+    """The models that images are transferred from, by name."""
+    if surrogates is not None and not isinstance(surrogates, Mapping):
+        raise DtypeError(
+            f'transfer_from must be models by name, as in transfer_from={{"another": model}}; got '
+            f"{type(surrogates).__name__}"
+        )
+    return {str(name): hookable(one) for name, one in (surrogates or {}).items()}
+
+
 def _named(what: str, things: object, name_of: Callable[[Any], str]) -> dict[str, Any]:
     """The things by the names they were given, or by names that differ."""
     if isinstance(things, Mapping):
@@ -149,19 +170,26 @@ def settings(one: object) -> dict[str, Any]:
     return found
 
 
-def described(given: Mapping[str, Any], attacks: Mapping[str, Attack]) -> dict[str, Any]:
-    """The class and arguments of each model and attack, for a report."""
+def described(given: Mapping[str, Any], attacks: Mapping[str, Attack], surrogates: Mapping[str, Any]) -> dict[str, Any]:
+    """The class and arguments of each model, attack and surrogate, for a report."""
+    more = {name: [type(one).__name__, settings(one)] for name, one in surrogates.items()}
     return {
+        **({"transfer_from": more} if more else {}),
         "models": {name: [type(one).__name__, settings(one)] for name, one in given.items()},
         "attacks": {name: [type(attack).__name__, arguments(attack)] for name, attack in attacks.items()},
     }
 
 
 def identities(
-    given: Mapping[str, Any], models: Mapping[str, nn.Module], attacks: Mapping[str, Attack]
+    given: Mapping[str, Any],
+    models: Mapping[str, nn.Module],
+    attacks: Mapping[str, Attack],
+    surrogates: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What has to be as it was for a run to go on."""
+    more = {name: {"class": type(one).__name__, **model_identity(one)} for name, one in surrogates.items()}
     return {
+        **({"transfer_from": more} if more else {}),
         "models": {
             name: {"class": type(given[name]).__name__, **settings(given[name]), **model_identity(model)}
             for name, model in models.items()

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
@@ -14,28 +14,21 @@ from advkit._engine.classifier import predict
 from advkit._engine.masks import check_shared
 from advkit._io.progress import Bar
 from advkit._io.rng import repeatable
-from advkit.errors import InputError, MissingExtraError, NoGradientError
+from advkit.errors import NoGradientError
 from advkit.evaluation.flags import balls
 from advkit.evaluation.keepsakes import Picture, keepsakes
 from advkit.evaluation.outcomes import counted
 from advkit.evaluation.passes import Passes, counting, foreseen
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Outcome, Record, vote
+from advkit.evaluation.salvage import salvaged
 from advkit.evaluation.verify import Verifier
 from advkit.evaluation.witness import Witness, agree, asked
 from advkit.model import placement
 
 __all__ = ["BatchEvaluator"]
 
-_HOPELESS = 8  # single images that fail, and none that does not, before the rest of a batch is not looked into
 _ENOUGH = 3  # batches on which everything fails before it is taken for an error of the caller's
-
-# What is no single image's fault. A GPU that has failed once answers nothing any more.
-_FATAL: tuple[type[Exception], ...] = (
-    InputError,
-    MissingExtraError,
-    *([torch.AcceleratorError] if hasattr(torch, "AcceleratorError") else []),
-)
 
 
 class BatchEvaluator:
@@ -45,6 +38,7 @@ class BatchEvaluator:
         contenders: the bare model first.
         plan: what `planned_attacks` gave.
         verifier: proves of which images no attack fools the bare model; None not to.
+        surrogates: the models that images are transferred from, by name.
         seed: see `advkit.evaluate`.
         stop_when_fooled: whether an attack is only tried on what those before it left.
         tick: the bar: told what is being done, and called with 1 after each planned attack.
@@ -56,6 +50,7 @@ class BatchEvaluator:
         contenders: Sequence[Contender],
         plan: Sequence[PlannedAttack],
         verifier: Verifier | None = None,
+        surrogates: Mapping[str, nn.Module] | None = None,
         *,
         seed: int | None,
         stop_when_fooled: bool,
@@ -63,6 +58,11 @@ class BatchEvaluator:
         pictures: int = 0,
     ) -> None:
         self.contenders = contenders
+        # In a dict, by what sentences call them.
+        self._asked = {
+            f"the model behind {one.name}" if place else "the model": one for place, one in enumerate(contenders)
+        }
+        self._asked |= {f"the surrogate {name}": Contender(name, one, 1) for name, one in (surrogates or {}).items()}
         self.plan = plan
         self.verifier = verifier
         self.seed = seed
@@ -94,7 +94,7 @@ class BatchEvaluator:
         cells: list[Outcome] = []
         kept = {name: len(several) for name, several in self._pictures.items()}
         for planned in self.plan:
-            places = [(cell.contender, cell.protocol) for cell in planned.cells]
+            places = [(cell.contender, cell.counts_for) for cell in planned.cells]
             before = [standing.get(place, clean[place[0]].predictions) for place in places]
             outcomes = self._attack(planned, batch, before)
             if self.stop_when_fooled:
@@ -125,7 +125,7 @@ class BatchEvaluator:
         return next((errors[0] for names, errors in self._failed.items() if names not in self._worked), None)
 
     def asked(self, index: int, images: Tensor) -> list[Witness]:
-        """What each contender answers to a few of the images of a batch, to know it again by."""
+        """What each contender and surrogate answers to a few of the images of a batch, to know it again by."""
         differentiated = any(planned.attack.access == "gradient" for planned in self.plan)
         return [
             asked(
@@ -134,17 +134,17 @@ class BatchEvaluator:
                 device=_device(one.model, images),
                 adaptive=((False, True) if one.is_wrapped else (False,)) if differentiated else (),
             )
-            for one in self.contenders
+            for one in self._asked.values()
         ]
 
     def stranger(self, index: int, record: Record, images: Tensor) -> str | None:
-        """The name of a contender that does not answer the images of a batch as the one of its record did."""
+        """Which model does not answer the images of a batch as the one of its record did, in words."""
         here = _device(self.contenders[0].model, images)
-        dtypes = [placement(one.model)[1] or images.dtype for one in self.contenders]
+        dtypes = [placement(one.model)[1] or images.dtype for one in self._asked.values()]
         alike = torch.device(record.device).type == here.type and all(torch.finfo(one).bits > 16 for one in dtypes)
-        for one, before, now in zip(self.contenders, record.answers, self.asked(index, images), strict=True):
+        for what, before, now in zip(self._asked, record.answers, self.asked(index, images), strict=True):
             if not agree(before, now, alike=alike):
-                return one.name
+                return what
         return None
 
     def _clean(self, contender: Contender, batch: "_Batch") -> Outcome:
@@ -171,14 +171,14 @@ class BatchEvaluator:
             batch: the images.
             before: for each cell int64 (draws, n), what its contender says before the attack.
         """
-        model = planned.cells[0].contender.model
+        model, (cell, *_) = planned.model, planned.cells
         adversarials = batch.images.detach().clone()
         tried = made = torch.zeros(0, dtype=torch.int64, device="cpu")
         errors: list[tuple[Tensor, Exception]] = []
         outcomes: list[Outcome] = []
         passes, seconds = Passes(), 0.0
-        name = f"{planned.cells[0].attack} on {planned.cells[0].contender.name}"
-        name = planned.cells[0].attack if len(self.contenders) == 1 else name
+        several = len(self.contenders) > 1 or cell.surrogate is not None
+        name = f"{cell.attack} on {cell.surrogate or cell.contender.name}" if several else cell.attack
         self.tick.doing(name)
 
         usual, due = self._usual.get(planned) or foreseen(planned.attack), 1.0
@@ -225,7 +225,7 @@ class BatchEvaluator:
         cell, bare = planned.cells[0], self.contenders[0]
         fooled = [row for row, is_fooled in zip(outcome.rows, outcome.fooled, strict=True) if is_fooled]
         missing = self._wanted - len(self._pictures[cell.attack])
-        if cell.contender is not bare or missing <= 0 or not fooled:
+        if cell.contender is not bare or cell.surrogate is not None or missing <= 0 or not fooled:
             return
         rows, bounds = torch.tensor(fooled, device="cpu"), planned.attack.bounds
         with repeatable(self.seed, batch.index, "pictures", device=batch.device(bare.model)), suppress(Exception):
@@ -285,7 +285,7 @@ class BatchEvaluator:
         What has failed on everything so far is the caller's error, and raised, after a few batches.
         """
         with repeatable(self.seed, batch.index, *names, device=batch.device(model)):
-            parts, errors = _salvaged(work, rows)
+            parts, errors = salvaged(work, rows)
         if parts:
             self._worked.add(names)
         elif errors and names not in self._worked and not self._can_do_without(errors[0][1]):
@@ -326,28 +326,6 @@ class _Batch:
 
 def _device(model: nn.Module, images: Tensor) -> torch.device:
     return placement(model)[0] or images.device
-
-
-def _salvaged(
-    work: Callable[[Tensor], Tensor], rows: Tensor
-) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Exception]]]:
-    """The results of work on parts of the rows, and the errors of others."""
-    parts: list[tuple[Tensor, Tensor]] = []
-    errors: list[tuple[Tensor, Exception]] = []
-    waiting = [rows] if len(rows) else []
-    while waiting:
-        some = waiting.pop()
-        try:
-            parts.append((some, work(some)))
-        except _FATAL:
-            raise
-        except Exception as error:
-            if len(some) == 1 or (len(errors) >= _HOPELESS and not parts):
-                errors.append((some, error))
-            else:
-                first, second = some.tensor_split(2)
-                waiting += [second, first]
-    return parts, errors
 
 
 def _distances(adversarials: Tensor, images: Tensor, rows: Tensor) -> list[list[float]]:

@@ -1,6 +1,6 @@
 """The flags that show when the attacks on one model are held against each other, image by image. They cost no pass."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -25,8 +25,9 @@ from advkit.evaluation.flags import (
 )
 from advkit.evaluation.kinds import has_another_loss, missing, refused
 from advkit.evaluation.outcomes import Outcome, judged, outcomes
-from advkit.evaluation.plan import Contender, PlannedAttack
+from advkit.evaluation.plan import TRANSFERRED, Contender, PlannedAttack
 from advkit.evaluation.records import Record
+from advkit.evaluation.rivals import TRANSFER, about, beaten, beaten_all, is_thorough, named, of_transfer
 from advkit.model import defended, is_stochastic
 from advkit.norms import Linf
 
@@ -85,14 +86,16 @@ def compared(
     called = who(defense)
     found = missing(called, outcomes)
     for one in outcomes:
-        found += _about(one, _of_length(called, one))
-    undone = [flag for one in outcomes for flag in _about(one, _of_lasting(called, one))] if whole else []
+        found += about(one, _of_length(called, one))
+    undone = [flag for one in outcomes for flag in about(one, _of_lasting(called, one))] if whole else []
+    if not undone:
+        found += of_transfer(called, outcomes, whole=whole)
     if undone or not whole:
         found += undone[:1]  # of answers that do not last, no comparison says anything about gradients
         return tuple(replace(flag, defense=defense) for flag in found)
     for one in outcomes:
-        found += _about(one, _of_help(called, one, clean))
-        found += _about(one, _of_freedom(called, one, labels))
+        found += about(one, _of_help(called, one, clean))
+        found += about(one, _of_freedom(called, one, labels))
         peers = [other for other in outcomes if other.protocol == one.protocol and other is not one]
         found += _of_steps(called, one, peers)
         found += _of_budgets(called, one, peers)
@@ -102,18 +105,13 @@ def compared(
     return tuple(replace(flag, defense=defense) for flag in found)
 
 
-def _about(one: Outcome, found: Iterable[Flag]) -> list[Flag]:
-    """The flags, which put in doubt what this attack left."""
-    return [replace(flag, attack=one.name, protocol=one.protocol) for flag in found]
-
-
 def _of_length(called: str, one: Outcome) -> list[Flag]:
     """Whether the steps are too short for the budget."""
     ball, far, count, n = budget(one.attack), reach(one.attack), int(one.right.sum()), len(one.right)
-    if one.protocol == "oblivious" or ball is None or far >= ball[1] * (1 - 1e-6) or not many(count, n, _FEW):
+    if not one.is_direct or ball is None or far >= ball[1] * (1 - 1e-6) or not many(count, n, _FEW):
         return []
     sentence = (
-        f"{called} is right on {count} of {n} images under {_called(one)}, whose {number(one.attack, 'steps'):g} steps "
+        f"{called} is right on {count} of {n} images under {named(one)}, whose {number(one.attack, 'steps'):g} steps "
         f"of {number(one.attack, 'alpha'):.3g} lead no further than {far:.3g} from where it starts, with an eps of "
         f"{ball[1]:.3g}; take more steps or longer ones."
     )
@@ -125,7 +123,7 @@ def _of_help(called: str, one: Outcome, clean: Tensor) -> list[Flag]:
     if not beats(one.right, clean):
         return []
     sentence = (
-        f"{called} is right on {share(one.right)} of the images under {_called(one)}, and on {share(clean)} "
+        f"{called} is right on {share(one.right)} of the images under {named(one)}, and on {share(clean)} "
         "without an attack; an attack that helps the model is no attack: it is aimed at another model, or its gradient "
         "is misleading."
     )
@@ -143,18 +141,18 @@ def _of_freedom(called: str, one: Outcome, labels: Tensor | None) -> list[Flag]:
     ball, (low, high) = budget(one.attack), one.attack.bounds
     anything = ball is not None and ball[0] is Linf and ball[1] >= (high - low) / 2 and reach(one.attack) >= ball[1]
     many_steps = (number(one.attack, "steps") or 0) > 1
-    if one.protocol == "oblivious":
+    if not one.is_direct:
         return []
     if anything and many_steps and many(count, n, _FEW):
         sentence = (
-            f"{called} is right on {int(one.right.sum())} of {n} images under {_called(one)}, which may make every "
+            f"{called} is right on {int(one.right.sum())} of {n} images under {named(one)}, which may make every "
             "image the same grey; its gradients are misleading, so use a surrogate for what masks them, or black-box "
             "attacks."
         )
         return [Flag("unbounded attack", sentence, ATHALYE)]
     if one.is_free and many(count, n, _STUCK):
         sentence = (
-            f"{called} is right on {int(one.right.sum())} of {n} images under {_called(one)}, which may change them as "
+            f"{called} is right on {int(one.right.sum())} of {n} images under {named(one)}, which may change them as "
             "much as it likes; it stops too early, or its gradients are misleading, so give it more steps, and a "
             "surrogate for what masks them."
         )
@@ -166,14 +164,14 @@ def _of_lasting(called: str, one: Outcome) -> list[Flag]:
     """Whether images that an attack returned as fooling do not fool when they are judged."""
     model = one.attack.model
     stands_in = one.attack.access == "gradient" and one.attack.adaptive and defended(model)
-    if one.attack.aim == "budget" or one.protocol == "oblivious" or stands_in or is_stochastic(model):
+    if one.attack.aim == "budget" or not one.is_direct or stands_in or is_stochastic(model):
         return []
     moved = one.distances["linf"] > 0
     count, n = int((moved & one.right).sum()), int(moved.sum())
     if not many(count, n, _UNDONE):
         return []
     sentence = (
-        f"{_called(one)} returned {n} changed images as fooling {called}, which is right on {count} of them when asked "
+        f"{named(one)} returned {n} changed images as fooling {called}, which is right on {count} of them when asked "
         "again; its outputs depend on more than the image (the rest of the batch, earlier images, chance), or the "
         "attack returns images that it failed on."
     )
@@ -184,19 +182,19 @@ def _of_steps(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
     """Whether one step beats many, and many beat fewer."""
     found: list[Flag] = []
     steps = number(one.attack, "steps") or (1 if isinstance(one.attack, FGSM) else None)
-    if one.attack.aim != "budget" or steps is None or one.protocol == "oblivious":
+    if one.attack.aim != "budget" or steps is None or not one.is_direct:
         return found
     for other in peers:
         more = number(other.attack, "steps")
         if other.attack.aim != "budget" or more is None or more <= steps:
             continue
-        if steps == 1 and (won := _beaten(other, one)):
+        if steps == 1 and (won := beaten(other, one)):
             sentence = (
-                f"{called} falls to {_called(one)}, of one step, on {won} images that {_called(other)} fails on, "
+                f"{called} falls to {named(one)}, of one step, on {won} images that {named(other)} fails on, "
                 "within its budget; an attack that takes many steps should find them, so its gradients are misleading, "
                 "or its step size is wrong."
             )
-            found += _about(other, [Flag("one step beats many", sentence, ATHALYE)])
+            found += about(other, [Flag("one step beats many", sentence, ATHALYE)])
         same = type(one.attack) is type(other.attack) and budget(one.attack) == budget(other.attack) is not None
         if steps > 1 and same:
             # What another attack fools as well says nothing of what more steps would.
@@ -205,39 +203,39 @@ def _of_steps(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
             n, fooled = int(left.sum()), int((left & ~other.right).sum())
             if beats(left & ~other.right, ~one.right & other.right) and many(fooled, n, _GAIN):
                 sentence = (
-                    f"{_called(one)} and the other attacks failed on {n} images of {called}, and {_called(other)} "
+                    f"{named(one)} and the other attacks failed on {n} images of {called}, and {named(other)} "
                     f"fools {fooled} of them; take still more steps, until the accuracy no longer falls."
                 )
-                found += _about(one, [Flag("more steps help", sentence, CARLINI)])
+                found += about(one, [Flag("more steps help", sentence, CARLINI)])
     return found
 
 
 def _of_budgets(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
     """Whether the same attack does worse with a larger budget."""
     eps, norm = number(one.attack, "eps"), named_norm(one.attack)
-    if eps is None or one.protocol == "oblivious":
+    if eps is None or not one.is_direct:
         return []
     found = []
     for other in peers:
         larger = number(other.attack, "eps")
         alike = type(other.attack) is type(one.attack) and named_norm(other.attack) is norm
         no_shorter = (number(other.attack, "steps") or 0) >= (number(one.attack, "steps") or 0)
-        if alike and no_shorter and larger is not None and larger > eps and _beaten(other, one):
+        if alike and no_shorter and larger is not None and larger > eps and beaten(other, one):
             name = type(one.attack).__name__
-            found += _about(other, [rises(name, called, eps, larger, one.right, other.right)])
+            found += about(other, [rises(name, called, eps, larger, one.right, other.right)])
     return found
 
 
 def _of_sight(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
     """Whether an attack that sees only answers beats all that see gradients."""
     seeing = [other for other in peers if other.attack.access == "gradient"]
-    if one.attack.access == "gradient" or one.protocol == "oblivious":
+    if one.attack.access == "gradient" or not one.is_direct:
         return []
-    won = _beaten_all(seeing, one) or _beaten_within(seeing, one)
+    won = beaten_all(seeing, one) or _beaten_within(seeing, one)
     if not won:
         return []
     sentence = (
-        f"{called} falls to {_called(one)}, which sees only outputs, on {won} images that every attack that sees "
+        f"{called} falls to {named(one)}, which sees only outputs, on {won} images that every attack that sees "
         "gradients fails on, although their budgets allowed what it found; its gradients are misleading, so give "
         "attacks a surrogate for what masks them."
     )
@@ -246,16 +244,16 @@ def _of_sight(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]
 
 def _of_closeness(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[Flag]:
     """Whether an attack without a budget stays within one that no iterative attack with it uses as well."""
-    if (one.attack.aim != "minimal" or one.attack.access != "gradient") or one.protocol == "oblivious":
+    if (one.attack.aim != "minimal" or one.attack.access != "gradient") or not one.is_direct:
         return []
     found = []
-    balls = {ball for other in peers if (ball := budget(other.attack)) and _is_thorough(other.attack)}
+    balls = {ball for other in peers if (ball := budget(other.attack)) and is_thorough(other.attack)}
     for norm, eps in sorted(balls, key=lambda ball: (ball[0].name, ball[1])):
         failed = torch.stack([other.right for other in peers if budget(other.attack) == (norm, eps)]).all(0)
         fooled = ~one.right & one.within(norm, eps)
         if beats(fooled, ~failed):
             sentence = (
-                f"{called} falls to {_called(one)} within {norm} {eps:.3g} on {int((fooled & failed).sum())} images "
+                f"{called} falls to {named(one)} within {norm} {eps:.3g} on {int((fooled & failed).sum())} images "
                 "that every attack with this budget fails on; they stop short, or their loss or its gradients are "
                 "misleading, so take more steps, several restarts and attacks on the margin."
             )
@@ -263,45 +261,30 @@ def _of_closeness(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[F
     return found
 
 
-def _is_thorough(attack: Attack) -> bool:
-    """Whether a budget attack takes several steps, and enough to get through its budget."""
-    ball = budget(attack)
-    return ball is not None and (number(attack, "steps") or 0) > 1 and reach(attack) >= ball[1]
-
-
 def _of_knowledge(called: str, one: Outcome, outcomes: Sequence[Outcome]) -> list[Flag]:
     """Whether an attacker who knows less does better, with the same attack."""
-    ranks = {"oblivious": 0, "naive": 1, "adaptive": 2}
+    ranks = {"oblivious": 0, TRANSFERRED: 0, "naive": 1, "adaptive": 2}
     found = []
     for other in outcomes:
         knows_more = ranks[other.protocol or "adaptive"] > ranks[one.protocol or "adaptive"]
-        if other.name != one.name or not knows_more or not (won := _beaten(other, one)):
+        if (
+            one.surrogate
+            or other.surrogate
+            or other.name != one.name
+            or not knows_more
+            or not (won := beaten(other, one))
+        ):
             continue
         seen = "without knowledge of the defense" if one.protocol == "oblivious" else "through the gradient as it is"
         sentence = (
-            f"{called} falls to {_called(one)}, made {seen}, on {won} images that the {other.protocol} attacker fails "
+            f"{called} falls to {named(one)}, made {seen}, on {won} images that the {other.protocol} attacker fails "
             "on, within the same budget; knowing more should not hurt, so look for what masks the gradient, or for a "
             "better surrogate."
         )
-        name = "transfer beats white-box" if one.protocol == "oblivious" else "naive beats adaptive"
+        name = TRANSFER if one.protocol == "oblivious" else "naive beats adaptive"
         flag = Flag(name, sentence, ATHALYE if one.protocol == "oblivious" else TRAMER)
-        found += _about(other, [flag])
+        found += about(other, [flag])
     return found
-
-
-def _beaten(stronger: Outcome, weaker: Outcome) -> int:
-    """How many images only the weaker attack fools, which the stronger one was allowed; 0 where it may be chance."""
-    return _beaten_all([stronger], weaker)
-
-
-def _beaten_all(stronger: Sequence[Outcome], weaker: Outcome) -> int:
-    """The same for several stronger attacks together, of which each image counts for the best."""
-    allowed, failed = torch.zeros_like(weaker.right), torch.ones_like(weaker.right)
-    for other in stronger:
-        allowed = allowed | other.allowed(weaker)
-        failed = failed & other.right
-    fooled = ~weaker.right & (allowed | ~failed)
-    return int((fooled & failed).sum()) if beats(fooled, ~failed) else 0
 
 
 def _beaten_within(seeing: Sequence[Outcome], one: Outcome) -> int:
@@ -320,8 +303,4 @@ def _beaten_within(seeing: Sequence[Outcome], one: Outcome) -> int:
 
 def _is_long(attack: Attack) -> bool:
     """Whether an attack takes enough steps to be held to AutoAttack's rule."""
-    return _is_thorough(attack) and (number(attack, "steps") or 0) >= _THOROUGH
-
-
-def _called(one: Outcome) -> str:
-    return one.name if one.protocol in (None, "adaptive") else f"{one.name} ({one.protocol})"
+    return is_thorough(attack) and (number(attack, "steps") or 0) >= _THOROUGH

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit._engine.checks import check_number
-from advkit._io.identity import digest
+from advkit._io.identity import digest, digests
 from advkit._io.progress import ticking
 from advkit._version import __version__
 from advkit.attack import Attack
@@ -17,6 +17,7 @@ from advkit.errors import InputError, ModelError
 from advkit.evaluation.arguments import (
     PROTOCOLS,
     check_surrogates,
+    check_transfer,
     check_whole,
     defended_by,
     described,
@@ -26,6 +27,7 @@ from advkit.evaluation.arguments import (
     in_order,
     named_attacks,
     named_defenses,
+    named_surrogates,
     settings,
 )
 from advkit.evaluation.batch_evaluator import BatchEvaluator
@@ -60,6 +62,7 @@ def evaluate(
     eps: float | None = None,
     bounds: tuple[float, float] | None = None,
     surrogate: Model | None = None,
+    transfer_from: Mapping[str, Model] | None = None,
     certify: bool = False,
     stop_when_fooled: bool = False,
     draws: int = 10,
@@ -104,6 +107,11 @@ def evaluate(
         surrogate: what attacks that know of it differentiate in place of ``model``, pixels (N, ...) to logits (N, K),
             such as the same network without the step that rounds; what is attacked and judged is the model. None for
             the model's own gradient. It is for a model that stands alone; a defense brings its own.
+        transfer_from: models to make images on as well, by the names that the report should use, such as a network that
+            was trained on the same data, or an `advkit.Ensemble` of several. Each attack that follows gradients is
+            pointed at each of them, and its images are shown to the bare model and to each defense, under the protocol
+            "transferred". They count for ``robust_accuracy``, and for what the adaptive attacker leaves. A model whose
+            gradients lie may withstand its own and fall to another's, which is a flag.
         certify: whether to prove as well, by bounds on what the bare model answers, of which images no attack can fool
             it within the budgets of these; see `advkit.evaluation.verify`. The report then has ``verified_accuracy``
             below ``robust_accuracy``: the truth lies between. It takes a sequential network.
@@ -136,7 +144,8 @@ def evaluate(
             another process, or than it gave before the kill.
         ModelError: the model returned NaN for every image, or something that is no batch of logits.
         NoGradientError: the model or a defense has neither a gradient nor a surrogate, and all attacks need one. Where
-            some see only outputs, these are carried out, and a flag says which were not.
+            some see only outputs, these are carried out, and a flag says which were not. Or a model to transfer from
+            has none.
         MissingExtraError: ``progress`` is True and tqdm is not installed.
 
     Examples:
@@ -150,6 +159,10 @@ def evaluate(
         >>> report = advkit.evaluate(model, loader, "standard", norm="l2", eps=0.5)
         >>> report.robust_accuracy, report.robust.shape
         (0.0, torch.Size([12]))
+        >>> masked = lambda images: model((images * 31).round() / 31)  # its gradient is zero
+        >>> report = advkit.evaluate(masked, loader, [advkit.MIFGSM(model)], transfer_from={"unmasked": model})
+        >>> report.score("MIFGSM", protocol="transferred").accuracy < report["MIFGSM"].accuracy
+        True
     """
     check_number("draws", draws, at_least=1, integer=True)
     check_number("pictures", pictures, at_least=0, integer=True)
@@ -159,31 +172,35 @@ def evaluate(
     given = {BARE: model, **named_defenses(defenses)}
     bare = with_stand_in(hookable(model), surrogate)
     models = {name: bare if name == BARE else defended_by(bare, name, one) for name, one in given.items()}
+    surrogates = named_surrogates(transfer_from)
     called = attacks if isinstance(attacks, str) else None
     named = _named(attacks, models.values(), norm, eps, bounds)
     stop_when_fooled = stop_when_fooled or called is not None
     contenders = [Contender(name, one, draws) for name, one in models.items()]
     verifier = verifier_within(model, named.values()) if certify else None
-    plan = planned_attacks(named, contenders, protocols, keep_generators=seed is None)
+    plan = planned_attacks(named, contenders, protocols, surrogates, keep_generators=seed is None)
     check_surrogates(plan)
+    check_transfer(surrogates, plan)
     how = {"protocols": protocols, "stop_when_fooled": stop_when_fooled, "draws": draws, "seed": seed, "flags": flags}
-    setup: dict[str, Any] = {"advkit": __version__, "torch": str(torch.__version__), **described(given, named), **how}
-    setup |= {"certify": True} if certify else {}
-    if surrogate is not None:
-        setup["surrogate"] = [type(surrogate).__name__, settings(surrogate)]
+    setup = {**described(given, named, transfer_from or {}), **how, **_versions_and(certify, surrogate)}
     batches = pairs(loader, {attack.bounds for attack in named.values()})
-    folder = RunFolder(run_folder, setup if run_folder is None else {**setup, **identities(given, models, named)})
+    ids = {} if run_folder is None else identities(given, models, named, transfer_from or {})
+    folder = RunFolder(run_folder, {**setup, **ids})
     steps = len(loader) * len(plan) if isinstance(loader, Sized) else None
     with (
         together(share) as ranks,
         ticking(steps, "evaluate", unit="attack", progress=False if ranks.rank else progress) as tick,
     ):
-        check_whole(models.values(), ranks)
+        check_whole([*models.values(), *surrogates.values()], ranks)
         evaluator = BatchEvaluator(
-            contenders, plan, verifier, seed=seed, stop_when_fooled=stop_when_fooled, tick=tick, pictures=pictures
+            *(contenders, plan, verifier, surrogates),
+            seed=seed,
+            stop_when_fooled=stop_when_fooled,
+            tick=tick,
+            pictures=pictures,
         )
         pool = Pool(contenders, plan, seed) if flags else None
-        records = _records(batches, evaluator, folder, ranks, pool)
+        records, named_images = _records(batches, evaluator, folder, ranks, pool)
         _check_worked(records, evaluator)
         tick.doing("looking for flags")
         probed = pool.flags(records, ranks, folder.path) if pool else []
@@ -196,6 +213,7 @@ def evaluate(
         verdict=called,
         pictures=chosen((one for record in records.values() for one in record.pictures), pictures),
         **_circumstances(records, setup, bare),
+        data_digest=digest(*named_images),
     )
 
 
@@ -215,6 +233,13 @@ def _named(
     return named_attacks(attacks)
 
 
+def _versions_and(certify: bool, surrogate: Model | None) -> dict[str, Any]:
+    """What a run is made with, and what is known of it only where somebody asked for it."""
+    found: dict[str, Any] = {"advkit": __version__, "torch": str(torch.__version__)}
+    found |= {"certify": True} if certify else {}
+    return found | ({} if surrogate is None else {"surrogate": [type(surrogate).__name__, settings(surrogate)]})
+
+
 def _circumstances(records: Mapping[int, Record], setup: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Where, when and on what a report was made, by its attributes."""
     return {
@@ -222,7 +247,6 @@ def _circumstances(records: Mapping[int, Record], setup: Mapping[str, Any], mode
         "seed": setup["seed"],
         "device": ", ".join(dict.fromkeys(record.device for record in records.values())),
         "hardware": hardware(model),
-        "data_digest": digest(*(record.digest for record in records.values())),
         "advkit_version": setup["advkit"],
         "torch_version": setup["torch"],
         "python_version": platform.python_version(),
@@ -243,8 +267,8 @@ def _records(
     folder: RunFolder,
     ranks: Ranks,
     pool: Pool | None,
-) -> dict[int, Record]:
-    """The records of all batches: found in the folder, made here, or made by other processes.
+) -> tuple[dict[int, Record], list[str]]:
+    """The records of all batches, found in the folder, made here, or made by other processes; and a name of each image.
 
     Args:
         batches: index, images and labels of each; those without images are passed over.
@@ -258,25 +282,27 @@ def _records(
     stored = set(records)
     unsaved: list[int] = []
     known = not stored  # nothing is added to a run before it is known to be this one
-    digests: dict[int, str] = {}
+    named: dict[int, str] = {}
+    named_images: list[str] = []
     for index, images, labels in batches:
         mine = index not in stored and index % ranks.count == ranks.rank
         if not mine or not len(images):
             evaluator.tick(len(evaluator.plan))
         if not len(images):
             continue
-        is_first = not digests
-        digests[index] = digest(images, labels)
-        if is_first and set(ranks.gather(digests[index])) != {digests[index]}:
+        is_first = not named
+        named_images += (each := digests(images, labels))
+        named[index] = digest(*each)
+        if is_first and set(ranks.gather(named[index])) != {named[index]}:
             raise InputError(_DIFFERENT)
         if index in stored:
-            _check_same(index, digests[index], records[index], folder)
+            _check_same(index, named[index], records[index], folder)
             if records[index].answers:
                 _check_answers(index, images, records[index], evaluator, folder)
                 records[index].answers = []
             known = True
         if mine:
-            records[index] = evaluator(index, digests[index], images, labels)
+            records[index] = evaluator(index, named[index], images, labels)
             if folder.path is not None and not evaluator.first_error():  # a mistake may be mended until the run goes on
                 records[index].answers = evaluator.asked(index, images)
                 unsaved.append(index)
@@ -284,12 +310,12 @@ def _records(
             folder.save(unsaved[0], records[unsaved.pop(0)])
         if pool:
             pool.offer(index, images, labels, records.get(index) if index % ranks.count == ranks.rank else None)
-    everyones = ranks.gather((digests, records))
-    if any(theirs != digests for theirs, _ in everyones):
+    everyones = ranks.gather((named, records))
+    if any(theirs != named for theirs, _ in everyones):
         raise InputError(_DIFFERENT)
     for _, theirs in everyones:
         records |= theirs
-    return {index: records[index] for index in digests}
+    return {index: records[index] for index in named}, named_images
 
 
 def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> None:
@@ -303,9 +329,8 @@ def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> Non
 
 def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchEvaluator, folder: RunFolder) -> None:
     """Refuse models that do not answer a batch's images as those of the record did."""
-    stranger = evaluator.stranger(index, record, images)
-    if stranger is not None:
-        what = "the model" if stranger == BARE else f"the model behind {stranger}"
+    what = evaluator.stranger(index, record, images)
+    if what is not None:
         raise InputError(
             f"{folder.path} holds a run with other models: {what} has the layers and weights that it had, but answers "
             f"batch {index} otherwise. Something else in it has changed, such as an attribute or a function; give this "

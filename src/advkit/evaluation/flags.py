@@ -28,6 +28,7 @@ from torch import Tensor
 from advkit import norms
 from advkit._engine.wording import short
 from advkit.attack import Attack
+from advkit.evaluation.plan import made_elsewhere
 
 __all__ = [
     "ATHALYE",
@@ -78,7 +79,7 @@ class Flag:
         defense: how the report calls the defense of the model that it is about, "none" for the bare model; None where
             it is about no model of a report.
         attack: the attack whose numbers it puts in doubt; None for all attacks on the model.
-        protocol: the protocol of that; None for all but the oblivious one.
+        protocol: the protocol of that; None for all but those whose images were made on another model.
 
     Examples:
         >>> report = advkit.evaluate(lambda pixels: model(pixels).softmax(1), loader, [advkit.PGD(model)])
@@ -95,7 +96,8 @@ class Flag:
 
     def doubts(self, defense: str, attack: str | None, protocol: str | None) -> bool:
         """Whether it puts a score in doubt, or the worst case over attacks, for which ``attack`` is None."""
-        if self.defense != defense or (protocol != self.protocol if self.protocol else protocol == "oblivious"):
+        elsewhere = made_elsewhere(protocol)  # this model's gradients have no part in it
+        if self.defense != defense or (protocol != self.protocol if self.protocol else elsewhere):
             return False
         return attack is None or self.attack in (None, attack)
 

@@ -26,7 +26,7 @@ _OF_ATTACK = (
     *("median_l0", "median_l1", "median_l2", "median_linf"),
     *("seconds_per_image", "forwards_per_image", "backwards_per_image"),
 )
-_TEXTS = ("defense", "attack", "protocol", "class", "arguments", "flags")
+_TEXTS = ("defense", "attack", "protocol", "surrogate", "class", "arguments", "flags")
 
 
 def as_dict(report: RobustnessReport) -> dict[str, Scalar]:
@@ -35,6 +35,7 @@ def as_dict(report: RobustnessReport) -> dict[str, Scalar]:
         "images": report.images,
         **_interval("clean_accuracy", report.defenses[0]),
         **_interval("robust_accuracy", next((one for one in report.worst if one.defense == BARE), report.defenses[0])),
+        "verified_accuracy": report.verified_accuracy if report.proved else None,
         "flags": len(report.flags),
         "failures": sum(len(failure.rows) for failure in report.failures),
         "verdict": report.verdict or "",
@@ -44,7 +45,7 @@ def as_dict(report: RobustnessReport) -> dict[str, Scalar]:
     found |= {f"eps_{norm}": eps for worst in report.worst[:1] for norm, eps in worst.within.items()}
     named = ("device", "hardware", "data_digest", "advkit_version", "torch_version", "python_version")
     found |= {name: getattr(report, name) for name in named}
-    taken: dict[str, tuple[str, str, str | None]] = {}
+    taken: dict[str, tuple[str | None, ...]] = {}
     for share in (*report.defenses, *report.scores, *report.worst):
         place = _unlike(_place(share), _whose(share), taken)
         if place:
@@ -70,26 +71,26 @@ def as_dataframe(report: RobustnessReport) -> DataFrame:
 
 
 def _place(share: Share) -> str:
-    """Where the numbers of a score stand: attack, or defense/protocol/attack."""
+    """Where the numbers of a score stand: attack, or defense/protocol/attack, with surrogate/ before the attack."""
     if isinstance(share, DefenseScore):
         return "" if share.name == BARE else _name(share.name)
     assert isinstance(share, (AttackScore, WorstCase))
-    if isinstance(share, WorstCase):
-        return "" if share.defense == BARE else f"{_name(share.defense)}/{share.protocol}"
-    return (
-        _name(share.name) if share.defense == BARE else f"{_name(share.defense)}/{share.protocol}/{_name(share.name)}"
-    )
+    parts = [] if share.defense == BARE else [_name(share.defense)]
+    parts += [share.protocol] if share.protocol else []
+    if isinstance(share, AttackScore):
+        parts += [_name(name) for name in (share.surrogate, share.name) if name is not None]
+    return "/".join(parts)
 
 
-def _whose(share: Share) -> tuple[str, str, str | None]:
+def _whose(share: Share) -> tuple[str | None, ...]:
     """What a score is of, by the report's names."""
     if isinstance(share, DefenseScore):
         return "", share.name, None
     assert isinstance(share, (AttackScore, WorstCase))
-    return getattr(share, "name", ""), share.defense, share.protocol
+    return getattr(share, "name", ""), share.defense, share.protocol, getattr(share, "surrogate", None)
 
 
-def _unlike(place: str, whose: tuple[str, str, str | None], taken: dict[str, tuple[str, str, str | None]]) -> str:
+def _unlike(place: str, whose: tuple[str | None, ...], taken: dict[str, tuple[str | None, ...]]) -> str:
     """The place, with a number where another name became the same."""
     number, found = 1, place
     while place and taken.setdefault(found, whose) != whose:

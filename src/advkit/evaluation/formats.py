@@ -1,4 +1,4 @@
-"""A report as text, as Markdown, CSV and JSON."""
+"""A report as text, as Markdown and CSV. `advkit.evaluation.stored` has it as JSON."""
 
 from __future__ import annotations
 
@@ -10,24 +10,34 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from advkit import norms
-from advkit.errors import InputError, NoGradientError
-from advkit.evaluation.flags import Flag
-from advkit.evaluation.keepsakes import Picture
-from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, Share, WorstCase
+from advkit.errors import NoGradientError
+from advkit.evaluation.plan import TRANSFERRED
+from advkit.evaluation.scores import BARE, AttackScore, Share, WorstCase
 
 if TYPE_CHECKING:
     from advkit.evaluation.report import RobustnessReport
 
-__all__ = ["as_csv", "as_json", "doubts", "from_json", "lost", "markdown", "passes", "text", "together", "unbounded"]
+__all__ = [
+    "as_csv",
+    "called",
+    "doubts",
+    "lines",
+    "lost",
+    "markdown",
+    "passes",
+    "text",
+    "together",
+    "transfers",
+    "unbounded",
+    "verified",
+]
 
-_SCHEMA = 2
 _WIDTH = 80
 _TOGETHER = "all together"
 _DOUBTED = "*"  # after an accuracy that a flag puts in doubt
-Content = TypeVar("Content")
 
 
 def text(report: RobustnessReport) -> str:
@@ -48,7 +58,7 @@ def markdown(report: RobustnessReport) -> str:
 
 def as_csv(report: RobustnessReport) -> str:
     """A line for each score; see `RobustnessReport.to_csv`."""
-    columns = ["defense", "attack", "protocol", "class", "draws"]
+    columns = ["defense", "attack", "protocol", "surrogate", "class", "draws"]
     columns += [known.name for known in fields(AttackScore) if known.name not in {*columns, "name", "confusion"}]
     written = io.StringIO()
     lines = csv.DictWriter(written, [*columns, "flags"], restval="", extrasaction="ignore", lineterminator="\n")
@@ -63,45 +73,6 @@ def as_csv(report: RobustnessReport) -> str:
             if worst.defense == clean.name:
                 lines.writerow(_cells(worst) | {"attack": _TOGETHER, "flags": doubts(report, worst)})
     return written.getvalue()
-
-
-def as_json(content: Mapping[str, Any]) -> str:
-    """Everything in a report, with null for NaN."""
-    written = json.dumps(_without_nan({"schema": _SCHEMA, **content}), indent=2, allow_nan=False)
-    # The triples of a confusion a line each, and what there is a value of for each image on one line.
-    written = re.sub(r"\[\s+(\d+),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3]", written)
-    written = re.sub(r'(?<="labels": \[)[^][]*', lambda found: " ".join(found[0].split()), written)
-    return re.sub(r",\s+(?=true|false)", ", ", written) + "\n"
-
-
-def from_json(written: str) -> dict[str, Any]:
-    """What `as_json` was given.
-
-    Raises:
-        InputError: this is no JSON, or of another version of the schema.
-        KeyError: something is missing.
-        TypeError: a part has other fields.
-    """
-    try:
-        content: dict[str, Any] = json.loads(written)
-    except json.JSONDecodeError as error:
-        raise InputError(f"this is not a report that advkit wrote, since it is not JSON: {error}") from error
-    schema = content.pop("schema", None)
-    if schema != _SCHEMA:
-        raise InputError(f"this report has schema {schema!r}, and this version of advkit reads schema {_SCHEMA}")
-    parts: dict[str, type] = {
-        "defenses": DefenseScore,
-        "scores": AttackScore,
-        "worst": WorstCase,
-        "flags": Flag,
-        "failures": Failure,
-    }
-    for name, kind in parts.items():
-        content[name] = tuple(_read(kind, part) for part in content[name])
-    content["pictures"] = tuple(map(Picture.from_json, content.get("pictures", ())))
-    for name in ("not_tried", "standing", "proved", "labels"):
-        content[name] = tuple(content.get(name, ()))
-    return content
 
 
 def doubts(report: RobustnessReport, share: Share) -> str:
@@ -128,40 +99,60 @@ def _table(report: RobustnessReport, *, intervals: bool = False) -> list[tuple[s
     if _is_bare(report):
         rows = [
             (BARE, *_accuracy(report, report.defenses[0]), *["-"] * 4),
-            *((score.name, *_accuracy(report, score), *_costs(score)) for score in report.attacks),
-            *((_TOGETHER, *_accuracy(report, worst), *["-"] * 4) for worst in together(report)),
+            *((called(score), *_accuracy(report, score), *_costs(score)) for score in report.scores),
+            *((_TOGETHER, *_accuracy(report, worst), *["-"] * 4) for worst in together(report) if not worst.protocol),
         ]
         return [("attack", "accuracy", "95 % interval", "success", "L2", "Linf", "ms/image"), *rows]
 
     def row(defense: str, attack: str, shares: Mapping[str | None, Share]) -> tuple[str, ...]:
         """The bare model's only number stands where the adaptive attacker's does: it is the one that counts."""
         found = [shares.get(protocol) for protocol in protocols]
-        found[-1] = found[-1] or shares.get(None)
+        found[place] = found[place] or shares.get(None)
         return defense, attack, *("" if share is None else _cell(report, share, intervals) for share in found)
 
-    protocols = report.protocols or ("accuracy",)
+    protocols = tuple(one for one in report.protocols if one != TRANSFERRED) or ("accuracy",)
+    place = len(protocols) - 1
+    protocols += (TRANSFERRED,) * bool(report.surrogates)
     rows = [("defense", "attack", *protocols)]
     for clean in report.defenses:
         rows.append(row(clean.name, "no attack", {None: clean}))
-        for name in [score.name for score in report.attacks]:
-            scores = {s.protocol: s for s in report.scores if (s.name, s.defense) == (name, clean.name)}
-            rows += [row("", name, scores)] if scores else []
-        worst = {one.protocol: one for one in together(report) if one.defense == clean.name}
-        rows += [row("", _TOGETHER, worst)] if worst else []
+        rows += [row("", name, shares) for name, shares in lines(report, clean.name)]
     return rows
+
+
+def lines(report: RobustnessReport, defense: str) -> list[tuple[str, Mapping[str | None, AttackScore | WorstCase]]]:
+    """What a table says of a defense under attack: for each attack by protocol, and for all of them together.
+
+    What several surrogates' images leave has a line for each of them.
+    """
+    found: dict[str, dict[str | None, AttackScore | WorstCase]] = {score.name: {} for score in report.attacks}
+    mine = [score for score in report.scores if score.defense == defense]
+    for score in sorted(mine, key=lambda one: list(found).index(one.name)):
+        name = called(score) if len(report.surrogates) > 1 else score.name
+        found.setdefault(name, {})[score.protocol] = score
+    for worst in together(report):
+        if worst.defense == defense:
+            found.setdefault(_TOGETHER, {})[worst.protocol] = worst
+    return [(name, shares) for name, shares in found.items() if shares]
+
+
+def called(score: AttackScore) -> str:
+    """What tables call an attack: where its images were made on another model, with that model's name."""
+    return score.name if score.surrogate is None else f"{score.name} from {score.surrogate}"
 
 
 def together(report: RobustnessReport) -> tuple[WorstCase, ...]:
     """The worst case over attacks, where it says something new."""
-    return report.worst if len(report.attacks) > 1 else ()
+    return report.worst if len(report.attacks) + len(report.transferred) > 1 else ()
 
 
 def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
     """What stands beneath the table: lines, after an empty one for each paragraph."""
     paragraphs = [
         *_verdict(report),
-        *_verified(report),
+        *verified(report),
         _caption(report),
+        *transfers(report),
         *unbounded(report),
         *_not_tried(report),
         *lost(report),
@@ -179,8 +170,9 @@ def _verdict(report: RobustnessReport) -> list[str]:
         return []
     worst = report.worst[0]
     far = " or ".join(f"{norms.get(norm)} {eps:.4g}" for norm, eps in worst.within.items())
-    fooled = [f"{_fooled(score)} by {score.name}" for score in report.attacks]
-    spent = sum(passes(score) for score in report.attacks) / max(1, report.images)
+    tried = (*report.attacks, *report.transferred)
+    fooled = [f"{_fooled(score)} by {called(score)}" for score in tried]
+    spent = sum(map(passes, tried)) / max(1, report.images)
     return [
         f'Robust accuracy within {far}, "{report.verdict}": {_percent(worst.accuracy)}, with 95 % confidence '
         f"{100 * worst.low:.1f} to {100 * worst.high:.1f}. It is an upper bound: another attack may find more. First "
@@ -188,7 +180,7 @@ def _verdict(report: RobustnessReport) -> list[str]:
     ]
 
 
-def _verified(report: RobustnessReport) -> list[str]:
+def verified(report: RobustnessReport) -> list[str]:
     """The interval in which the truth lies."""
     if not report.proved:
         return []
@@ -233,6 +225,15 @@ def _caption(report: RobustnessReport) -> str:
     return text
 
 
+def transfers(report: RobustnessReport) -> list[str]:
+    """A sentence that says what transferred images are."""
+    if not report.surrogates:
+        return []
+    names = ", ".join(f"{name} ({about[0]})" for name, about in report.surrogates.items())
+    counted = f' "{_TOGETHER.capitalize()}" counts them.' if together(report) else ""
+    return [f"Transferred: images made on {names}, and shown to the models here.{counted}"]
+
+
 def unbounded(report: RobustnessReport) -> list[str]:
     """A sentence where "all together" mixes attacks within a budget with others, which move images at will."""
     known = {score.name: score.arguments.get("eps") for score in report.attacks if score.arguments}
@@ -261,7 +262,8 @@ def lost(report: RobustnessReport) -> list[str]:
     for failure in report.failures:
         what = "the model, without an attack," if failure.attack is None else failure.attack
         where = "" if failure.defense == BARE else f" against {failure.defense}"
-        by = f" ({failure.protocol})" if failure.protocol else ""
+        source = f" from {failure.surrogate}" if failure.surrogate else ""
+        by = f" ({failure.protocol}{source})" if failure.protocol else ""
         sentence = f"{what}{where}{by} raised {failure.error}"
         found[sentence] = found.get(sentence, 0) + len(failure.rows)
     return [
@@ -317,28 +319,6 @@ def _cells(share: Share) -> dict[str, object]:
     values = {known.name: getattr(share, known.name) for known in fields(share)}
     values = {name: "" if value is None or value != value else value for name, value in values.items()}
     return values | {"arguments": json.dumps(values["arguments"])} if "arguments" in values else values
-
-
-def _without_nan(value: Any) -> Any:
-    """The same with None for NaN, wherever it is."""
-    if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _read(kind: type[Content], content: Mapping[str, Any]) -> Content:
-    """A part of a report from its JSON: null is NaN where a number is due, and lists are tuples."""
-    types = {known.name: known.type for known in fields(kind)}  # type: ignore[arg-type]
-    read = {}
-    for name, value in content.items():
-        if value is None and types.get(name) is float:
-            value = math.nan
-        elif isinstance(value, list):
-            value = tuple(tuple(part) if isinstance(part, list) else part for part in value)
-        read[name] = value
-    return kind(**read)
 
 
 def _percent(value: float) -> str:

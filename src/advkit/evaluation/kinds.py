@@ -18,9 +18,9 @@ _FEW = 0.02  # the share of the images that may be left without a doubt
 
 def carried_out(records: Iterable[Record], plan: Sequence[PlannedAttack]) -> list[Attack]:
     """The attacks that some model could be attacked with: there was a gradient, or they need none."""
-    attacks = [planned.attack for planned in plan for _ in planned.cells]
+    direct = [planned.attack if cell.surrogate is None else None for planned in plan for cell in planned.cells]
     cells = zip(*(record.cells for record in records), strict=True)
-    return [attack for attack, answers in zip(attacks, cells, strict=True) if not is_refused(answers)]
+    return [attack for attack, answers in zip(direct, cells, strict=True) if attack and not is_refused(answers)]
 
 
 def not_tried(attacks: Iterable[Attack]) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def not_tried(attacks: Iterable[Attack]) -> tuple[str, ...]:
 
 def missing(called: str, outcomes: Sequence[Outcome]) -> list[Flag]:
     """Whether a kind of attack is missing that what is left has to withstand."""
-    direct = [one for one in outcomes if one.protocol != "oblivious"]
+    direct = [one for one in outcomes if one.is_direct]
     if not direct:
         return []
     n, left = len(direct[0].right), int(torch.stack([one.right for one in direct]).all(0).sum())
@@ -68,7 +68,7 @@ def refused(records: Sequence[Record], contender: Contender, plan: Sequence[Plan
     by_protocol: dict[str | None, list[str]] = {}
     cells = [cell for planned in plan for cell in planned.cells]
     for cell, answers in zip(cells, zip(*(record.cells for record in records), strict=True), strict=True):
-        if cell.contender is contender and is_refused(answers):
+        if cell.contender is contender and cell.surrogate is None and is_refused(answers):
             by_protocol.setdefault(cell.protocol, []).append(cell.attack)
     return [
         Flag(

@@ -9,7 +9,7 @@ from torch import Tensor
 from advkit import norms
 from advkit.attack import Attack
 from advkit.evaluation.flags import Ball, budget, named_norm, number, reach
-from advkit.evaluation.plan import Contender, PlannedAttack
+from advkit.evaluation.plan import Contender, PlannedAttack, made_elsewhere
 from advkit.evaluation.records import LOST, NORMS, Record, is_refused, vote
 from advkit.evaluation.records import Outcome as Answers
 
@@ -22,10 +22,11 @@ class Outcome:
 
     Attributes:
         name: what the report calls the attack.
-        protocol: "adaptive", "naive" or "oblivious"; None for a model without a defense.
+        protocol: "adaptive", "naive", "oblivious" or "transferred"; None for a model without a defense.
         attack: the attack.
         right: bool (N,), whether the model is right on each image under attack.
         distances: by the name of a norm, floating (N,): how far each image was moved, in units of pixels.
+        surrogate: what the report calls the model that transferred images were made on.
     """
 
     name: str
@@ -33,6 +34,12 @@ class Outcome:
     attack: Attack
     right: Tensor
     distances: Mapping[str, Tensor]
+    surrogate: str | None = None
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the images were made on the model that they are shown to."""
+        return not made_elsewhere(self.protocol)
 
     def within(self, norm: norms.Norm, eps: float) -> Tensor:
         """Where what the attack returned lies in a ball around the original: bool (N,)."""
@@ -83,7 +90,7 @@ def outcomes(
             continue
         right, known = judged(after, labels)
         by_norm = dict(zip(NORMS, torch.cat([_moved(one) for one in after], 1), strict=True))
-        found.append(Outcome(cell.attack, cell.protocol, attack, right, by_norm))
+        found.append(Outcome(cell.attack, cell.protocol, attack, right, by_norm, cell.surrogate))
         kept = kept & known
     return found, kept
 

@@ -12,10 +12,11 @@ from advkit import norms
 from advkit.errors import InputError
 from advkit.evaluation.charts import bar, curve_chart, curve_legend, strip
 from advkit.evaluation.flags import Flag
-from advkit.evaluation.formats import doubts, lost, passes, together, unbounded
+from advkit.evaluation.formats import called, doubts, lines, lost, passes, together, transfers, unbounded, verified
 from advkit.evaluation.gallery import Named, html_pictures
 from advkit.evaluation.markup import Html, Row, html_number, html_percent, html_short, html_table
-from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Share, WorstCase
+from advkit.evaluation.plan import TRANSFERRED
+from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Share
 
 if TYPE_CHECKING:
     from advkit.evaluation.report import RobustnessReport
@@ -79,6 +80,7 @@ def _verdict(report: RobustnessReport, title: str) -> str:
         if report.scores and worst.images
         else "<p>No attack was tried.</p>"
     )
+    said += "".join(f"<p>{escape(sentence)}</p>" for sentence in verified(report))
     if report.not_tried and worst.accuracy > 0:
         said += f"<p>Not tried: {escape(', '.join(report.not_tried))}. What is left has not withstood them.</p>"
     return (
@@ -126,11 +128,11 @@ def _attacks(report: RobustnessReport) -> str:
     """A row for each attack on the bare model."""
     head = ["Attack", "Accuracy left", "95 % interval", "First to fool", "Success", "L2", "Linf", "Passes", "ms"]
     rows: list[Row] = [("no attack", *_shares(report, report.defenses[0]), *[""] * 6)]
-    for score in report.attacks:
+    for score in (*report.attacks, *report.transferred):
         first = "" if score.first_to_fool is None else f"{score.first_to_fool:,}"
         rows.append(
             (
-                score.name,
+                called(score),
                 *_shares(report, score),
                 first,
                 html_percent(score.success_rate),
@@ -140,7 +142,7 @@ def _attacks(report: RobustnessReport) -> str:
                 html_number(1000 * score.seconds_per_image, ",.1f"),
             )
         )
-    whole = [worst for worst in together(report) if worst.defense == BARE]
+    whole = [worst for worst in together(report) if worst.defense == BARE and worst.protocol is None]
     rows += [("all together", *_shares(report, worst), *[""] * 6) for worst in whole]
     order = (
         "Each attack was tried only on what those above it left, so that its accuracy is what they leave together."
@@ -152,7 +154,7 @@ def _attacks(report: RobustnessReport) -> str:
         f"{order} First to fool: images that no attack above had fooled. L2 and Linf are medians over the successes, "
         f"in units of pixels; passes are forwards and backwards an image, and ms milliseconds an image.{doubted}"
     )
-    more = "".join(f"<p>{escape(sentence)}</p>" for sentence in unbounded(report))
+    more = "".join(f"<p>{escape(sentence)}</p>" for sentence in (*transfers(report), *unbounded(report)))
     return html_table(head, rows, caption, total=bool(whole)) + more
 
 
@@ -161,21 +163,18 @@ def _defenses(report: RobustnessReport) -> str:
     protocols = report.protocols or ("adaptive",)
     rows: list[Row] = []
     for clean in report.defenses[1:]:
-        rows.append((clean.name, "no attack", *[""] * (len(protocols) - 1), _left(report, clean)))
-        shares: list[AttackScore | WorstCase] = [*report.scores, *together(report)]
-        for name in dict.fromkeys(_attack_of(one) for one in shares if one.defense == clean.name):
-            found = {one.protocol: one for one in shares if (_attack_of(one), one.defense) == (name, clean.name)}
+        empty = dict.fromkeys(protocols, "")
+        empty[next((one for one in reversed(protocols) if one != TRANSFERRED), TRANSFERRED)] = _left(report, clean)
+        rows.append((clean.name, "no attack", *empty.values()))
+        for name, found in lines(report, clean.name):
             cells = ["" if (one := found.get(protocol)) is None else _left(report, one) for protocol in protocols]
             rows.append((clean.name, name, *cells))
     caption = (
         "Accuracy left, with its 95 % interval. Oblivious: images made against the bare model. Naive: the gradient of "
         "the defended model as it comes. Adaptive: the attacker who knows the defense, which is the number that counts."
     )
+    caption += " Transferred: images made on a surrogate." if TRANSFERRED in protocols else ""
     return html_table(["Defense", "Attack", *protocols], rows, caption, texts=1)
-
-
-def _attack_of(share: AttackScore | WorstCase) -> str:
-    return share.name if isinstance(share, AttackScore) else "all together"
 
 
 def _curves(curves: Mapping[str, SecurityCurve]) -> str:
@@ -230,8 +229,9 @@ def _classes(report: RobustnessReport, named: Named) -> str:
 
 
 def _settings(report: RobustnessReport) -> str:
-    spent = sum(passes(score) for score in report.attacks) / max(1, report.images)
-    seconds = math.fsum(s.seconds_per_image * s.attacked for s in report.attacks if s.attacked)
+    tried = (*report.attacks, *report.transferred)
+    spent = sum(map(passes, tried)) / max(1, report.images)
+    seconds = math.fsum(s.seconds_per_image * s.attacked for s in tried if s.attacked)
     facts = {
         "Images": f"{report.images:,}, digest {report.data_digest}",
         "Attacks by name": report.verdict or "",
@@ -244,6 +244,7 @@ def _settings(report: RobustnessReport) -> str:
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items() if value)
     rows: list[Row] = [(score.name, score.attack, _arguments(score)) for score in report.attacks]
     rows += [(one.name, one.defense, _arguments(one)) for one in report.defenses[1:]]
+    rows += [(name, kind, "transferred from") for name, (kind, _) in report.surrogates.items()]
     table = (
         html_table(["Name", "Class", "Arguments"], rows, "Every attack and defense, as it was made.", texts=2)
         if rows

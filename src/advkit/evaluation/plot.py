@@ -36,6 +36,7 @@ from advkit.evaluation.drawing import (
     wrapped_name,
 )
 from advkit.evaluation.pictures import picture_rows
+from advkit.evaluation.plan import TRANSFERRED
 from advkit.evaluation.report import RobustnessReport, Score
 from advkit.evaluation.security import SecurityCurve
 
@@ -65,7 +66,8 @@ def accuracy_bars(
     Args:
         report: what `advkit.evaluate` returned.
         path: a file to save the picture in; its suffix says the format.
-        protocol: "adaptive", "naive" or "oblivious": how the defended models were attacked.
+        protocol: "adaptive", "naive" or "oblivious": how the defended models were attacked. Or "transferred", of the
+            attacks that were, on the bare model as well.
         width: in inches, at least 2. The height is what the bars need.
         dpi: pixels an inch of the file.
 
@@ -81,9 +83,10 @@ def accuracy_bars(
     """
     check_number("width", width, at_least=2)
     defenses = report.defenses
-    if len(defenses) > 1 and protocol not in report.protocols:
+    if (len(defenses) > 1 or protocol == TRANSFERRED) and protocol not in report.protocols:
         raise InputError(f"the report has no protocol {protocol!r}; it has {list(report.protocols)}")
-    attacks = [score.name for score in report.attacks]
+    shown = report.transferred if protocol == TRANSFERRED else report.attacks
+    attacks = list(dict.fromkeys(score.name for score in shown))
     groups = [defenses, *([report.score(name, one.name, protocol) for one in defenses] for name in attacks)]
     figure = new_figure(dpi)
     from matplotlib.patches import Patch

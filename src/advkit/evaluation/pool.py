@@ -75,10 +75,11 @@ class Pool:
         for place, one in enumerate(self.contenders):
             right = vote(record.clean[place].predictions) == labels.cpu()
             self._pick((one.name, ""), _RIGHT, right, index, priorities, images, labels)
-            tried, kept = outcomes([record], one, self.plan)
-            tried = _direct(tried)
+            everything, kept = outcomes([record], one, self.plan)
+            tried = _direct(everything)
+            shown = [*tried, *(each for each in everything if each.surrogate is not None)]
             for ball in balls(each.attack for each in tried):
-                fooled = torch.stack([~each.right & each.within(*ball) for each in tried]).any(0)
+                fooled = torch.stack([~each.right & each.within(*ball) for each in shown]).any(0)
                 self._pick((one.name, ball[0].name), _LEFT, right & kept & ~fooled, index, priorities, images, labels)
         wanted = {(one.batch, one.row) for picked in self._picked.values() for one in picked}
         self._images = {key: pair for key, pair in self._images.items() if key in wanted}

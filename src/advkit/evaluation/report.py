@@ -2,21 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from advkit.errors import InputError
-from advkit.evaluation import formats
+from advkit.evaluation import formats, stored
 from advkit.evaluation.flags import Flag
 from advkit.evaluation.flat import as_dataframe, as_dict
 from advkit.evaluation.keepsakes import Picture
 from advkit.evaluation.page import page
+from advkit.evaluation.plan import TRANSFERRED
 from advkit.evaluation.scores import BARE, AttackScore, DefenseScore, Failure, Score, WorstCase
 from advkit.evaluation.versus import Comparison, compare
 
@@ -46,6 +47,8 @@ class RobustnessReport:
         proved: likewise, whether it is proved that no attack within the budget can fool it; nothing without
             ``certify=True``. See `verified`.
         labels: the class of each image, in the same order.
+        surrogates: the models that images were transferred from, by name: the class of each, and a digest of its
+            weights.
         pictures: a few images before and after an attack, as many as `advkit.evaluate` was asked to keep.
         verdict: "standard" or "autoattack", if the attacks were given by that name.
         not_tried: the kinds of attacks of which none was carried out, as parts of a sentence.
@@ -76,6 +79,7 @@ class RobustnessReport:
     standing: tuple[bool, ...] = ()
     proved: tuple[bool, ...] = ()
     labels: tuple[int, ...] = ()
+    surrogates: Mapping[str, Any] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
     verdict: str | None = None
     not_tried: tuple[str, ...] = ()
@@ -125,13 +129,19 @@ class RobustnessReport:
 
     @property
     def attacks(self) -> tuple[AttackScore, ...]:
-        """The bare model's score under each attack."""
-        return tuple(score for score in self.scores if score.defense == BARE)
+        """The bare model's score under each attack on it; see `transferred` for those on other models."""
+        return tuple(score for score in self.scores if score.defense == BARE and score.surrogate is None)
+
+    @property
+    def transferred(self) -> tuple[AttackScore, ...]:
+        """The bare model's score on the images that each attack made on each surrogate."""
+        return tuple(score for score in self.scores if score.defense == BARE and score.surrogate is not None)
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """The protocols by which defenses were attacked."""
-        return tuple(dict.fromkeys(score.protocol for score in self.scores if score.protocol))
+        """The protocols by which models were attacked; the transferred one last."""
+        found = dict.fromkeys(score.protocol for score in self.scores if score.protocol)
+        return tuple(sorted(found, key=TRANSFERRED.__eq__))
 
     def __getitem__(self, name: str) -> AttackScore:
         """The bare model's score under the attack of that name."""
@@ -143,19 +153,22 @@ class RobustnessReport:
         Args:
             attack: how the report calls the attack.
             defense: how the report calls the defense; "none" for the bare model.
-            protocol: "oblivious", "naive" or "adaptive"; adaptive if None. For the bare model they are one.
+            protocol: "oblivious", "naive" or "adaptive"; adaptive if None. For the bare model they are one. Or
+                "transferred", also for the bare model; of several surrogates it is the one that leaves least.
 
         Raises:
             KeyError: there is none.
         """
-        wanted = None if defense == BARE else protocol or "adaptive"
-        for score in self.scores:
-            if (score.name, score.defense, score.protocol) == (attack, defense, wanted):
-                return score
+        wanted = None if defense == BARE and protocol != TRANSFERRED else protocol or "adaptive"
+        found = [one for one in self.scores if (one.name, one.defense, one.protocol) == (attack, defense, wanted)]
+        if found:
+            return min(found, key=lambda one: (math.isnan(one.accuracy), one.accuracy))
         if attack not in [score.name for score in self.attacks]:
             raise KeyError(f"no attack is called {attack!r}; the report has {[score.name for score in self.attacks]}")
         if defense not in [one.name for one in self.defenses]:
             raise KeyError(f"no defense is called {defense!r}; the report has {[one.name for one in self.defenses]}")
+        if wanted in self.protocols:
+            raise KeyError(f"{attack!r} was not tried on {defense!r} as a {wanted} attack")
         raise KeyError(f"the report has no protocol {wanted!r}; it has {list(self.protocols)}")
 
     def __str__(self) -> str:
@@ -177,7 +190,7 @@ class RobustnessReport:
 
     def to_json(self, path: str | PathLike[str] | None = None) -> str:
         """Everything in JSON, written to ``path`` as well if there is one. NaN becomes null."""
-        return _written(formats.as_json(asdict(self)), path)
+        return _written(stored.as_json(asdict(self)), path)
 
     def to_html(
         self,
@@ -216,13 +229,14 @@ class RobustnessReport:
 
         The keys stay what they are from one version to the next; more may come. Of the bare model: ``images``,
         ``clean_accuracy``, ``robust_accuracy`` (each also with ``_low`` and ``_high``, the ends of its 95 % interval),
-        ``flags`` and ``failures`` (how many), ``eps_linf`` and so on (the budgets), ``verdict`` ("" if there is none),
-        ``stop_when_fooled``, ``seed``, ``device``, ``hardware``, ``data_digest``, ``advkit_version``,
-        ``torch_version`` and ``python_version``. Of each attack, after its name and a slash, ``accuracy`` with its
-        ends, ``success_rate``, ``attacked``, ``first_to_fool``, ``precision``, ``recall``, ``f1``, ``median_l0`` to
-        ``median_linf``, ``seconds_per_image``, ``forwards_per_image`` and ``backwards_per_image``. Of a defense, after
-        its name, ``clean_accuracy``, ``precision``, ``recall`` and ``f1``; after its name and a protocol's,
-        ``robust_accuracy``; and after the attack's as well what there is of an attack.
+        ``verified_accuracy`` if the report has one, ``flags`` and ``failures`` (how many), ``eps_linf`` and so on (the
+        budgets), ``verdict`` ("" if there is none), ``stop_when_fooled``, ``seed``, ``device``, ``hardware``,
+        ``data_digest``, ``advkit_version``, ``torch_version`` and ``python_version``. Of each attack, after its name
+        and a slash, ``accuracy`` with its ends, ``success_rate``, ``attacked``, ``first_to_fool``, ``precision``,
+        ``recall``, ``f1``, ``median_l0`` to ``median_linf``, ``seconds_per_image``, ``forwards_per_image`` and
+        ``backwards_per_image``. Of a defense, after its name, ``clean_accuracy``, ``precision``, ``recall`` and ``f1``;
+        after its name and a protocol's, ``robust_accuracy``; and after the attack's as well what there is of an attack.
+        Of transferred images the protocol is followed by the surrogate's name, and for the bare model both stand first.
 
         What is no letter, digit, dot or dash in a name becomes ``_``: ``PGD_eps_8_255_steps_40/accuracy``. A number
         that nothing was measured for is NaN, and what is None is left out.
@@ -286,9 +300,9 @@ class RobustnessReport:
         """
         text = fspath(source)
         if not text.lstrip().startswith("{"):
-            text = Path(text).read_text(encoding="utf-8")
+            text = Path(text).read_text(encoding="utf-8", errors="replace")
         try:
-            return cls(**formats.from_json(text))
+            return cls(**stored.from_json(text))
         except (KeyError, TypeError) as error:
             raise InputError(f"this is not a report that advkit wrote: {error}") from error
 

@@ -100,7 +100,9 @@ class AttackScore(Score):
         name: how the report calls the attack.
         attack: the attack's class.
         defense: how the report calls the defense; "none" for the bare model.
-        protocol: "oblivious", "naive" or "adaptive"; None for the bare model, where the three are one.
+        protocol: "oblivious", "naive" or "adaptive"; None for the bare model, where the three are one. Or
+            "transferred", of images that were made on another model, the surrogate.
+        surrogate: how the report calls it; None for other protocols.
         attacked: how many images were attacked: those that the model gets right in some draw.
         first_to_fool: how many images this attack fooled and none before it in the list did, within the budgets that
             `WorstCase` counts; together they are what all attacks took. None in a report of an older advkit.
@@ -122,6 +124,7 @@ class AttackScore(Score):
     attack: str
     defense: str = BARE
     protocol: str | None = None
+    surrogate: str | None = None
     attacked: int
     first_to_fool: int | None = None
     success_rate: float
@@ -146,9 +149,11 @@ class WorstCase(Share):
     For a random model each image has the attack that leaves the smallest share of draws right. Where some attacks have
     a budget, an image that a minimal attack fooled counts only if it was moved no further than a budget allows.
 
+    Transferred images count for the bare model, and for the adaptive attacker, whom nothing forbids them.
+
     Attributes:
         defense: how the report calls the defense; "none" for the bare model.
-        protocol: as in `AttackScore`.
+        protocol: as in `AttackScore`; "transferred" for what images from surrogates leave by themselves.
         within: by the name of a norm, the largest budget that an attack had in it, in units of pixels.
 
     Examples:
@@ -174,6 +179,7 @@ class Failure:
         defense: how the report calls the defense.
         protocol: as in `AttackScore`.
         error: what was raised.
+        surrogate: as in `AttackScore`.
 
     Examples:
         >>> class Picky(advkit.FGSM):
@@ -192,3 +198,4 @@ class Failure:
     defense: str
     protocol: str | None
     error: str
+    surrogate: str | None = None

@@ -32,7 +32,8 @@ def summary(
         records: of each batch, by its index in the loader, at least one.
         contenders: whose outcomes the records hold.
         plan: likewise.
-        setup: what the contenders and attacks are: class and arguments of each, by its name.
+        setup: what the contenders, attacks and surrogates are: class and arguments of each, by its name; and how they
+            were tried.
     """
     labels = torch.tensor([label for record in records.values() for label in record.labels], device="cpu")
     cells = [cell for planned in plan for cell in planned.cells]
@@ -42,17 +43,22 @@ def summary(
     order = {name: place for place, name in enumerate([one.name for one in contenders])}
     attacks = [planned.attack for planned in plan for _ in planned.cells]
     together: dict[tuple[str, str | None], list[_Under]] = defaultdict(list)
-    names: dict[tuple[str, str | None], list[str]] = defaultdict(list)
+    members: dict[tuple[str, str | None], list[Cell]] = defaultdict(list)
     tried = zip(cells, attacks, of_cells, strict=True)
     for cell, attack, of_cell in sorted(tried, key=lambda one: order[one[0].contender.name]):
-        together[cell.contender.name, cell.protocol].append((attack, of_cell))
-        names[cell.contender.name, cell.protocol].append(cell.attack)
+        # Where attacks are only tried on what others left, what transferred ones alone leave is not known.
+        for protocol in (
+            {cell.counts_for: None} if setup["stop_when_fooled"] else {cell.counts_for: None, cell.protocol: None}
+        ):
+            together[cell.contender.name, protocol].append((attack, of_cell))
+            members[cell.contender.name, protocol].append(cell)
     clean = {one.name: of_one for one, of_one in zip(contenders, of_contenders, strict=True)}
     within = balls(attacks)
     firsts: dict[tuple[str | None, ...], int] = {
-        (name, *place): count
-        for place, several in together.items()
-        for name, count in zip(names[place], _firsts(labels, clean[place[0]], several, within), strict=True)
+        cell.names: count
+        for (name, protocol), several in together.items()
+        for cell, count in zip(members[name, protocol], _firsts(labels, clean[name], several, within), strict=True)
+        if cell.counts_for == protocol
     }
     scores = [
         _attack_score(cell, labels, of_cell, setup, firsts[cell.names])
@@ -72,6 +78,7 @@ def summary(
         "proved": _proved(records.values(), kept),
         "standing": tuple((kept & (2 * right > draws)).tolist()),
         "labels": tuple(labels.tolist()),
+        "surrogates": setup.get("transfer_from", {}),
     }
 
 
@@ -115,6 +122,7 @@ def _attack_score(
         attack=kind,
         defense=cell.contender.name,
         protocol=cell.protocol,
+        surrogate=cell.surrogate,
         attacked=sum(len(outcome.rows) for outcome in outcomes),
         first_to_fool=first_to_fool,
         success_rate=_each(len(distances[0]), sum(outcome.right for outcome in outcomes)),
@@ -176,14 +184,21 @@ def _failures(records: Mapping[int, Record], contenders: Sequence[Contender], ce
     """The images lost to errors, by batch, by what was tried, and by error."""
     found = []
     for index, record in records.items():
-        clean = [(None, one.name, None) for one in contenders]
-        tried = [*clean, *((cell.attack, cell.contender.name, cell.protocol) for cell in cells)]
-        for (attack, defense, protocol), outcome in zip(tried, [*record.clean, *record.cells], strict=True):
+        tried = [*(Cell("", one, None) for one in contenders), *cells]
+        for cell, outcome in zip(tried, [*record.clean, *record.cells], strict=True):
             rows: dict[str, list[int]] = defaultdict(list)
             for some, error in outcome.errors:
                 rows[error] += some
             found += [
-                Failure(batch=index, rows=tuple(some), attack=attack, defense=defense, protocol=protocol, error=error)
+                Failure(
+                    batch=index,
+                    rows=tuple(some),
+                    attack=cell.attack or None,
+                    defense=cell.contender.name,
+                    protocol=cell.protocol,
+                    surrogate=cell.surrogate,
+                    error=error,
+                )
                 for error, some in rows.items()
             ]
     return found

@@ -129,6 +129,7 @@ class SecondLook(Attack):
     """
 
     independent_rows: ClassVar[bool] = False
+    transferable: ClassVar[bool] = False  # a look at the gradients of this model
 
     norm: str | Norm = hyperparameters.norm("linf", "l2", "l1")
     eps: float | Tensor = number(OfRange(8 / 255), at_least=0)

@@ -143,7 +143,7 @@ def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
         raise InputError(
             f"these reports are about other images: {first.images} with digest {first.data_digest[:12]}, and "
             f"{second.images} with {second.data_digest[:12]}. Evaluate both models on the same images, in the same "
-            "order and in batches of the same size, which the digest goes by"
+            "order; and both with this advkit, since an older one named images by their batches"
         )
     pairs = list(zip(first.standing, second.standing, strict=True))
     counts = {kind: pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))}
@@ -191,6 +191,9 @@ def _remarks(first: RobustnessReport, second: RobustnessReport) -> list[str]:
         what = f"{_names(first)} in the first, {_names(second)} in the second"
         what = "other arguments of the same names" if _names(first) == _names(second) else what
         found.append(f"The attacks differ, so that a model may look better for having been attacked by less: {what}.")
+    if first.surrogates != second.surrogates:
+        named = [", ".join(report.surrogates) or "none" for report in (first, second)]
+        found.append(f"Images were transferred from other models: {named[0]} in the first, {named[1]} in the second.")
     for which, report in (("first", first), ("second", second)):
         if report.flags:
             doubts = ", ".join(dict.fromkeys(flag.name for flag in report.flags))

@@ -25,7 +25,7 @@ def over_mean(gradient: Tensor) -> Tensor:
 class Momentum(Part):
     """The step is along the running sum of gradients: m <- decay * m + g / mean|g|.
 
-    Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, eq. (6). arXiv:1710.06081. A gradient of zero
+    Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018. arXiv:1710.06081. A gradient of zero
     adds nothing.
 
     Args:

@@ -21,7 +21,7 @@ class PenalizedGradient(Part):
     That is the gradient of the loss with a penalty on the size of its gradient, by finite differences: it leads to
     where the loss is flat.
 
-    Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023, algorithm 1.
+    Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023.
     arXiv:2306.05225.
 
     Args:
@@ -52,7 +52,7 @@ class PenalizedGradient(Part):
 class PGN(AtSixteen):
     """Penalising gradient norm attack (Linf): `PenalizedGradient` and `Momentum`.
 
-    Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023, algorithm 1.
+    Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023.
     arXiv:2306.05225.
 
     Args:

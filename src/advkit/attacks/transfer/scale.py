@@ -115,7 +115,7 @@ class NIFGSM(Shorthand):
 class SINIFGSM(Shorthand):
     """Scale-invariant Nesterov iterative fast gradient sign method (Linf): `NIFGSM` with `ScaleCopies`.
 
-    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020, algorithm 1.
+    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
     arXiv:1908.06281.
 
     Args:

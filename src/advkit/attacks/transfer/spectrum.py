@@ -51,7 +51,7 @@ class SpectrumTransform(Part):
 class SSA(AtSixteen):
     """Spectrum simulation attack (Linf): `SpectrumTransform` and `Momentum`.
 
-    Long et al., "Frequency domain model augmentation for adversarial attack", ECCV 2022, algorithm 1, with momentum.
+    Long et al., "Frequency domain model augmentation for adversarial attack", ECCV 2022, here with momentum.
     arXiv:2207.05382.
 
     Args:

@@ -34,7 +34,7 @@ class Transfer(Attack):
     The model is the stand-in whose gradients are at hand, or an `advkit.Ensemble` of several. Success that is judged
     by `run` is success on the stand-in: judge the model that the images are for on ``.images``.
 
-    Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, algorithm 1, is the step with momentum
+    Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, is the step with momentum
     alone; the papers of the other parts are in their docstrings. arXiv:1710.06081.
 
     Args:

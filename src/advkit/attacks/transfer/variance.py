@@ -18,7 +18,7 @@ __all__ = ["VMIFGSM", "VNIFGSM", "VarianceTuning"]
 class VarianceTuning(Part):
     """A step's gradient is corrected by the one before: g + v, where v <- mean of the gradients nearby - g.
 
-    Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021, algorithm 1.
+    Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021.
     arXiv:2103.15571.
 
     Args:
@@ -48,7 +48,7 @@ class VarianceTuning(Part):
 class VMIFGSM(Shorthand):
     """Variance-tuned momentum iterative fast gradient sign method (Linf): `VarianceTuning` and `Momentum`.
 
-    Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021, algorithm 1.
+    Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021.
     arXiv:2103.15571. The paper draws 20 places nearby, the default here is torchattacks' 5.
 
     Args:
