@@ -50,7 +50,8 @@ def test_the_images_are_what_they_were(case: Case) -> None:
     with np.load(RECORD, allow_pickle=False) as stored:
         for name, changes in found(case).items():
             torch.testing.assert_close(changes, torch.from_numpy(stored[name]).double(), rtol=0, atol=1e-6)
-            assert changes.any() or not case.fools
+            may_fail = not case.fools or (case.fools < 1 and name != case.name)  # a target is further away
+            assert changes.any() or may_fail
 
 
 if __name__ == "__main__":

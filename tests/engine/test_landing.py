@@ -104,3 +104,13 @@ def test_a_budget_holds_and_what_fooled_within_it_does_again(norm: str, on_grid:
     assert (ball.norm.distance(answer, originals) <= eps + 1e-6).all()
     assert Past(weights)(found).argmax(1).all()
     assert Past(weights)(answer).argmax(1).all()
+
+
+def test_few_levels_take_no_liberties_with_a_budget() -> None:
+    """A level that is a little too far away is too far, however wide levels are."""
+    grid, originals = Levels((0.0, 1.0), 2), torch.tensor([[0.0, 1.0, 0.0]])
+    for eps, changed in ((0.99995, False), (1.0, True)):
+        ball = Ball.of("linf", originals, eps, (0.0, 1.0))
+        found = (originals - eps * (2 * originals - 1)).clamp(0, 1)
+        landed = landing(grid, torch.ones(2).double(), originals, ball).inside(found)
+        assert landed[:, :2].ne(originals[:, :2]).all(1).tolist() == [changed]

@@ -88,8 +88,8 @@ class Levels(Grid):
 
     @property
     def slack(self) -> float:
-        """A small part of a level."""
-        return 1e-4 * self.step
+        """A small part of a level, and no more than of one of 256."""
+        return 1e-4 * min(self.step, (self.bounds[1] - self.bounds[0]) / 255)
 
     @property
     def step(self) -> float:
