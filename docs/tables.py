@@ -5,6 +5,7 @@
 
 import inspect
 import re
+import runpy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from advkit._command.facts import aim, arguments_of, listed, norms_of, sees
 from advkit._command.facts import paper as named_paper
 
 ROOT = Path(__file__).parents[1]
+EQUATIONS: dict[str, str] = runpy.run_path(str(ROOT / "docs" / "equations.py"))["EQUATIONS"]
 
 
 def paper(attack: type[Attack]) -> str:
@@ -63,7 +65,38 @@ def tables() -> dict[str, dict[str, str]]:
             numbers(attack),
         ],
     )
-    return {"README.md": {"attacks": readme}, "docs/choosing.md": {"hyperparameters": choosing}}
+    pages = {"README.md": {"attacks": readme}, "docs/choosing.md": {"hyperparameters": choosing}}
+    for family in ("budget", "minimal", "transfer", "queries", "fitted", "combined"):
+        pages[f"docs/api/attacks/{family}.md"] = {"family": reference(family)}
+    return pages
+
+
+def costs() -> dict[str, list[str]]:
+    """Forwards, backwards and what is random of each attack, as docs/choosing.md says by hand."""
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8").split("## What each costs")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| \[`(\w+)`\]\S* \| (.*) \| (.*) \| (.*) \|$", text, re.MULTILINE)
+    return {name: [forwards, backwards, chance] for name, forwards, backwards, chance in rows}
+
+
+def reference(family: str) -> str:
+    """The attacks of a family: a table of what each costs, their equations, and their docstrings."""
+    members = [attack for attack in listed() if f".attacks.{family}." in attack.__module__]
+    known = costs()
+    rows = [["Attack", "Norm", "Forwards an image", "Backwards an image", "Random"], ["---"] * 5]
+    for attack in members:
+        name = attack.__name__
+        rows.append([f"[`{name}`][advkit.attacks.{name}]", norms_of(attack), *known[name]])
+    parts = ["\n".join(f"| {' | '.join(cells)} |" for cells in rows)]
+    said = [attack.__name__ for attack in members if attack.__name__ in EQUATIONS]
+    if said:
+        parts += [
+            "With $J$ the loss, $Z$ the logits, $p$ their softmax, $y$ the label, $x_0$ the image, $\\delta = x - x_0$,"
+            " and $\\Pi$ the way back into the budget and the box:"
+        ]
+        parts += [f"**{name}**\n\n$$\n{EQUATIONS[name]}\n$$" for name in said]
+    options = "    options: {show_root_heading: true, show_root_full_path: false}"
+    parts += [f"::: advkit.attacks.{attack.__name__}\n{options}" for attack in members]
+    return "\n\n".join(parts)
 
 
 def written(text: str, page: dict[str, str]) -> str:

@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 import advkit
+from advkit._command.images import images_named, left_behind
 from advkit._command.loading import model_named
+from advkit._command.saving import _folders
 from advkit._command.written import arguments, made, number
 from advkit.attacks.transfer import Momentum
 from advkit.cli import main
@@ -28,6 +30,12 @@ def make(classes=4):
 
 def fails():
     raise RuntimeError("no weights here")
+
+def leaves():
+    raise SystemExit(3)
+
+def three():
+    return 3
 
 number = 3
 """
@@ -57,6 +65,7 @@ def place(tmp_path_factory):
     np.savez(folder / "floats.npz", images=images.numpy().astype(np.float32) / 255, labels=labels.numpy()[:, None])
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, folder / "net.pt")
     torch.save(model, folder / "whole.pt")
+    (folder / "junk.pt").write_text("junk")
     return folder
 
 
@@ -222,6 +231,16 @@ def test_compare(run, tmp_path):
         (["--model", "nets_of_a_user:nope", "--data", "photos"], "has no 'nope'"),
         (["--model", "nets_of_a_user:number", "--data", "photos"], "is a int, and no function"),
         (["--model", "nets_of_a_user:fails", "--data", "photos"], "raised RuntimeError: no weights here"),
+        (["--model", "nets_of_a_user:leaves", "--data", "photos"], "raised SystemExit: 3"),
+        (
+            ["--model", "nets_of_a_user:make", "--weights", "junk.pt", "--data", "photos"],
+            "no file of weights that torch",
+        ),
+        ([*MODEL, "--data", "nets_of_a_user:fails"], "raised RuntimeError: no weights here"),
+        ([*MODEL, "--data", "nets_of_a_user:three"], "gave a int, and images come from"),
+        ([*MODEL, "--data", "photos", "--device", "cuda:99"], "cannot be put on cuda:99"),
+        ([*MODEL, "--data", "photos", "--batch-size", "0"], "must be an integer, at least 1; got 0"),
+        ([*MODEL, "--data", "photos", "--workers", "-1"], "must be an integer, at least 0; got -1"),
         (["--model", "nets_of_a_user:make", "--weights", "whole.pt", "--data", "photos"], "holds more than tensors"),
         (
             ["--model", "nets_of_a_user:make", "--model-args", "5", "--weights", "net.pt", "--data", "photos"],
@@ -243,6 +262,49 @@ def test_mistakes_are_sentences(run, words, sentence):
     assert (code, out) == (2, "")
     assert sentence in err
     assert "Traceback" not in err
+
+
+def test_what_lies_about_in_a_folder_is_no_image(tmp_path):
+    picture = np.full((4, 4), 128, np.uint8)
+    for name in ("a", "b", "__MACOSX", ".cache"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(picture).save(tmp_path / name / "one.png")
+    (tmp_path / "a" / "._one.png").write_bytes(b"Mac OS X")
+    (tmp_path / "a" / "folder.png").mkdir()
+    Image.fromarray(picture.astype(np.uint16) * 257).save(tmp_path / "b" / "sixteen_bits.png")
+    found = images_named(str(tmp_path), batch_size=9)
+    assert (found.classes, found.files) == (["a", "b"], ["a/one.png", "b/one.png", "b/sixteen_bits.png"])
+    ((images, labels),) = found.loader
+    assert labels.tolist() == [0, 1, 1]
+    assert images.unique().tolist() == [pytest.approx(128 / 255)]
+
+
+def test_a_class_of_any_name_has_a_folder_that_is_read_again(tmp_path):
+    for names in (["..", "a"], [".hidden", "a"], ["", "a"], ["__MACOSX", "a"]):
+        folders = _folders(names, 1)
+        for name in folders:
+            (tmp_path / "".join(names) / name).mkdir(parents=True)
+        images = [one for one in sorted((tmp_path / "".join(names)).iterdir()) if not left_behind(one)]
+        assert [one.name for one in images] == folders
+
+
+def test_files_that_are_no_reports(run, tmp_path):
+    for content in (b"[1]", b"\xff\xfe"):
+        (tmp_path / "it.json").write_bytes(content)
+        code, _, err = run("compare", str(tmp_path / "it.json"), "photos")
+        assert code == 2
+        assert "not a report that advkit wrote" in err
+
+
+def test_arrays_that_are_none_or_lie_otherwise(tmp_path):
+    file = tmp_path / "it.npz"
+    for images in (np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 3, 8, 8), np.uint8)):
+        np.savez(file, images=images, labels=[0, 1])
+        with pytest.raises(InputError, match="they have to be uint8"):
+            images_named(str(file), batch_size=2)
+    file.write_bytes(file.read_bytes()[:400])
+    with pytest.raises(InputError, match="cannot be read as arrays of numbers"):
+        images_named(str(file), batch_size=2)
 
 
 def test_attacks_are_read_and_not_run(place):

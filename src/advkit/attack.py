@@ -200,20 +200,21 @@ class Attack(ABC):
 
     @property
     def spatial(self) -> bool:
-        """Whether it matters to the attack where pixels lie, as to one that draws squares or blurs gradients.
+        """Whether it matters where pixels lie, as to an attack that draws squares or blurs gradients.
 
         With a mask it gets whole images then, its ``mask`` as bool (N, ...), and gradients that are zero outside.
-        Others get the free pixels alone, as flat vectors. By default that is so for an attack with a `tensor` that is
-        the same for all images.
+        Others get the free pixels alone, as flat vectors. By default one with a `tensor` for all images is.
         """
+        return self._is_one_for_all
+
+    @property
+    def _is_one_for_all(self) -> bool:
+        """Whether it has a `tensor` that is the same for all images, such as one perturbation for all of them."""
         return any(isinstance(what, OneForAll) for what in hyperparameters.of(type(self)).values())
 
     @property
     def stops_at_success(self) -> bool:
-        """Whether an image leaves the search because the model is fooled, which low precision must not decide.
-
-        That is so for a minimal attack, and where a hyperparameter ``early_stop`` asks for it.
-        """
+        """Whether an image leaves the search because the model is fooled, which low precision must not decide."""
         return self.aim == "minimal" or bool(getattr(self, "early_stop", False))
 
     def __call__(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from argparse import ArgumentParser, RawDescriptionHelpFormatter, _SubParsersAction
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _SubParsersAction
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -206,7 +206,7 @@ def _add_inputs(parser: ArgumentParser) -> None:
     data.add_argument("--data", required=True, metavar="DATA", help=_DATA)
     data.add_argument("--images", type=_count, metavar="N", help="so many of them, evenly spaced; all if not given")
     data.add_argument("--batch-size", type=_count, default=128, metavar="N", help="how many at once (128)")
-    data.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images (0)")
+    data.add_argument("--workers", type=_count_or_none, default=0, metavar="N", help="processes that read images (0)")
     data.add_argument("--resize", type=_count, metavar="N", help="scale the shorter side to so many pixels")
     data.add_argument("--crop", type=_count, metavar="N", help="then cut out the middle, a square so wide")
     data.add_argument("--grey", action="store_true", help="read images with one channel")
@@ -221,8 +221,12 @@ def _add_budget(parser: ArgumentParser, what: str) -> None:
     budget.add_argument("--eps", help="such as 8/255 or 0.5; 8/255 in Linf if not given")
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
+def _count(text: str, least: int = 1) -> int:
+    value = int(text) if text.removeprefix("-").isdecimal() else None
+    if value is None or value < least:
+        raise ArgumentTypeError(f"it must be an integer, at least {least}; got {text}")
     return value
+
+
+def _count_or_none(text: str) -> int:
+    return _count(text, 0)

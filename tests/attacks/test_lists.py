@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import advkit
-from advkit import Attack, Transfer, attacks
+from advkit import Attack, Transfer, attacks, hyperparameters
 from advkit.attacks.combined.survivors import Combined
 from advkit.attacks.fitted.base import Fitted
 from advkit.attacks.transfer.transfer import Shorthand
@@ -31,6 +31,14 @@ ATTACKS = [
     and issubclass(found, Attack)
     and not inspect.isabstract(found)
 ]
+
+
+def test_what_all_attacks_have_means_the_same_to_all() -> None:
+    """One that had a hyperparameter ``levels`` of its own would be put on a grid of so many."""
+    shared = hyperparameters.of(Attack)
+    for attack in ATTACKS:
+        own = hyperparameters.of(attack)
+        assert {name: own[name] for name in shared} == dict(shared), attack
 
 
 def test_all_attacks_are_exported_and_nothing_else() -> None:

@@ -10,9 +10,12 @@ from advkit import (
     CW,
     EAD,
     FGSM,
+    FMN,
     IFGSM,
     JSMA,
     MIFGSM,
+    PDGD,
+    PDPGD,
     PGD,
     Attack,
     DeepFool,
@@ -33,6 +36,7 @@ MINIMAL: dict[str, tuple[Callable[[Model], Attack], str]] = {
     "EAD": (EAD, "l1"),
     "EAD-elastic": (lambda model: EAD(model, decision_rule="elastic"), "l1"),
     "EAD-published": (lambda model: EAD(model, steps=60, schedule="constant"), "l1"),
+    "FMN": (lambda model: FMN(model, steps=20), "l2"),
     "JSMA": (lambda model: JSMA(model, gamma=1.0), "l0"),
     "JSMA-published": (lambda model: JSMA(model, gamma=1.0, pairs=1), "l0"),
 }
@@ -57,6 +61,16 @@ def masked(network: nn.Module, value: float, live: int = 5) -> nn.Module:
 def lowered(network: nn.Module, value: float, live: int = 5) -> nn.Module:
     """The same by adding, so that what is out of the race has gradients."""
     return Shifted(network, lambda logits: logits + torch.zeros(10).masked_fill(torch.arange(10) >= live, value))
+
+
+@pytest.mark.parametrize("attack", [PDGD, PDPGD])
+def test_a_game_about_logits_of_any_scale_ends_about_as_close(attack: type[PDGD | PDPGD]) -> None:
+    network, images, labels = trained_net()
+    expected = attack(network, steps=40).run(images, labels)
+    for scale in (1e-30, 100, 1e30):
+        found = attack(Shifted(network, lambda logits, scale=scale: scale * logits), steps=40).run(images, labels)
+        assert found.success.all()
+        torch.testing.assert_close(found.distance("l2").mean(), expected.distance("l2").mean(), rtol=0.15, atol=0)
 
 
 @each

@@ -376,9 +376,9 @@ CASES = [
         fools=0.0,
         variant=True,
     ),
-    Case("Blended", advkit.Blended, {"levels": 5}, norm="l2", deterministic=False, fools=0.0),
-    Case("Blended-grey", advkit.Blended, {"into": "grey", "levels": 5}, norm="l2", fools=0.0, variant=True),
-    Case("Blur", advkit.Blur, {"levels": 5}, norm="l2", fools=0.0, variant=True),
+    Case("Blended", advkit.Blended, {"steps": 5}, norm="l2", deterministic=False, fools=0.0),
+    Case("Blended-grey", advkit.Blended, {"into": "grey", "steps": 5}, norm="l2", fools=0.0, variant=True),
+    Case("Blur", advkit.Blur, {"steps": 5}, norm="l2", fools=0.0, variant=True),
     Case(
         "HopSkipJump",
         advkit.HopSkipJump,

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -40,12 +41,22 @@ COMPLETE = (
 )
 
 
+def imported(name: str) -> ModuleType | None:
+    """A module of advkit's; None for one that is for a library which is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        if not name.startswith("advkit.integrations."):
+            raise
+        return None
+
+
 def public() -> dict[str, object]:
     """The classes and functions that advkit's modules name in ``__all__``, by where they are defined."""
     found = {}
     for module in [
         advkit,
-        *(importlib.import_module(one.name) for one in pkgutil.walk_packages(advkit.__path__, "advkit.")),
+        *filter(None, (imported(one.name) for one in pkgutil.walk_packages(advkit.__path__, "advkit."))),
     ]:
         if any(part.startswith("_") for part in module.__name__.split(".")):
             continue

@@ -14,7 +14,6 @@ from docs.reader import readers_own
 ROOT = Path(__file__).parents[2]
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]}
 BLOCK = re.compile(r"^(?P<skip><!-- not run: [^\n]+ -->\n)?```python *\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-WITH_CODE = [name for name, path in PAGES.items() if BLOCK.search(path.read_text(encoding="utf-8"))]
 
 
 def blocks(name: str) -> list[str]:
@@ -22,6 +21,9 @@ def blocks(name: str) -> list[str]:
     text = PAGES[name].read_text(encoding="utf-8")
     found = [match for match in BLOCK.finditer(text) if not match["skip"]]
     return ["\n" * text.count("\n", 0, match.start("code")) + match["code"] for match in found]
+
+
+WITH_CODE = [name for name in PAGES if blocks(name)]
 
 
 @pytest.mark.parametrize("name", WITH_CODE)

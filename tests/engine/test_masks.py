@@ -14,7 +14,7 @@ from advkit._engine.masks import free_pixels, is_per_image
 from advkit.data import attacked
 from advkit.errors import AdvkitError, InputError
 from advkit.goals import Goal
-from contracts.scenes import conv_net, draw, easy_images, linear_net, said_by
+from contracts.scenes import conv_net, draw, easy_images, linear_net, said_by, trained_net
 
 EDGE = torch.zeros(8, 8, dtype=torch.bool)
 EDGE[1:4, 2:7] = True
@@ -131,6 +131,42 @@ def test_queries_are_those_of_the_image_whatever_its_mask() -> None:
     masks[0, :, :2], masks[2, :, :1] = 1, 1
     found = advkit.SimBA(model, alpha=1e-6, mask=masks).run(images, labels)
     assert found.queries.tolist() == [1 + 2 * 48, 0, 1 + 2 * 24]
+
+
+def test_rounding_to_levels_mends_some_of_the_images() -> None:
+    """Few levels undo much of what is found; the images that it undid, and no others, are asked about again."""
+    model, images, labels = trained_net()
+    images = (images * 15).round() / 15
+    masks = torch.zeros(8, 1, 8, 8)
+    masks[:4, :, 2:6], masks[4:] = 1, 1
+    attack = advkit.SparseL1Descent(model, eps=12.0, steps=8, quantile=0.9, mask=masks)
+    result = dataclasses.replace(attack, levels=16).run(images, labels)
+    assert result.images.equal(((result.images * 15).round() / 15).where(masks.bool(), images))
+    assert (result.success >= attack.run(images, labels).success).all()
+    assert result.success.any()
+
+
+@pytest.mark.parametrize("attack", [advkit.RayS, advkit.OnePixel, advkit.Noise])
+def test_the_model_is_asked_about_what_a_mask_leaves_as_it_was(attack: Any) -> None:
+    """Beside pixels on levels there are those outside, which are not on them and on which it depends."""
+    images = torch.full((1, 1, 4, 4), 0.3)
+    seen: list[Tensor] = []
+
+    def model(batch: Tensor) -> Tensor:
+        seen.append(batch)
+        total = batch.flatten(1).sum(1)
+        return torch.stack([torch.full_like(total, 14 * 0.3 + 0.5), total], 1)  # two pixels on black, or one of them
+
+    mask = torch.zeros(4, 4)
+    mask[1, 1:3] = 1
+    chance = torch.Generator().manual_seed(0)
+    settings = {"kind": "uniform", "amount": 1.0} if attack is advkit.Noise else {}
+    few = {"max_queries": 60, "mask": mask, "levels": 2, "generator": chance}
+    result = attack(model, **few, **settings).run(images, torch.tensor([0]))
+    assert result.success.all()
+    assert result.images[0, 0][mask == 0].eq(images[0, 0, 0, 0]).all()
+    for batch in seen:
+        assert batch[:, 0][:, mask == 0].eq(images[0, 0, 0, 0]).all()
 
 
 def test_an_attack_that_does_not_say_which_images_it_asks_about() -> None:

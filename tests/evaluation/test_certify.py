@@ -45,12 +45,22 @@ def test_the_truth_lies_between() -> None:
     assert report.verified.tolist() == report.robust.tolist() == [False] * 4 + [True] * 5 + [False]
     assert report.verified_accuracy == report.robust_accuracy == 0.5
     assert "the truth lies between 50.0 and 50.0 %." in " ".join(str(report).split())
+    assert "the truth lies between 50.0 and 50.0 %." in report.to_html()
+    assert report.to_dict()["verified_accuracy"] == 0.5
     assert advkit.RobustnessReport.from_json(report.to_json()) == report
     without = advkit.evaluate(line(), at_distances(), [advkit.FGSM(line(), eps=0.22, bounds=(-1.0, 1.0))], flags=False)
     assert math.isnan(without.verified_accuracy)
     assert without.verified.shape == (0,)
     assert "between" not in str(without)
     assert without.robust.equal(report.robust)
+    assert "verified_accuracy" not in without.to_dict()
+    ((images, labels),) = [tuple(map(torch.cat, zip(*at_distances(), strict=True)))]
+    halves = [(images[:3], labels[:3]), (images[3:], labels[3:])]
+    attacks = [advkit.FGSM(line(), eps=0.22, bounds=(-1.0, 1.0))]
+    assert without.compare(advkit.evaluate(line(), halves, attacks, flags=False)).p_value == 1.0
+    turned = [(images.flip(0), labels.flip(0))]
+    with pytest.raises(InputError, match="in the same order"):
+        without.compare(advkit.evaluate(line(), turned, attacks, flags=False))
 
 
 def test_attacks_that_are_given_and_an_image_in_two_balls() -> None:

@@ -164,6 +164,9 @@ def test_arguments_are_plain(model, loader):
         "norm": "L2",
         "early_stop": False,
         "loss": "ce",
+        "eot_samples": 1,
+        "mask": None,
+        "levels": None,
     }
     assert shift.arguments["scales"] == [1.0, "inf"]
 

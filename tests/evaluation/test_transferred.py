@@ -28,9 +28,8 @@ def test_transferred_images_by_hand(scene):
     attacks = {"MI": advkit.MIFGSM(net, eps=EPS), "DeepFool": advkit.DeepFool(net)}
     attacks["search"] = advkit.Square(net, eps=EPS, max_queries=3)
     given = {"another": surrogate}
-    report = advkit.evaluate(
-        net, loader, attacks, {"bits": BitDepthReduction(bits=3)}, transfer_from=given, flags=False
-    )
+    defenses = {"bits": BitDepthReduction(bits=3)}
+    report = advkit.evaluate(net, loader, attacks, defenses, transfer_from=given, flags=False)
     shown = {"none": (net, None), "bits": (defended, "adaptive")}
     for defense, (model, protocol) in shown.items():
         right = said_by(model, images) == labels

@@ -108,7 +108,7 @@ def test_so_many_files_are_open_at_a_time(path, monkeypatch, open_at_a_time):
 
 MANY = """
     import pickle, resource, sys, torch
-    import advkit
+    import advkit._io.shards
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
     torch.manual_seed(0)

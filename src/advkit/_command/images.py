@@ -1,20 +1,22 @@
 """The images that a command line names: a folder of class folders, a file of arrays, a data set of torchvision's."""
 
 import inspect
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
-from advkit._command.loading import named
+from advkit._command.loading import called, named
 from advkit.errors import AdvkitError, InputError
 
-__all__ = ["Images", "images_named"]
+__all__ = ["Images", "images_named", "left_behind"]
 
 _FILES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _SIZES = (
@@ -80,7 +82,10 @@ def images_named(
         dataset = _of_torchvision(name.partition(":")[2], prepare, split, root, download)
         classes = getattr(dataset, "classes", None)
     elif ":" in name and not path.exists():
-        dataset = named(name, "--data")()
+        dataset = called(named(name, "--data"), name)
+        if not isinstance(dataset, DataLoader) and not all(hasattr(dataset, one) for one in ("__len__", "__getitem__")):
+            kind = type(dataset).__name__
+            raise InputError(f"{name} gave a {kind}, and images come from a data set with a length, or a DataLoader")
         classes = getattr(dataset, "classes", None)
     else:
         raise InputError(
@@ -109,7 +114,7 @@ class _Prepare:
     def __call__(self, picture: Any) -> Tensor:
         from PIL import Image
 
-        picture = picture.convert("L" if self.grey else "RGB")
+        picture = _eight_bits(picture).convert("L" if self.grey else "RGB")
         if self.resize is not None:
             scale = self.resize / min(picture.size)
             wide, high = (max(1, round(side * scale)) for side in picture.size)
@@ -124,18 +129,36 @@ class _Prepare:
         return pixels.float() / 255
 
 
+def _eight_bits(picture: Any) -> Any:
+    """A picture whose values are bytes. Pillow would clip those of a grey picture of 16 bits."""
+    from PIL import Image
+
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.min() >= 0 and values.max() <= 65535:
+            return Image.fromarray((values / 257).round().astype(np.uint8))
+    if picture.mode.startswith(("I", "F")):
+        raise InputError(f"its values are neither of 8 nor of 16 bits (Pillow's mode {picture.mode})")
+    return picture
+
+
+def left_behind(path: Path) -> bool:
+    """Whether a system or an archiver put it there: such as ``.DS_Store``, ``._cat.png`` and ``__MACOSX``."""
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
 class _Folder(Dataset[tuple[Tensor, int]]):
     """A folder for each class; the classes are numbered by the order of their names."""
 
     def __init__(self, path: Path, prepare: _Prepare) -> None:
-        self.classes = sorted(one.name for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
+        self.classes = sorted(one.name for one in path.iterdir() if one.is_dir() and not left_behind(one))
         if not self.classes:
             raise InputError(f"{path} has no folders; it needs one for each class, with the images of the class in it")
         self._items = [
             (file, label)
             for label, name in enumerate(self.classes)
             for file in sorted((path / name).rglob("*"))
-            if file.suffix.lower() in _FILES
+            if file.suffix.lower() in _FILES and file.is_file() and not left_behind(file)
         ]
         self.files = [str(file.relative_to(path)) for file, _ in self._items]
         self._prepare = prepare
@@ -150,7 +173,7 @@ class _Folder(Dataset[tuple[Tensor, int]]):
         try:
             with Image.open(file) as picture:
                 return self._prepare(picture), label
-        except (UnidentifiedImageError, OSError) as error:
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             raise InputError(f"{file} cannot be read as an image: {error}") from error
 
 
@@ -159,9 +182,9 @@ class _Arrays(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
             raise InputError(f"{path} cannot be read as arrays of numbers: {error}") from error
         if not {"images", "labels"} <= found.keys():
             raise InputError(f"{path} has to have arrays `images` and `labels`; it has {', '.join(found) or 'none'}")
@@ -180,7 +203,8 @@ class _Arrays(Dataset[tuple[Tensor, int]]):
             return images[:, None]
         if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] in (1, 3):
             return images.transpose(0, 3, 1, 2)
-        if np.issubdtype(images.dtype, np.floating) and images.ndim == 4:
+        last = images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3)
+        if np.issubdtype(images.dtype, np.floating) and images.ndim == 4 and not last:
             return images
         raise InputError(
             f"`images` in {path} are {images.dtype} of shape {images.shape}; they have to be uint8 (N, H, W, C) with C "

@@ -15,7 +15,7 @@ from advkit._command.written import arguments
 from advkit.errors import InputError, MissingExtraError
 from advkit.model import Normalized
 
-__all__ = ["load_weights", "model_named", "named"]
+__all__ = ["called", "load_weights", "model_named", "named"]
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
@@ -44,18 +44,26 @@ def model_named(
     """
     found = named(name, "--model")
     if not isinstance(found, nn.Module):
-        args, keywords = arguments(given)
-        try:
-            found = found(*args, **keywords)
-        except Exception as error:
-            raise InputError(f"{name}({given}) raised {type(error).__name__}: {error}") from error
+        found = called(found, name, given)
     if not isinstance(found, nn.Module):
         raise InputError(f"{name} gave a {type(found).__name__}, and a model is a torch.nn.Module")
     model = found
     if weights is not None:
         load_weights(model, weights)
     model = _normalised(model, mean, std, own_normalisation)
-    return model.to(device).eval()
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:  # the second where torch knows no CUDA
+        raise InputError(f"the model cannot be put on {device}: {error}") from error
+
+
+def called(function: Callable[..., Any], name: str, given: str = "") -> Any:
+    """What a function of the user's returns, for arguments as they are written."""
+    args, keywords = arguments(given)
+    try:
+        return function(*args, **keywords)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{name}({given}) raised {type(error).__name__}: {error}") from error
 
 
 def named(name: str, option: str) -> Any:
@@ -78,7 +86,7 @@ def named(name: str, option: str) -> Any:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise InputError(f"there is no module {module!r}, neither installed nor in {here}") from error
         raise InputError(f"{module} imports {error.name!r}, which is not installed") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{module} raised {type(error).__name__} when it was imported: {error}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -140,8 +148,9 @@ def _read(path: Path) -> Any:
             f"{path} holds more than tensors, and loading it could run code that is in it, which is not done here. "
             "Save the weights alone, torch.save(model.state_dict(), ...), or as safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is no file of weights that torch can read: {error}") from error
+    except Exception as error:  # whatever the unpickling of junk comes to
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise InputError(f"{path} is no file of weights that torch can read ({said})") from error
 
 
 def _tensors(content: Any, file: str) -> dict[str, Tensor]:

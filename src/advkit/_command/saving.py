@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from advkit import norms
-from advkit._command.images import Images
+from advkit._command.images import Images, left_behind
 from advkit._engine.classifier import prediction
 from advkit._io.files import write_atomic
 from advkit._io.png import png
@@ -147,6 +147,6 @@ def _folders(classes: list[str] | None, most: int) -> list[str]:
     """A folder's name for each class, in an order that sorts as the classes are numbered."""
     names = classes or [str(index) for index in range(most + 1)]
     plain = ["".join("_" if letter in '/\\:*?"<>|' else letter for letter in name) for name in names]
-    if classes and plain == sorted(set(plain)):
+    if classes and plain == sorted(set(plain)) and all(plain) and not any(left_behind(Path(name)) for name in plain):
         return plain
     return [f"{index:04d}" if not classes else f"{index:04d}-{name}" for index, name in enumerate(plain)]

@@ -75,14 +75,16 @@ def check_per_row(name: str, value: object, *, positive: bool = False) -> None:
         raise InputError(f"{name} must be at least 0 and finite for every image, got {value.tolist()}")
 
 
-def check_rows(name: str, value: Tensor, images: Tensor) -> None:
-    """Refuse a hyperparameter that is given for each image of another batch."""
+def check_rows(name: str, value: Tensor, images: Tensor, bounds: tuple[float, float]) -> None:
+    """Refuse a hyperparameter that is given for each image of another batch, and images outside ``bounds``."""
     if value.ndim > 1:
         if value.shape != images.shape:
             raise InputError(
                 f"{name} has shape {tuple(value.shape)}, and a batch of images of shape {tuple(images.shape)} needs "
                 "one of them for each image, in the same shape"
             )
+        if bool(((value < bounds[0]) | (value > bounds[1])).any()):
+            raise InputError(f"{name} must lie within bounds={bounds}, as images do; clamp them first")
         return
     if value.shape != images.shape[:1]:
         raise InputError(

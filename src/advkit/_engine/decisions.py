@@ -44,7 +44,7 @@ def starts(
             break
         shift = turn // 2 + 1
         if turn < 0 and given is not None:
-            tried = given[rows].clamp(low, high)
+            tried = given[rows]
         elif turn % 2 == 0:
             tried = low + (high - low) * uniform_like(images[rows], generator)
         elif shift < len(images):

@@ -59,7 +59,7 @@ class Landing:
             found: (N, ...), off the grid.
             within: whether there is a budget.
         """
-        landed = self._within(found) if within else self.nearest(found)
+        landed = self.inside(found) if within else self.nearest(found)
         if within and isinstance(self.grid, Halves):
             return landed  # steps so small undo nothing
         moved = (found != self.originals).flatten(1).any(1).nonzero().squeeze(1)
@@ -75,6 +75,25 @@ class Landing:
     def nearest(self, found: Tensor) -> Tensor:
         """Images (N, ...), each pixel at the nearest value; what is there already keeps its bits."""
         return self._settled(self.grid.nearest(found))
+
+    def inside(self, found: Tensor) -> Tensor:
+        """Images (N, ...) on the grid and in the budget, as near to what was found as that allows."""
+        ball, grid = self.ball, self.grid
+        if ball is None or isinstance(grid, Halves) or ball.norm is norms.L0:
+            return self._settled(inward(grid, found, self.originals))
+        if ball.norm is norms.Linf:
+            far, landed = column(ball.eps, found) + grid.slack, grid.nearest(found)
+            inner = grid.neighbours(landed, (self.originals - landed).sign())
+            landed = inner.where((landed - self.originals).abs() > far, landed)
+            landed = grid.nearest(self.originals).where((landed - self.originals).abs() > far, landed)
+            return self._settled(landed)
+        most = torch.ones_like(found.flatten(1)[:, 0])
+        least = torch.zeros_like(most)
+        for turn in range(_FINEST):
+            middle = most if not turn else (least + most) / 2
+            fits = ball.norm.distance(self._scaled(found, middle), self.originals) <= ball.eps
+            least, most = torch.where(fits, middle, least), torch.where(fits, most, middle)
+        return self._scaled(found, least)
 
     def _settled(self, landed: Tensor) -> Tensor:
         kept = self.grid.kept(self.originals, landed, self.free)
@@ -97,25 +116,6 @@ class Landing:
         """The originals with so much of a change, (N,), on the grid."""
         there = self.originals + column(scale, found) * (found - self.originals)
         return self.nearest(there.clamp(*self.bounds))
-
-    def _within(self, found: Tensor) -> Tensor:
-        """Images (N, ...) on the grid and in the budget, as near to what was found as that allows."""
-        ball, grid = self.ball, self.grid
-        if ball is None or isinstance(grid, Halves) or ball.norm is norms.L0:
-            return self._settled(inward(grid, found, self.originals))
-        if ball.norm is norms.Linf:
-            far, landed = column(ball.eps, found) + grid.slack, grid.nearest(found)
-            inner = grid.neighbours(landed, (self.originals - landed).sign())
-            landed = inner.where((landed - self.originals).abs() > far, landed)
-            landed = grid.nearest(self.originals).where((landed - self.originals).abs() > far, landed)
-            return self._settled(landed)
-        most = torch.ones_like(found.flatten(1)[:, 0])
-        least = torch.zeros_like(most)
-        for turn in range(_FINEST):
-            middle = most if not turn else (least + most) / 2
-            fits = ball.norm.distance(self._scaled(found, middle), self.originals) <= ball.eps
-            least, most = torch.where(fits, middle, least), torch.where(fits, most, middle)
-        return self._scaled(found, least)
 
     def _pushed(self, landed: Tensor, found: Tensor, place: Tensor) -> Tensor:
         """Push images (n, ...) the way that they were moved, into ``landed`` at their places, int64 (n,).
@@ -155,7 +155,7 @@ class Landing:
         norm = norms.Linf if self.ball is not None and self.ball.norm is norms.Linf else norms.L2
         here = self
         for step in range(_STEPS):
-            landed = here._within(x) if here.ball is not None else here.nearest(x)
+            landed = here.inside(x) if here.ball is not None else here.nearest(x)
             leaf = landed.detach().requires_grad_()
             logits = self.model.logits(leaf)
             fooled = here.goal.success(logits)

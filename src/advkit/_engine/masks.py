@@ -118,7 +118,7 @@ class Shown(Classifier):
     Attributes:
         frame: what is around the vectors that it is asked about; None where those are whole images.
         free: bool (n, ...), the pixels by which its gradient is not zero; None for all.
-        grid: that of images as they will be: an answer to others would be a query lost. Only of who asks no gradients.
+        grid: that of images as they will be, which who asks no gradients rounds candidates to.
     """
 
     frame: Frame | None = None
@@ -135,7 +135,7 @@ class Shown(Classifier):
         if self.frame is not None:
             index, self._index = self._index, None
             images = self.frame.whole(images, index)
-        return super().logits(images if self.grid is None else self.grid.nearest(images))
+        return super().logits(images)
 
     def gradient(self, values: Tensor, images: Tensor, *, keep_graph: bool = False) -> Tensor:
         gradient = super().gradient(values, images, keep_graph=keep_graph)

@@ -228,11 +228,12 @@ class Oracle:
     def _read(self, read: _Reading, images: Tensor, places: Tensor) -> Tensor:
         """What is read of candidates (b, ...). Takes note of those that fool."""
         images = images.clamp(*self._bounds)
+        grid: Grid | None = getattr(self._model, "grid", None)
+        if grid is not None:  # an answer to others would be a query lost
+            within = self._aim == "budget"  # which rounding must not leave
+            images = inward(grid, images, self._images[places]) if within else grid.nearest(images)
         if self._free is not None:
             images = images.where(self._free[places], self._images[places])
-        grid: Grid | None = getattr(self._model, "grid", None)
-        if grid is not None and self._aim == "budget":  # else a rounding might leave the budget
-            images = inward(grid, images, self._images[places])
         goal = self._goal.rows(places)
         asked = self._model.of(goal) if isinstance(self._model, Classifier) else self._model
         logits = asked(images)

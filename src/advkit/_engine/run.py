@@ -26,6 +26,7 @@ from advkit._engine.recorded import searched
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.model import attacking
+from advkit.norms import column
 
 if TYPE_CHECKING:
     from advkit.attack import Attack
@@ -154,7 +155,7 @@ def check_call(attack: Attack, images: Tensor, classes: Mapping[str, Tensor], pe
     if "targets" in classes:
         check_targets(classes["targets"], classes["labels"])
     for name, value in per_image.items():
-        check_rows(name, value, images)
+        check_rows(name, value, images, attack.bounds)
     if attack.mask is not None:
         free_pixels(attack.mask, images)
     if attack.levels is not None:
@@ -278,9 +279,16 @@ def _rounded(attack: Attack, found: Tensor, job: _Job, model: Classifier, grid: 
     if attack.access != "gradient":  # who asked about images on the grid alone
         return Landing(grid, model, job.pixels, job.goal, attack.bounds, None, job.free).nearest(found)
     norm, eps = getattr(attack, "norm", None), job.values.get("eps", getattr(attack, "eps", None))
-    ball = None
-    if attack.aim == "budget" and norm is not None and eps is not None:
-        ball = Ball.of(norm, job.pixels, eps, attack.bounds)
-    if isinstance(model, Shown):
-        model.frame, model.free = None, job.free
-    return Landing(grid, model, job.pixels, job.goal, attack.bounds, ball, job.free).of(found, attack.aim == "budget")
+    ball = None if norm is None or eps is None else Ball.of(norm, job.pixels, eps, attack.bounds)
+    if isinstance(model, Shown):  # to be asked about some of the images, whole
+        model.frame = model.free = None
+    landing = Landing(grid, model, job.pixels, job.goal, attack.bounds, ball, job.free)
+    if attack.aim == "budget":
+        if ball is None or attack._is_one_for_all:
+            return landing.inside(found)  # any other change might leave a budget that only the attack knows
+        return landing.of(found, within=True)
+    landed = replace(landing, ball=None).of(found, within=False)
+    if ball is not None:  # of a minimal attack that gives a verdict
+        fits = ball.norm.distance(landed, job.pixels) <= ball.eps
+        landed = landed.where(column(fits, landed), landing.of(found, within=True))
+    return landed

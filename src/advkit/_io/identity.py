@@ -18,7 +18,17 @@ from torch import Tensor, nn
 from advkit.attack import Attack
 from advkit.model import defended
 
-__all__ = ["attack_identity", "digest", "identity", "is_sharded", "layers", "model_identity", "plain", "weights"]
+__all__ = [
+    "attack_identity",
+    "digest",
+    "digests",
+    "identity",
+    "is_sharded",
+    "layers",
+    "model_identity",
+    "plain",
+    "weights",
+]
 
 _FEW = 16  # numbers of a tensor that are written out
 _DEPTH = 4  # of objects inside objects that are looked into
@@ -44,6 +54,13 @@ def digest(*parts: Tensor | str) -> str:
         except (RuntimeError, NotImplementedError, TypeError):  # an exotic tensor is no reason to fail
             name.update(type(part).__name__.encode())
     return name.hexdigest()
+
+
+def digests(images: Tensor, labels: Tensor) -> list[str]:
+    """A name for each image with its label, whatever batch it comes in."""
+    if type(images) is Tensor and not images.is_meta:
+        images = images.detach().cpu()  # once, and not image by image
+    return [digest(image, str(label)) for image, label in zip(images, labels.tolist(), strict=True)]
 
 
 def _numbers(tensor: Tensor) -> Iterable[Tensor]:

@@ -49,8 +49,9 @@ class Bar:
     def __call__(self, steps: int) -> None:
         """Advance by so many steps, the one under way among them."""
         if self._shown is not None:
+            self._shown.n = self._steps  # a whole number, so that the bar says 6/6 and not 6.0/6
             self._steps += steps
-            self._shown.update(self._steps - self._shown.n)
+            self._shown.update(steps)
 
     def doing(self, what: str, how_far: str = "", share: float = 0.0) -> None:
         """Say what is being done, such as an attack's name; and, every now and then, how far it is.
@@ -67,7 +68,7 @@ class Bar:
         if not is_new and time.monotonic() - self._drawn < _PAUSE:
             return
         self._shown.set_postfix_str(f"{what}, {how_far}" if how_far else what, refresh=False)
-        self._shown.n = self._steps + round(min(share, _ALMOST), 2)
+        self._shown.n = self._steps + (round(min(share, _ALMOST), 2) if share else 0)
         self._shown.refresh()
         self._drawn = time.monotonic()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit._engine.checks import check_number
-from advkit._io.identity import digest
+from advkit._io.identity import digest, digests
 from advkit._io.progress import ticking
 from advkit._version import __version__
 from advkit.attack import Attack
@@ -183,11 +183,7 @@ def evaluate(
     check_surrogates(plan)
     check_transfer(surrogates, plan)
     how = {"protocols": protocols, "stop_when_fooled": stop_when_fooled, "draws": draws, "seed": seed, "flags": flags}
-    about = described(given, named, transfer_from or {})
-    setup: dict[str, Any] = {"advkit": __version__, "torch": str(torch.__version__), **about, **how}
-    setup |= {"certify": True} if certify else {}
-    if surrogate is not None:
-        setup["surrogate"] = [type(surrogate).__name__, settings(surrogate)]
+    setup = {**described(given, named, transfer_from or {}), **how, **_versions_and(certify, surrogate)}
     batches = pairs(loader, {attack.bounds for attack in named.values()})
     ids = {} if run_folder is None else identities(given, models, named, transfer_from or {})
     folder = RunFolder(run_folder, {**setup, **ids})
@@ -205,7 +201,7 @@ def evaluate(
             pictures=pictures,
         )
         pool = Pool(contenders, plan, seed) if flags else None
-        records = _records(batches, evaluator, folder, ranks, pool)
+        records, named_images = _records(batches, evaluator, folder, ranks, pool)
         _check_worked(records, evaluator)
         tick.doing("looking for flags")
         probed = pool.flags(records, ranks, folder.path) if pool else []
@@ -218,6 +214,7 @@ def evaluate(
         verdict=called,
         pictures=chosen((one for record in records.values() for one in record.pictures), pictures),
         **_circumstances(records, setup, bare),
+        data_digest=digest(*named_images),
     )
 
 
@@ -237,6 +234,13 @@ def _named(
     return named_attacks(attacks)
 
 
+def _versions_and(certify: bool, surrogate: Model | None) -> dict[str, Any]:
+    """What a run is made with, and what is known of it only where somebody asked for it."""
+    found: dict[str, Any] = {"advkit": __version__, "torch": str(torch.__version__)}
+    found |= {"certify": True} if certify else {}
+    return found | ({} if surrogate is None else {"surrogate": [type(surrogate).__name__, settings(surrogate)]})
+
+
 def _circumstances(records: Mapping[int, Record], setup: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Where, when and on what a report was made, by its attributes."""
     return {
@@ -244,7 +248,6 @@ def _circumstances(records: Mapping[int, Record], setup: Mapping[str, Any], mode
         "seed": setup["seed"],
         "device": ", ".join(dict.fromkeys(record.device for record in records.values())),
         "hardware": hardware(model),
-        "data_digest": digest(*(record.digest for record in records.values())),
         "advkit_version": setup["advkit"],
         "torch_version": setup["torch"],
         "python_version": platform.python_version(),
@@ -265,8 +268,8 @@ def _records(
     folder: RunFolder,
     ranks: Ranks,
     pool: Pool | None,
-) -> dict[int, Record]:
-    """The records of all batches: found in the folder, made here, or made by other processes.
+) -> tuple[dict[int, Record], list[str]]:
+    """The records of all batches, found in the folder, made here, or made by other processes; and a name of each image.
 
     Args:
         batches: index, images and labels of each; those without images are passed over.
@@ -280,25 +283,27 @@ def _records(
     stored = set(records)
     unsaved: list[int] = []
     known = not stored  # nothing is added to a run before it is known to be this one
-    digests: dict[int, str] = {}
+    named: dict[int, str] = {}
+    named_images: list[str] = []
     for index, images, labels in batches:
         mine = index not in stored and index % ranks.count == ranks.rank
         if not mine or not len(images):
             evaluator.tick(len(evaluator.plan))
         if not len(images):
             continue
-        is_first = not digests
-        digests[index] = digest(images, labels)
-        if is_first and set(ranks.gather(digests[index])) != {digests[index]}:
+        is_first = not named
+        named_images += (each := digests(images, labels))
+        named[index] = digest(*each)
+        if is_first and set(ranks.gather(named[index])) != {named[index]}:
             raise InputError(_DIFFERENT)
         if index in stored:
-            _check_same(index, digests[index], records[index], folder)
+            _check_same(index, named[index], records[index], folder)
             if records[index].answers:
                 _check_answers(index, images, records[index], evaluator, folder)
                 records[index].answers = []
             known = True
         if mine:
-            records[index] = evaluator(index, digests[index], images, labels)
+            records[index] = evaluator(index, named[index], images, labels)
             if folder.path is not None and not evaluator.first_error():  # a mistake may be mended until the run goes on
                 records[index].answers = evaluator.asked(index, images)
                 unsaved.append(index)
@@ -306,12 +311,12 @@ def _records(
             folder.save(unsaved[0], records[unsaved.pop(0)])
         if pool:
             pool.offer(index, images, labels, records.get(index) if index % ranks.count == ranks.rank else None)
-    everyones = ranks.gather((digests, records))
-    if any(theirs != digests for theirs, _ in everyones):
+    everyones = ranks.gather((named, records))
+    if any(theirs != named for theirs, _ in everyones):
         raise InputError(_DIFFERENT)
     for _, theirs in everyones:
         records |= theirs
-    return {index: records[index] for index in digests}
+    return {index: records[index] for index in named}, named_images
 
 
 def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> None:

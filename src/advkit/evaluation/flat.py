@@ -35,6 +35,7 @@ def as_dict(report: RobustnessReport) -> dict[str, Scalar]:
         "images": report.images,
         **_interval("clean_accuracy", report.defenses[0]),
         **_interval("robust_accuracy", next((one for one in report.worst if one.defense == BARE), report.defenses[0])),
+        "verified_accuracy": report.verified_accuracy if report.proved else None,
         "flags": len(report.flags),
         "failures": sum(len(failure.rows) for failure in report.failures),
         "verdict": report.verdict or "",

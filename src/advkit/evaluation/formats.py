@@ -32,6 +32,7 @@ __all__ = [
     "together",
     "transfers",
     "unbounded",
+    "verified",
 ]
 
 _WIDTH = 80
@@ -149,7 +150,7 @@ def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
     """What stands beneath the table: lines, after an empty one for each paragraph."""
     paragraphs = [
         *_verdict(report),
-        *_verified(report),
+        *verified(report),
         _caption(report),
         *transfers(report),
         *unbounded(report),
@@ -179,7 +180,7 @@ def _verdict(report: RobustnessReport) -> list[str]:
     ]
 
 
-def _verified(report: RobustnessReport) -> list[str]:
+def verified(report: RobustnessReport) -> list[str]:
     """The interval in which the truth lies."""
     if not report.proved:
         return []

@@ -12,7 +12,7 @@ from advkit import norms
 from advkit.errors import InputError
 from advkit.evaluation.charts import bar, curve_chart, curve_legend, strip
 from advkit.evaluation.flags import Flag
-from advkit.evaluation.formats import called, doubts, lines, lost, passes, together, transfers, unbounded
+from advkit.evaluation.formats import called, doubts, lines, lost, passes, together, transfers, unbounded, verified
 from advkit.evaluation.gallery import Named, html_pictures
 from advkit.evaluation.markup import Html, Row, html_number, html_percent, html_short, html_table
 from advkit.evaluation.plan import TRANSFERRED
@@ -80,6 +80,7 @@ def _verdict(report: RobustnessReport, title: str) -> str:
         if report.scores and worst.images
         else "<p>No attack was tried.</p>"
     )
+    said += "".join(f"<p>{escape(sentence)}</p>" for sentence in verified(report))
     if report.not_tried and worst.accuracy > 0:
         said += f"<p>Not tried: {escape(', '.join(report.not_tried))}. What is left has not withstood them.</p>"
     return (

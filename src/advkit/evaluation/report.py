@@ -229,14 +229,14 @@ class RobustnessReport:
 
         The keys stay what they are from one version to the next; more may come. Of the bare model: ``images``,
         ``clean_accuracy``, ``robust_accuracy`` (each also with ``_low`` and ``_high``, the ends of its 95 % interval),
-        ``flags`` and ``failures`` (how many), ``eps_linf`` and so on (the budgets), ``verdict`` ("" if there is none),
-        ``stop_when_fooled``, ``seed``, ``device``, ``hardware``, ``data_digest``, ``advkit_version``,
-        ``torch_version`` and ``python_version``. Of each attack, after its name and a slash, ``accuracy`` with its
-        ends, ``success_rate``, ``attacked``, ``first_to_fool``, ``precision``, ``recall``, ``f1``, ``median_l0`` to
-        ``median_linf``, ``seconds_per_image``, ``forwards_per_image`` and ``backwards_per_image``. Of a defense, after
-        its name, ``clean_accuracy``, ``precision``, ``recall`` and ``f1``; after its name and a protocol's,
-        ``robust_accuracy``; and after the attack's as well what there is of an attack. Of transferred images the
-        protocol is followed by the surrogate's name, and for the bare model both stand first.
+        ``verified_accuracy`` if the report has one, ``flags`` and ``failures`` (how many), ``eps_linf`` and so on (the
+        budgets), ``verdict`` ("" if there is none), ``stop_when_fooled``, ``seed``, ``device``, ``hardware``,
+        ``data_digest``, ``advkit_version``, ``torch_version`` and ``python_version``. Of each attack, after its name
+        and a slash, ``accuracy`` with its ends, ``success_rate``, ``attacked``, ``first_to_fool``, ``precision``,
+        ``recall``, ``f1``, ``median_l0`` to ``median_linf``, ``seconds_per_image``, ``forwards_per_image`` and
+        ``backwards_per_image``. Of a defense, after its name, ``clean_accuracy``, ``precision``, ``recall`` and ``f1``;
+        after its name and a protocol's, ``robust_accuracy``; and after the attack's as well what there is of an attack.
+        Of transferred images the protocol is followed by the surrogate's name, and for the bare model both stand first.
 
         What is no letter, digit, dot or dash in a name becomes ``_``: ``PGD_eps_8_255_steps_40/accuracy``. A number
         that nothing was measured for is NaN, and what is None is left out.
@@ -300,7 +300,7 @@ class RobustnessReport:
         """
         text = fspath(source)
         if not text.lstrip().startswith("{"):
-            text = Path(text).read_text(encoding="utf-8")
+            text = Path(text).read_text(encoding="utf-8", errors="replace")
         try:
             return cls(**stored.from_json(text))
         except (KeyError, TypeError) as error:

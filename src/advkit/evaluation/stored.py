@@ -39,6 +39,8 @@ def from_json(written: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(written)
     except json.JSONDecodeError as error:
         raise InputError(f"this is not a report that advkit wrote, since it is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"this is not a report that advkit wrote, since it is a {type(content).__name__}")
     schema = content.pop("schema", None)
     if schema != _SCHEMA:
         raise InputError(f"this report has schema {schema!r}, and this version of advkit reads schema {_SCHEMA}")

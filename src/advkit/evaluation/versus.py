@@ -143,7 +143,7 @@ def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
         raise InputError(
             f"these reports are about other images: {first.images} with digest {first.data_digest[:12]}, and "
             f"{second.images} with {second.data_digest[:12]}. Evaluate both models on the same images, in the same "
-            "order and in batches of the same size, which the digest goes by"
+            "order; and both with this advkit, since an older one named images by their batches"
         )
     pairs = list(zip(first.standing, second.standing, strict=True))
     counts = {kind: pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))}

@@ -74,6 +74,17 @@ def test_a_class_that_is_far_behind_two_logits_about_zero_is_tried(norm: str, ta
         assert attack.within_reach(images, labels).tolist() == [fooled] * len(images)
 
 
+def test_what_is_within_reach_of_the_pixels_that_may_move() -> None:
+    """On a linear model: the gap over the dual norm of the weights that a mask leaves, of each image another."""
+    model, images, labels = scene(2)
+    masks = (torch.arange(12) % 4 < torch.tensor([1, 2, 3, 2, 0, 4, 1, 3])[:, None]).double()
+    slopes = ((model.weight[1] - model.weight[0]).abs() * masks).sum(1)
+    far = model(images).diff(dim=1).abs().squeeze(1) / slopes  # infinite where nothing may move
+    eps = far.nan_to_num(posinf=0.4) * torch.tensor([0.99, 1.01]).repeat(4)
+    attack = advkit.MultiTargeted(model, eps=eps, mask=masks)
+    assert attack.within_reach(images, labels).tolist() == [False, True, False, True, False, True, False, True]
+
+
 def test_what_it_costs() -> None:
     """One look, one Jacobian; then the nearest class with all steps, the next with half of them, a third, the least."""
     model, images, labels = scene()

@@ -58,6 +58,39 @@ def test_the_loop_of_deepfool_ends_where_all_are_fooled() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ascent", "deepfool"])
+def test_a_masked_fit_spends_the_budget_on_what_is_free(kind: str) -> None:
+    """On a linear model of two classes that is along the free weights."""
+    model = scenes.linear_net(classes=2)
+    mask = (torch.arange(64) % 3 == 0).view(8, 8)
+    weight = (model[1].weight[1] - model[1].weight[0]).detach().view(scenes.IMAGE) * mask
+    images, labels = scenes.draw(6, *scenes.IMAGE, low=0.2, high=0.8), torch.zeros(6, dtype=torch.int64)
+    unfitted = advkit.Universal(model, eps=0.5, norm="l2", method=kind, beta=1e9, mask=mask)
+    attack = unfitted.fit([(images, labels)] * 2, epochs=3)
+    assert not attack.pattern[:, ~mask].any()
+    along = torch.nn.functional.cosine_similarity(attack.pattern.flatten(), weight.flatten(), dim=0)
+    assert along > (0.9999 if kind == "ascent" else 0.98)  # which goes round by the edge of the box
+    torch.testing.assert_close(attack(images, labels) - images, attack.pattern.expand_as(images))
+    with pytest.raises(InputError, match="one mask for all images"):
+        advkit.Universal(model, mask=torch.ones(6, 1, 8, 8)).fit([(images, labels)])
+
+
+def test_a_pattern_on_a_grid_is_rounded_and_not_searched_for_again() -> None:
+    """The model is asked nothing, and a patch does not grow where rounding undoes it."""
+    asked = scenes.Counting(MODEL)
+    images = (IMAGES * 3).round() / 3
+    patch = scenes.draw(3, 4, 4, high=0.6)
+    chance = torch.Generator().manual_seed(0)
+    for attack, most in (
+        (advkit.Universal(asked, eps=0.4, pattern=1.2 * patch.repeat(1, 2, 2) - 0.36, levels=4), 64),
+        (advkit.Patch(asked, area=0.25, pattern=patch, levels=4, generator=chance), 16),
+    ):
+        found = attack(images, LABELS)
+        assert found.equal((found * 3).round() / 3)
+        assert 0 < (found != images).any(1).flatten(1).sum(1).max() <= most
+        assert not asked.calls
+
+
+@pytest.mark.parametrize("kind", ["ascent", "deepfool"])
 def test_a_universal_perturbation_beats_noise(kind: str) -> None:
     unfitted = advkit.Universal(MODEL, eps=0.25, method=kind)
     noise = advkit.Universal(MODEL, eps=0.25, pattern=0.25 * scenes.draw(*scenes.IMAGE, low=-1.0, seed=7).sign())

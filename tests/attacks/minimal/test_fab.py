@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import advkit
 from advkit import CW, FAB, norms
 from advkit.attacks.minimal.fab import _Closest, _Walk
-from contracts.scenes import Passes, conv_net, draw, flat_net, linear_net, said_by
+from contracts.scenes import Passes, conv_net, draw, flat_net, linear_net, said_by, trained_net
 from references.network import of_fab
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -301,3 +301,15 @@ def test_the_scale_of_logits_does_not_matter(norm: str, scale: float) -> None:
     assert plain.success.all()
     assert scaled.success.all()
     torch.testing.assert_close(scaled.distance(norm), plain.distance(norm), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_verdict_on_images_of_16_bits_stays_inside_eps(dtype: torch.dtype) -> None:
+    model, images, labels = trained_net()
+    images = images.to(dtype)
+    for norm in ("linf", "l2", "l1"):
+        eps = FAB(model, norm=norm, steps=5).run(images, labels).distance(norm).sort().values[len(images) // 2]
+        result = FAB(model, norm=norm, eps=float(eps), steps=5).run(images, labels)
+        size = norms.get(norm).distance(result.images.double(), images.double())
+        assert result.success.sum() >= len(images) // 4
+        assert (size <= eps + 1e-6).all()

@@ -83,6 +83,20 @@ def test_a_boundary_that_no_gradient_at_the_image_shows(attack: type[advkit.Atta
     assert result.distance("l2").allclose(torch.tensor([0.23, 0.05, 0.23]), rtol=0.02)
 
 
+class Inside(nn.Module):
+    """Class 1 where the first features are large together, which a gradient sees; or two others, by rather less."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        lead = (x[:, :6].sum(1) - 4.5).maximum(30 * torch.relu(x[:, 6:8].sum(1) - 1.2) - 4.5)
+        return torch.stack([-lead, lead], 1)
+
+
+@pytest.mark.parametrize(("norm", "distance"), [("l0", 2.0), ("l1", 1.35)])
+def test_nor_in_l1_and_l0(norm: str, distance: float) -> None:
+    result = advkit.Minimal(Inside(), norm=norm).run(torch.zeros(2, 16), torch.zeros(2, dtype=torch.int64))
+    assert result.distance(norm).allclose(torch.tensor(distance), rtol=0.02)
+
+
 @pytest.mark.parametrize("attack", [advkit.CW, advkit.EAD, advkit.Minimal])
 def test_a_class_behind_two_whose_logits_are_about_0(attack: type[advkit.Attack]) -> None:
     def model(x: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
@@ -198,14 +199,59 @@ def test_verified_images_are_not_fooled_and_the_model_stays_as_it_was() -> None:
     assert verify(model, images[:0], labels[:0]).shape == (0,)
 
 
+def test_a_layer_that_stands_in_two_places_is_followed_through_both() -> None:
+    torch.manual_seed(0)
+    relu, twice = nn.ReLU(), nn.Linear(6, 6)
+    net = nn.Sequential(nn.Linear(4, 6), relu, twice, relu, twice, relu, nn.Linear(6, 3)).double().eval()
+    images, labels = torch.rand(4, 4).double(), torch.tensor([0, 1, 2, 0])
+    logits = net(images).detach()
+    assert (logits[:, 0] - logits[:, 1]).std() > 0  # so that it says something
+    found = margin_bounds(net, images, labels, eps=0.0)
+    torch.testing.assert_close(found, logits.gather(1, labels[:, None]) - logits, rtol=0, atol=1e-12)
+
+
+def test_nothing_is_proved_within_what_the_models_own_arithmetic_is_off() -> None:
+    """A float32 of eight millions has no halves: pixels above 0.5 count as 1, whatever the layers say."""
+    net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 2))
+    with torch.no_grad():
+        net[0].weight.fill_(1)
+        net[0].bias.fill_(2**23)
+        net[1].weight.copy_(torch.tensor([[1.0], [0.0]]))
+        net[1].bias.copy_(torch.tensor([100.0 - 2**23, 100.45]))
+    images, label = torch.tensor([[0.52]]), torch.tensor([0])
+    assert net(images).argmax(1) == label
+    assert net(images - 0.04).argmax(1) != label
+    assert margin_bounds(net, images, label, eps=0.04)[0, 1].item() == pytest.approx(0.03, abs=1e-4)
+    assert not verify(net, images, label, eps=0.04)
+
+
 class Own(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
 
 
+class Centred(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean((1, 2, 3), keepdim=True), bias)
+
+
+class Called(nn.ReLU):
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x).sin()
+
+
+def patched() -> nn.Module:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
+    net[1].forward = lambda x: F.linear(x, net[1].weight)
+    return net
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a layer": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 3), nn.Tanh()), r"Tanh \(2\) cannot be followed: "),
     "a module": (lambda: Own(nn.Flatten(), nn.Linear(72, 3)), r"Own cannot be followed"),
+    "inside a layer": (lambda: nn.Sequential(Centred(2, 1, 3), nn.Flatten(), nn.Linear(16, 3)), "a way of its own"),
+    "around a layer": (lambda: nn.Sequential(Called(), nn.Flatten(), nn.Linear(72, 3)), "a way of its own"),
+    "one layer alone": (patched, r"Linear \(1\) cannot be followed"),
     "nested": (lambda: advkit.Normalized(nn.Sequential(nn.Sequential(nn.GELU())), 0.5, 0.5), r"GELU \(net.0.0\)"),
     "a defense": (
         lambda: advkit.defenses.RandomizedSmoothing(0.1).wrap(nn.Flatten()),

@@ -44,11 +44,15 @@ def chain(model: nn.Module) -> list[Step]:
 
 
 def _steps(module: nn.Module, name: str, *, evaluating: bool) -> Iterator[Step]:
-    forward = type(module).forward
+    forward = getattr(type(module), "forward", None)
     if any(getattr(module, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks")):
         raise InputError(f"{_called(module, name)} has a hook, which may change what it returns; remove it")
+    if _overridden(module):
+        raise InputError(f"{_called(module, name)} cannot be followed, since it has a way of its own: {_FOLLOWED}")
     if forward is nn.Sequential.forward:
-        for inner, child in module.named_children():
+        # Not named_children, which tells of a layer that stands in two places only once.
+        for inner, child in module._modules.items():
+            assert child is not None
             yield from _steps(child, f"{name}.{inner}".lstrip("."), evaluating=evaluating)
     elif forward is Normalized.forward:
         assert isinstance(module, Normalized)
@@ -63,6 +67,17 @@ def _steps(module: nn.Module, name: str, *, evaluating: bool) -> Iterator[Step]:
         yield _LAYERS[forward](module, _called(module, name), evaluating)
     else:
         raise InputError(f"{_called(module, name)} cannot be followed: {_FOLLOWED}")
+
+
+def _overridden(module: nn.Module) -> bool:
+    """Whether a module works otherwise than the forward of its type says: by what this calls, or is called by."""
+    kind: Any = type(module)
+    if any(name in vars(module) for name in ("forward", "_conv_forward")) or kind.__call__ is not nn.Module.__call__:
+        return True
+    if isinstance(module, nn.Sequential):
+        return kind.__iter__ is not nn.Sequential.__iter__
+    convolutions = {one._conv_forward for one in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+    return hasattr(kind, "_conv_forward") and kind._conv_forward not in convolutions
 
 
 def _called(module: nn.Module, name: str) -> str:

@@ -1,7 +1,7 @@
 """The MultiTargeted attack."""
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -12,10 +12,11 @@ from advkit._base.random import normal_like
 from advkit._base.scale import contenders, magnitude, power_of_two
 from advkit._engine.ball import Ball
 from advkit._engine.boundaries import dual_size, linear_distances, nearest_boundaries
-from advkit._engine.classifier import Classifier, own
+from advkit._engine.classifier import own
 from advkit._engine.iterate import iterate
 from advkit._engine.keeps import Standing
 from advkit._engine.looks import Look, Seeking
+from advkit._engine.masks import Frame, Shown, free_pixels
 from advkit._engine.rows import Rows
 from advkit.attack import Attack
 from advkit.goals import Goal, Untargeted
@@ -100,8 +101,7 @@ class MultiTargeted(Attack):
         """Where some class lies within the budget, if the model were linear: bool (N,), where the images are.
 
         Of images that the attack fails on, it tells where gradients do not lead to what they promise. One forward for
-        an image, and another with a backward for each class. A ``mask`` is not taken into account: with
-        fewer pixels less may be in reach than this says.
+        an image, and another with a backward for each class.
 
         Args:
             images: floating (N, ...), within ``bounds``, N at least 1.
@@ -111,13 +111,20 @@ class MultiTargeted(Attack):
             >>> advkit.MultiTargeted(model, eps=4 / 255).within_reach(images, labels).shape
             torch.Size([12])
         """
-        model = Classifier(self.model, {"labels": labels})
+        model = Shown(self.model, {"labels": labels})
         with attacking(self.model, adaptive=self.adaptive):
             x = own(images, *model.workplace(images))
             goal = Untargeted(own(labels, x.device, torch.int64))
-            routes = self._with(model=model)._survey(x, goal, _Found(x, goal))
-        eps = self.eps.to(x.device) if isinstance(self.eps, Tensor) else self.eps
-        return (routes.open & (routes.far < column(eps, routes.far))).any(1).to(images.device)
+            eps = torch.as_tensor(self.eps).to(x).expand(len(x))
+            every = torch.arange(len(x), device=x.device)
+            free = None if self.mask is None else free_pixels(self.mask, x)
+            near = torch.zeros_like(every, dtype=torch.bool)
+            for rows, model.frame in [(every, None)] if free is None else Frame.around(x, free):
+                part = x if model.frame is None else model.frame.vectors()
+                some = replace(goal.rows(rows), place=every[: len(rows)])
+                routes = self._with(model=model)._survey(part, some, _Found(part, some), ranked=True)
+                near[rows] = (routes.open & (routes.far < eps[rows, None])).any(1)
+        return near.to(images.device)
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         ball = Ball.of(self.norm, images, self.eps, self.bounds)
@@ -142,8 +149,11 @@ class MultiTargeted(Attack):
                 routes.learn(rows, rank)
         return found.images
 
-    def _survey(self, images: Tensor, goal: Goal, found: "_Found") -> "_Routes":
-        """Who is fooled already; and for the others the classes to try, and how far they are: one Jacobian."""
+    def _survey(self, images: Tensor, goal: Goal, found: "_Found", *, ranked: bool = False) -> "_Routes":
+        """Who is fooled already; and for the others the classes to try, and how far they are: one Jacobian.
+
+        One class needs no ranking, and is infinitely far away then, if it is not to be ``ranked`` all the same.
+        """
         with torch.no_grad():
             logits = self.classifier.logits(images)
         found.note(goal, logits)
@@ -151,7 +161,7 @@ class MultiTargeted(Attack):
         rivals, norm = goal.rivals(logits, self.target_classes), norms.get(self.norm)
         far = torch.full_like(rivals, torch.inf, dtype=images.dtype)
         racing = contenders(logits).gather(1, rivals)
-        place = found.left(None if rivals.shape[1] > 1 else ~racing.all(1))  # one class needs no ranking
+        place = found.left(None if ranked or rivals.shape[1] > 1 else ~racing.all(1))
         if len(place):
             x, standing = images[place].requires_grad_(), goal.rows(place)
             seen = self.classifier.of(standing).logits(x)

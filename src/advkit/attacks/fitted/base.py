@@ -15,6 +15,7 @@ from advkit import hyperparameters, losses
 from advkit._data.samples import Choice, LabelsGetter, Sample, check_labels_getter, check_loader
 from advkit._engine.checks import check_classes, check_images, check_number
 from advkit._engine.classifier import Classifier, own, predict, warn_of_infinite
+from advkit._engine.masks import Shown, check_shared, free_pixels
 from advkit._engine.run import Done
 from advkit._io.progress import track
 from advkit._io.rng import AllGenerators
@@ -135,13 +136,18 @@ class Fitted(Attack):
         It takes one step along the slope of the summed loss, that of each image cut off at ``beta``.
         """
         pattern = pattern.detach().requires_grad_()
-        shown = self._applied(images, pattern)
+        shown = self._pasted(images, pattern)
         x = shown.detach().requires_grad_()
         logits = model.logits(x)
         fooled = goal.success(logits.detach())
         values = goal.climbed(losses.get(self.loss), logits).clamp(max=self.beta)
         (slope,) = torch.autograd.grad(shown, pattern, model.gradient(values, x))
         return self._moved(pattern.detach(), slope, share), [fooled]
+
+    def _pasted(self, images: Tensor, pattern: Tensor) -> Tensor:
+        """The images (N, ...) with a pattern where a mask leaves them free."""
+        shown = self._applied(images, pattern)
+        return shown if self.mask is None else shown.where(free_pixels(self.mask, images), images)
 
     def _known(self) -> Tensor:
         """The pattern, if there is one."""
@@ -201,6 +207,7 @@ class _Learner:
         """Learn from a batch. Which of its images were fooled before, bool (n,); nothing of images of the target."""
         attack = self._attack
         check_images(images, attack.bounds)
+        check_shared(f"{type(attack).__name__}.fit", attack.mask, images)
         if labels is None:
             labels = predict(attack.model, images).argmax(1)
         check_classes("labels", labels, images)
@@ -213,9 +220,10 @@ class _Learner:
                 return []
         climbed = (attack.loss,) if callable(attack.loss) else ()
         with attacking(attack.model, *climbed, adaptive=attack.adaptive):
-            model = Classifier(attack.model, classes, attack.autocast)
+            model = Shown(attack.model, classes, attack.autocast)
             device, work = model.workplace(images)
             pixels = own(images, device, work).clamp_(*attack.bounds)
+            model.free = None if attack.mask is None else free_pixels(attack.mask, pixels)[:1]  # the same of all
             wanted = own(classes["labels" if attack.target is None else "target"], device, torch.int64)
             goal: Goal = Untargeted(wanted) if attack.target is None else Targeted(wanted)
             pattern = attack._begin(pixels) if self.pattern is None else self.pattern.to(device, work)

@@ -79,7 +79,8 @@ class Universal(Fitted):
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         pattern = self._known().to(images)
         self._check_shape(images, pattern)
-        return images + norms.get(self.norm).project(pattern.expand_as(images), self.eps)
+        pattern = pattern.expand_as(images) if self.mask is None else pattern.where(self.mask, 0)
+        return images + norms.get(self.norm).project(pattern, self.eps)
 
     def _check_shape(self, images: Tensor, pattern: Tensor) -> None:
         """Refuse a pattern for images of another shape."""
@@ -105,9 +106,9 @@ class Universal(Fitted):
         norm = norms.get(self.norm)
         search = DeepFool(model, norm=norm, bounds=self.bounds)
         with torch.no_grad():
-            fooled = goal.success(model.logits(self._applied(images, pattern)))
+            fooled = goal.success(model.logits(self._pasted(images, pattern)))
         for row in (~fooled).nonzero():  # one after the other: each is to be fooled with what the others have added
-            x = self._applied(images[row], pattern)
+            x = self._pasted(images[row], pattern)
             added = (search._perturb(x, goal.rows(row)) - x).detach()
             pattern = norm.project(pattern[None] + added, self.eps)[0]
         return pattern, [fooled]

@@ -16,7 +16,6 @@ from advkit._engine.looks import Look, Seeking
 from advkit._engine.rows import Rows
 from advkit.attack import Aim, Attack
 from advkit.attacks.minimal.trust_region import Rule, rule
-from advkit.errors import InputError
 from advkit.goals import Goal
 from advkit.hyperparameters import ImageEach, declared, number
 from advkit.norms import L2, Norm, column
@@ -167,7 +166,8 @@ class BrendelBethge(Attack):
         for _ in range(self.binary_search_steps):
             middle = (low + high) / 2
             with torch.no_grad():
-                fooled = goal.clearly(self.classifier.logits(solver.between(originals, far, middle)))
+                logits = self.classifier.of(goal).logits(solver.between(originals, far, middle))
+            fooled = goal.clearly(logits)
             low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
         return solver.between(originals, far, high).clamp(*self.bounds)
 
@@ -175,8 +175,6 @@ class BrendelBethge(Attack):
         """Adversarial images, (N, ...), for the rows int64 (n,), and which have one: bool (N,)."""
         far, done = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
         given = self.starting_points
-        if given is not None and bool(((given < self.bounds[0]) | (given > self.bounds[1])).any()):
-            raise InputError(f"starting_points must lie within bounds={self.bounds}, as images do; clamp them first")
         for turn in range(-1, _DRAWS):
             if turn < 0 and given is None:
                 continue
@@ -184,8 +182,9 @@ class BrendelBethge(Attack):
             if not len(left):
                 return far, done
             tried = given[left] if given is not None and turn < 0 else self._noise(images[left], turn)
+            standing = goal.rows(left)
             with torch.no_grad():
-                done[left] = goal.rows(left).clearly(self.classifier.logits(tried))
+                done[left] = standing.clearly(self.classifier.of(standing).logits(tried))
             far[left] = tried
         left = place[~done[place]]
         if len(left):
@@ -213,4 +212,4 @@ class BrendelBethge(Attack):
         rows = Seeking(start, goal)
         found = iterate(self.classifier, rows, step, steps=_LED, loss="margin", keep=HighestLoss(start))
         with torch.no_grad():
-            return found, goal.clearly(self.classifier.logits(found))
+            return found, goal.clearly(self.classifier.of(goal).logits(found))

@@ -16,7 +16,7 @@ from advkit.attack import Aim, Attack
 from advkit.attacks.minimal.shrinking import Shrinking, annealed, reach
 from advkit.goals import Goal
 from advkit.hyperparameters import number
-from advkit.norms import Norm
+from advkit.norms import Norm, column
 
 __all__ = ["FMN"]
 
@@ -110,14 +110,16 @@ class FMN(Attack):
             room = _ROOM * (high - low)
             stuck = ((look.x < low + room) & (inside < 0)) | ((look.x > high - room) & (inside > 0))
             inside = inside.where(~stuck, 0)
-            eps = self._measured(rows, look, dual_size(inside, norm), gamma)
+            steepest = dual_size(inside, norms.L1).clamp_min(torch.finfo(inside.dtype).tiny)
+            inside = inside / column(steepest, inside)  # or squares would underflow
+            gap = ((look.loss.abs() + 2 * look.edge) / steepest).to(look.x.dtype)
+            eps = self._measured(rows, look, linear_distances(gap, dual_size(inside, norm)), gamma)
         rows.eps = eps.minimum(rows.farthest)
         ahead = look.x + annealed(alpha, alpha / 100, look.step, self.steps) * norms.L2.steepest(inside)
         return Ball.of(norm, rows.originals, rows.eps, self.bounds).project(ahead)
 
-    def _measured(self, rows: _InBall, look: Look, slopes: Tensor, gamma: float) -> Tensor:
-        """The next radius: (n,)."""
-        across = linear_distances((look.loss.abs() + 2 * look.edge).to(look.x.dtype), slopes)
+    def _measured(self, rows: _InBall, look: Look, across: Tensor, gamma: float) -> Tensor:
+        """The next radius, (n,), where the boundary seems so far away, (n,)."""
         linear = norms.get(self.norm).distance(look.x, rows.originals) + across.where(across.isfinite(), 0)
         grown = torch.where(rows.best.isinf(), linear.maximum(rows.eps), rows.eps) * (1 + gamma)
         return torch.where(look.clearly, (rows.eps * (1 - gamma)).minimum(rows.best), grown)

@@ -36,8 +36,9 @@ class Minimal(Attack):
     than they have. The smallest success is returned; an image that is not reached comes back as it was, and so does one
     that is misclassified already.
 
-    In L2 and Linf a walk along the boundary from noise far away then looks again; where it ends closer by a twentieth,
-    gradients near the image have said little, and eight more follow.
+    A walk along the boundary from noise far away then looks again; where it ends closer by a twentieth (in L0 by three
+    tenths), gradients near the image have said little, and eight more follow. In L1 and L0 the second half of a walk is
+    as in `BrendelBethge`.
 
     In L2 this is what `CW` does by default. In L1 it is `EAD`'s search with nothing but L1 to make small, by steps that
     die out, and two searches more that begin twice as far away as the closest success. In Linf the linearised problem
@@ -45,8 +46,8 @@ class Minimal(Attack):
     that are not needed are put back.
 
     Beside a forward and a backward a step there is one forward, with a backward for each of the nearest nine classes,
-    that ranks them, in L2 and Linf a walk of at most 21 passes, or nine, and in L0 at most 14 forwards and 2 backwards
-    for what is put back. A quarter to a half of the passes allowed are usual.
+    that ranks them, a walk of at most 21 passes, or nine, and in L0 at most 14 forwards and 2 backwards for what is put
+    back. A quarter to a half of the passes allowed are usual.
 
     What is made small, with a penalty on the margin, is as in Carlini & Wagner; how it is made small is advkit's own.
 

@@ -25,7 +25,7 @@ class Objective(ABC):
     overshoot: float  # how far behind the boundary to aim, over the margin at the original
     promising = 1.5  # a class further than this, over the best so far, is not tried
     losing = 1.05  # and one that is further than this on the way is given up
-    audited = False  # whether walks from afar look again, in the end
+    overlooked = 0.95  # a walk from afar that ends this close, over the best, says that the search was wrong
     returns = 0  # how many searches begin beyond the closest success, in the end
 
     def __init__(self, bounds: tuple[float, float]) -> None:
@@ -71,7 +71,6 @@ class SquaredL2(Objective):
     memory = 0.8
     first = 0.5
     overshoot = 1e-3
-    audited = True
 
     def __init__(self, bounds: tuple[float, float]) -> None:
         super().__init__(bounds)
@@ -101,6 +100,7 @@ class WeightedL1(Objective):
     memory = 0.95
     first = 1.0
     overshoot = 1e-2
+    overlooked = 0.75
 
     def __init__(self, bounds: tuple[float, float], weight: float) -> None:
         super().__init__(bounds)

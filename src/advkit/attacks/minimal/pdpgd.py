@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from advkit import hyperparameters, norms
+from advkit._base.scale import magnitude, power_of_two
 from advkit._engine.adam import Adam
 from advkit._engine.iterate import iterate
 from advkit._engine.keeps import Smallest
@@ -25,6 +26,7 @@ __all__ = ["PDGD", "PDPGD"]
 
 _PRIMAL, _DUAL = 0.01, 0.1  # the last step sizes, over the first ones
 _MEMORY = 0.9  # how much of the mean multiplier a step keeps
+_LEAST_UNIT, _LARGEST_UNIT = 0.25, 16.0  # powers of two of which logits are as the paper takes them
 _MOST = 1e6  # neither multiplier is more than that many times the other
 
 
@@ -36,15 +38,19 @@ class _Players(Shrinking):
         odds: (n,), the logarithm of the margin's multiplier over the norm's.
         cost: (n,), the norm's multiplier, in the mean over the steps. That of the margin is 1 less it.
         adam: of the image.
+        unit: (n,), what its margin is measured in, from the first look on; 0 before it.
     """
 
     odds: Tensor
     cost: Tensor
     adam: Adam
+    unit: Tensor
 
     def climbed(self, loss: Loss, logits: Tensor) -> Tensor:
         """Minus the softplus of the margin, whatever the loss."""
-        return -softplus(self.goal.margin(logits))
+        size = power_of_two(magnitude(logits, self.goal.classes))
+        self.unit = self.unit.where(self.unit > 0, size / size.clamp(_LEAST_UNIT, _LARGEST_UNIT))
+        return -softplus(self.goal.margin(logits) / self.unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +69,7 @@ class PrimalDual(Attack):
         kept = Smallest(images, self._measure)
         odds = -torch.full_like(kept.least, self.dual_ratio).log()
         adam = Adam(images, 1e-8 / (self.bounds[1] - self.bounds[0]))
-        rows = _Players(images, goal, images, kept, odds, torch.sigmoid(-odds), adam)
+        rows = _Players(images, goal, images, kept, odds, torch.sigmoid(-odds), adam, torch.zeros_like(kept.least))
         return iterate(self.classifier, rows, self._step, steps=self.steps, loss="margin", keep=kept)
 
     def _step(self, rows: _Players, look: Look) -> Tensor:
@@ -97,8 +103,9 @@ class PDGD(PrimalDual):
     that is misclassified already.
 
     All ``steps`` are taken for every image but those: a forward and a backward each, and a forward for where the last
-    one leads. As in the paper the margin counts in units of the logits. Where they are about a hundred Adam remembers
-    gradients that are as large, and what it finds stays far away; in `PDPGD`, `DDN` and `FMN` it does not.
+    one leads. As in the paper the margin counts in units of the logits where the two that it compares in the image are
+    between 1/4 and 32. Where they are larger or smaller, which the paper's numbers are not made for, they are taken for
+    as much of a power of two as brings them there.
 
     Matyasko & Chau, "PDPGD: primal-dual proximal gradient descent adversarial attack", 2021.
     arXiv:2106.01538.
@@ -150,8 +157,7 @@ class PDPGD(PrimalDual):
     for where the last one leads. The paper comes near z in up to five proximal steps of its own; here it is found in
     closed form, and in L2 by Newton's method, which is closer in L2.
 
-    As in the paper the margin counts in units of the logits. Where those of an image differ by less than 1e-4 or so the
-    second player takes more steps than there are to make the norm cheap enough, and the attack fails: scale the logits.
+    The margin counts in the units that it does in `PDGD`.
 
     Matyasko & Chau, "PDPGD: primal-dual proximal gradient descent adversarial attack", 2021.
     arXiv:2106.01538.

@@ -24,7 +24,6 @@ class Largest(Objective):
     memory = 0.9
     first = 1.0
     overshoot = 1e-3
-    audited = True
 
     def solve(
         self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float
@@ -93,6 +92,7 @@ class Count(Objective):
     first = 1.0
     overshoot = 1e-2
     promising = 1.1
+    overlooked = 0.7  # one feature may be a tenth
 
     def solve(
         self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float

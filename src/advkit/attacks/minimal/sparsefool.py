@@ -83,7 +83,7 @@ class SparseFool(Attack):
             answers = rows.originals + (1 + self.overshoot) * (x - rows.originals)
             answers = answers.clamp_(*self.bounds)
             with torch.no_grad():
-                hit = rows.goal.clearly(model.logits(answers)) & rows.active
+                hit = rows.goal.clearly(model.of(rows.goal).logits(answers)) & rows.active
             stuck[rows.index] = (x == rows.x).flatten(1).all(1)
             fooled[rows.index] |= hit
             rows.move(answers.where(column(hit, x), x))
@@ -94,5 +94,5 @@ class SparseFool(Attack):
         x, model = rows.x, self.classifier
         way = DeepFool(self.model, bounds=self.bounds)._perturb(x, rows.goal) - x
         boundary = (x + way).requires_grad_()
-        slope = model.gradient(rows.goal.margin(model.logits(boundary)), boundary)
+        slope = model.gradient(rows.goal.margin(model.of(rows.goal).logits(boundary)), boundary)
         return (x + step_to_hyperplane(L1, x, slope, -self.lam * dot(slope, way), self.bounds)).clamp(*self.bounds)

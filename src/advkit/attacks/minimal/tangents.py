@@ -86,9 +86,9 @@ class _Routes:
 class Tangents:
     """The smallest changes found in ``rounds`` searches of at most ``steps`` passes each.
 
-    One pass more, with a backward for each candidate, ranks the classes. Some objectives have it audited by walks from
-    afar, each of at most ``steps`` passes as well. Images that are a success as they are,
-    whatever their margin, and images that are not reached come back as they were.
+    One pass more, with a backward for each candidate, ranks the classes. Without ``initial_c`` walks from afar, each of
+    at most ``steps`` passes as well, audit what was found. Images that are a success as they are, whatever their
+    margin, and images that are not reached come back as they were.
 
     Args:
         objective: what is to be small, and in closed form where the margin is linear.
@@ -122,7 +122,7 @@ class Tangents:
             if len(place):
                 beyond = (2 * closest.images[place] - images[place]).clamp(self.objective.low, self.objective.high)
                 self._approach(model, beyond, goal.rows(place), place, closest, effort)
-        if self.objective.audited and self.initial_c is None:
+        if self.initial_c is None:
             looked_again(model, (routes.count > 0).nonzero().squeeze(1), goal, closest, self.steps - 1)
         return closest.images
 

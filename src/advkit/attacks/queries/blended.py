@@ -17,9 +17,9 @@ __all__ = ["Blended"]
 class Blended(Mildest):
     """Blends: the image fades into noise, or into grey as when contrast is lost, until the model errs.
 
-    Candidates are (1 - t) x + t w with t from 1/levels to 1: w is "noise", uniform in each pixel and drawn once for
-    each image, or "grey", the middle of ``bounds`` in all of it. The first that fools is bisected to with the level
-    before it. An image that no level fools on is returned unchanged.
+    Candidates are (1 - t) x + t w with t from 1/steps to 1: w is "noise", uniform in each pixel and drawn once for
+    each image, or "grey", the middle of ``bounds`` in all of it. The first that fools is bisected to with the step
+    before it. An image that no step fools on is returned unchanged.
 
     Rauber, Brendel & Bethge, "Foolbox: a Python toolbox to benchmark the robustness of machine learning models", ICML
     2017 workshop. arXiv:1707.04131.
@@ -27,10 +27,10 @@ class Blended(Mildest):
     Args:
         model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
         into: "noise" or "grey".
-        levels: how many values of t are tried, at least 1.
+        steps: how many values of t are tried, at least 1.
         bisections: how often the last step is halved, at least 0.
         max_queries: how many forwards may be spent on an image, at least 1; None for one on the image itself, one on
-            each level, some in vain where a batch had room for them, and one on each bisection.
+            each step, some in vain where a batch had room for them, and one on each bisection.
         bounds: the lowest and the highest value of a pixel.
         generator: what noise is drawn from; torch's default generator if None.
 

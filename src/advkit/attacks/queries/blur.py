@@ -18,9 +18,9 @@ __all__ = ["Blur"]
 class Blur(Mildest):
     """Blur: the image goes out of focus, until the model errs.
 
-    Candidates are the image under Gaussian kernels, of standard deviations from 1/levels of the largest to the largest;
-    at an edge the part of the kernel that lies inside counts. The first that fools is bisected to with the level before
-    it. An image that no level fools on is returned unchanged.
+    Candidates are the image under Gaussian kernels, of standard deviations from 1/steps of the largest to the largest;
+    at an edge the part of the kernel that lies inside counts. The first that fools is bisected to with the step before
+    it. An image that no step fools on is returned unchanged.
 
     Rauber, Brendel & Bethge, "Foolbox: a Python toolbox to benchmark the robustness of machine learning models", ICML
     2017 workshop. arXiv:1707.04131.
@@ -28,10 +28,10 @@ class Blur(Mildest):
     Args:
         model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
         max_sigma: the largest standard deviation, as a share of the longer side, greater than 0 and at most 1.
-        levels: how many standard deviations are tried, at least 1.
+        steps: how many standard deviations are tried, at least 1.
         bisections: how often the last step is halved, at least 0.
         max_queries: how many forwards may be spent on an image, at least 1; None for one on the image itself, one on
-            each level, some in vain where a batch had room for them, and one on each bisection.
+            each step, some in vain where a batch had room for them, and one on each bisection.
         bounds: the lowest and the highest value of a pixel.
         generator: not drawn from.
 

@@ -47,7 +47,7 @@ class Boundary(Starting, BlackBox):
         source_step_convergence: an image is done when the length inwards falls below this, at least 0.
         step_adaptation: how fast lengths follow, greater than 1: by what a step that fools multiplies them about.
         update_stats_every_k: how often the point on the sphere is asked about, at least 1.
-        starting_points: (N, ...), an image for each image to begin with; None for noise.
+        starting_points: (N, ...), an image within ``bounds`` for each image to begin with; None for noise.
         init_size: how often noise is tried at most, and how many images of the batch, at least 1.
         max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take.
         batch_size: how many images the model is given at a time at most, at least 1; None for as many as suit the

@@ -45,7 +45,7 @@ class HopSkipJump(Starting, BlackBox):
         initial_gradient_eval_steps: B, how many neighbours the first step has, at least 1.
         max_gradient_eval_steps: how many a step has at most, at least 1.
         gamma: what the distance of neighbours and the tolerance of bisection, gamma / D^1.5, are multiplied by.
-        starting_points: (N, ...), an image for each image to begin with; None for noise.
+        starting_points: (N, ...), an image within ``bounds`` for each image to begin with; None for noise.
         init_size: how often noise is tried at most, and how many images of the batch, at least 1.
         max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take.
         batch_size: how many images the model is given at a time at most, at least 1; None for as many as suit the

@@ -17,7 +17,7 @@ __all__ = ["Mildest"]
 
 @dataclass(frozen=True, eq=False)
 class Mildest(BlackBox):
-    """Base of what makes one change to an image, by as little as fools: levels from weak to strong, then bisection.
+    """Base of what makes one change to an image, by as little as fools: steps from weak to strong, then bisection.
 
     A subclass says what an image becomes.
     """
@@ -26,7 +26,7 @@ class Mildest(BlackBox):
     norm: ClassVar[Norm] = L2
 
     _: KW_ONLY
-    levels: int = number(20, at_least=1, integer=True)
+    steps: int = number(20, at_least=1, integer=True)
     bisections: int = number(6, at_least=0, integer=True)
 
     @abstractmethod
@@ -44,16 +44,16 @@ class Mildest(BlackBox):
             return self._changed(images[index], None if end is None else end[index], strength)
 
         every, tried = torch.arange(len(images), device=images.device), 0
-        first = torch.full_like(every, self.levels + 1)
-        while len(rows := every[first > self.levels]) and tried < min(self.levels, ask.limit):
-            width = min(ask.width(len(rows), tried), self.levels - tried)
+        first = torch.full_like(every, self.steps + 1)
+        while len(rows := every[first > self.steps]) and tried < min(self.steps, ask.limit):
+            width = min(ask.width(len(rows), tried), self.steps - tried)
             index = rows.repeat_interleave(width)
-            level = torch.arange(tried + 1, tried + width + 1, device=images.device).repeat(len(rows))
-            fooled = ask(changed, index, (level / self.levels).to(images)) == torch.inf
-            first.scatter_reduce_(0, index, level.where(fooled, self.levels + 1), "amin")
+            step = torch.arange(tried + 1, tried + width + 1, device=images.device).repeat(len(rows))
+            fooled = ask(changed, index, (step / self.steps).to(images)) == torch.inf
+            first.scatter_reduce_(0, index, step.where(fooled, self.steps + 1), "amin")
             tried += width
-        rows = every[first <= self.levels]
-        weak, strong = (first[rows] - 1).to(images) / self.levels, first[rows].to(images) / self.levels
+        rows = every[first <= self.steps]
+        weak, strong = (first[rows] - 1).to(images) / self.steps, first[rows].to(images) / self.steps
         for _ in range(min(self.bisections, ask.limit - tried) if len(rows) else 0):
             middle = (weak + strong) / 2
             fooled = ask(changed, rows, middle) == torch.inf

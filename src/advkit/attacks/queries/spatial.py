@@ -90,12 +90,13 @@ class Spatial(BlackBox):
         """All angles, in radians, and ways down and to the right, in shares of the sides: (n, m, 3)."""
         ends = (math.radians(self.max_rotation), self.max_translation, self.max_translation)
         counts = (self.rotations, self.translations, self.translations)
+        alone = torch.zeros(1, device="cpu")
         lines = [
-            torch.linspace(-end, end, count) if count > 1 and end > 0 else torch.zeros(1)
+            torch.linspace(-end, end, count, device="cpu") if count > 1 and end > 0 else alone
             for end, count in zip(ends, counts, strict=True)
         ]
         every = torch.cartesian_prod(*lines)
-        size = (every.abs() / torch.tensor([max(end, 1e-12) for end in ends])).sum(1)
+        size = (every.abs() / torch.tensor([max(end, 1e-12) for end in ends], device="cpu")).sum(1)
         every = every[size.argsort(descending=True, stable=True)]
         every = every[(every != 0).any(1)]  # the image itself has been asked about
         return every.to(images).expand(len(images), -1, -1)

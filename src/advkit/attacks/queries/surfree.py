@@ -52,7 +52,7 @@ class SurFree(Starting):
         frequencies: the share of the waves that directions consist of, the lowest; greater than 0 and at most 1.
         bs_gamma: how closely bisection finds the angle, as a share of it, greater than 0.
         bs_max_iteration: how often it halves at most, at least 0.
-        starting_points: (N, ...), an image for each image to begin with; None for noise.
+        starting_points: (N, ...), an image within ``bounds`` for each image to begin with; None for noise.
         init_size: how often noise is tried at most, and how many images of the batch, at least 1.
         batch_size: how many images the model is given at a time at most, at least 1; None for as many as suit the
             device.

@@ -216,7 +216,7 @@ class LGV(Attack):
             return super()._carry_out(images, labels, targets)
         models = self.collect()
         turns = models[0] if len(models) == 1 else InTurn(models, self.models_at_once, self.generator)
-        shared = {name: getattr(self, name) for name in ("eps", "alpha", "steps", "loss", "bounds")}
+        shared = {name: getattr(self, name) for name in ("eps", "alpha", "steps", "loss", "bounds", "mask", "levels")}
         whole = Transfer(turns, self.parts, **shared, generator=self.generator, autocast=self.autocast)
         # In one part: whose turn it is hangs on how many steps were taken before.
         return whole._with(independent_rows=False, adaptive=self.adaptive)._carry_out(images, labels, targets)

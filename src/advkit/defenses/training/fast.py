@@ -30,7 +30,8 @@ class FastTraining(AdversarialRecipe):
     Training by one step can go wrong within an epoch: the model comes to hold against this one step and no other, which
     is called catastrophic overfitting. So a `Guard` looks after each epoch, with PGD of 5 steps, at the epoch's first
     batch. Where the accuracy has fallen by more than ``guard``, training stops with a warning, and the model has the
-    weights of the epoch before.
+    weights of the epoch before. Five steps are cheap, and may miss it: a model may stand against PGD of 5 steps and
+    fall to one of 20. Give a `Guard` with more steps where that would be dear, and `advkit.evaluate` what comes out.
 
     GradAlign adds grad_align * (1 - cos(grad_x CE(x, y), grad_x CE(x + u, y))) to the loss, the mean over the images
     where neither gradient is zero, u drawn uniformly from [-eps, eps], for two forwards and about three backwards
