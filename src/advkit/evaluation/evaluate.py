@@ -160,7 +160,8 @@ def evaluate(
         >>> report.robust_accuracy, report.robust.shape
         (0.0, torch.Size([12]))
         >>> masked = lambda images: model((images * 31).round() / 31)  # its gradient is zero
-        >>> report = advkit.evaluate(masked, loader, [advkit.MIFGSM(model)], transfer_from={"unmasked": model})
+        >>> given = {"transfer_from": {"unmasked": model}, "flags": False}
+        >>> report = advkit.evaluate(masked, loader, [advkit.MIFGSM(model)], **given)
         >>> report.score("MIFGSM", protocol="transferred").accuracy < report["MIFGSM"].accuracy
         True
     """
