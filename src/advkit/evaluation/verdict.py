@@ -15,7 +15,7 @@ from advkit import hyperparameters, norms
 from advkit._engine.checks import check_choice
 from advkit._engine.run import Done
 from advkit.attack import Attack
-from advkit.attacks import APGDT, FGSM, AutoAttack, MultiTargeted, Square, WorstOf
+from advkit.attacks import APGD, APGDT, FGSM, AutoAttack, MultiTargeted, Square, WorstOf
 from advkit.errors import InputError, NoGradientError
 from advkit.evaluation.audit import audit
 from advkit.evaluation.flags import many
@@ -30,8 +30,9 @@ Made = TypeVar("Made", bound=Attack)
 
 VERDICTS = ("standard", "autoattack")
 _RESTARTS = 2
-# In L1 a step moves a few features. Which, the two rules judge differently, and they fool different images.
+# In L1 a step moves a few features. Which, the rules judge differently, and they fool different images.
 _IN_L1: dict[str, Any] = {"steps": 50, "target_classes": 2}
+_LARGE_RADII: dict[str, Any] = {"steps": 100, "restarts": 5}  # as AutoAttack has it in L1
 _PASSES = 60  # that an audit may take, for each image that is left
 _LEAST = 4  # images that an audit looks at; fewer are shown to it more than once: what it errs in costs passes alone
 _BROKEN = 0.02  # the share of what is left of an honest network whose gradients promise success within the budget
@@ -67,7 +68,7 @@ def verdict(
     if name == "standard":
         fast: dict[str, Attack] = {"MultiTargeted": MultiTargeted(models[0], restarts=_RESTARTS, **budget)}
         if norms.get(norm) is norms.L1:
-            fast["APGDT"] = APGDT(models[0], **_IN_L1, **budget)
+            fast |= {"APGDT": APGDT(models[0], **_IN_L1, **budget), "APGD": APGD(models[0], **_LARGE_RADII, **budget)}
         return {**fast, "second look": SecondLook(models[0], **budget), "no gradient": Blind(models[0], **budget)}
     version = "rand" if any(map(is_stochastic, models)) else "standard"
     whole = AutoAttack(models[0], version=version, **budget)
@@ -141,7 +142,9 @@ class SecondLook(Attack):
             return Done(images.detach().clone(), None)
         first = self._one(MultiTargeted)
         everything = torch.ones(len(labels), dtype=torch.bool, device="cpu")
-        broken = first.within_reach(images, labels).cpu()
+        # In L1 a few pixels change so much that no honest network is linear that far.
+        far = norms.get(self.norm) is norms.L1
+        broken = ~everything if far else first.within_reach(images, labels).cpu()
         if many(int(broken.sum()), len(broken), _BROKEN):
             return self._more(images, labels, everything)
         n = len(labels)
