@@ -28,7 +28,6 @@ COMPLETE = (
     # Models, numbers, reports.
     "advkit.errors",
     "advkit.evaluation",
-    "advkit._engine.ranges",
     "advkit.hyperparameters",
     "advkit.model",
     "advkit.outputs",
