@@ -1,11 +1,9 @@
 """MART: adversarial training that attends to the images which the model gets wrong."""
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from advkit._engine.checks import check_number
-from advkit.defenses.training.adversarial import AdversarialRecipe, divergence
-from advkit.defenses.training.ascents import NearbyPGD
+from advkit.defenses.training.adversarial import divergence
+from advkit.defenses.training.nearby import NearbyRecipe
 from advkit.defenses.training.network import Network
 from advkit.defenses.training.recipe import Batch
 from advkit.losses import best_other
@@ -15,7 +13,7 @@ __all__ = ["MART"]
 _FLOOR = 1.0001  # in place of 1, so that the logarithm stays finite
 
 
-class MART(AdversarialRecipe):
+class MART(NearbyRecipe):
     """Misclassification aware adversarial training: the less sure of a clean image, the more is asked nearby.
 
     The loss, with p(x) the softmax of the model's logits, is
@@ -48,28 +46,7 @@ class MART(AdversarialRecipe):
         1
     """
 
-    def __init__(
-        self,
-        beta: float = 6.0,
-        eps: float = 0.031,
-        alpha: float = 0.007,
-        steps: int = 10,
-        *,
-        bounds: tuple[float, float] = (0.0, 1.0),
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        check_number("beta", beta, at_least=0)
-        self.beta, self.eps, self.alpha, self.steps = beta, eps, alpha, steps
-        self.attack = NearbyPGD(nn.Identity(), eps, alpha, steps, climbs="ce", bounds=bounds, generator=generator)
-
-    def generators(self) -> list[torch.Generator | None]:
-        """That of the start."""
-        return [self.attack.generator]
-
-    def attacked(self, network: Network, batch: Batch) -> Tensor:
-        """The worst images nearby."""
-        return self.attack.on(network)(batch.images, batch.labels)
+    climbs = "ce"
 
     def loss_on(self, network: Network, batch: Batch, adversarials: Tensor) -> Tensor:
         """The boosted cross-entropy, and the divergence weighted by doubt."""

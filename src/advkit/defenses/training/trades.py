@@ -1,18 +1,16 @@
 """TRADES: accuracy on clean images traded for answers that do not change nearby."""
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from advkit._engine.checks import check_number
-from advkit.defenses.training.adversarial import AdversarialRecipe, divergence
-from advkit.defenses.training.ascents import NearbyPGD
+from advkit.defenses.training.adversarial import divergence
+from advkit.defenses.training.nearby import NearbyRecipe
 from advkit.defenses.training.network import Network
 from advkit.defenses.training.recipe import Batch
 
 __all__ = ["TRADES"]
 
 
-class TRADES(AdversarialRecipe):
+class TRADES(NearbyRecipe):
     """Train clean images to be right, and images nearby to be answered alike.
 
     The loss, with p(x) the softmax of the model's logits and x' the image within eps at which the divergence is
@@ -46,30 +44,7 @@ class TRADES(AdversarialRecipe):
         1
     """
 
-    def __init__(
-        self,
-        beta: float = 6.0,
-        eps: float = 0.031,
-        alpha: float = 0.007,
-        steps: int = 10,
-        *,
-        bounds: tuple[float, float] = (0.0, 1.0),
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        check_number("beta", beta, at_least=0)
-        self.beta, self.eps, self.alpha, self.steps = beta, eps, alpha, steps
-        self.attack = NearbyPGD(
-            nn.Identity(), eps, alpha, steps, climbs="divergence", bounds=bounds, generator=generator
-        )
-
-    def generators(self) -> list[torch.Generator | None]:
-        """That of the start."""
-        return [self.attack.generator]
-
-    def attacked(self, network: Network, batch: Batch) -> Tensor:
-        """The images nearby that are answered most differently."""
-        return self.attack.on(network)(batch.images, batch.labels)
+    climbs = "divergence"
 
     def loss_on(self, network: Network, batch: Batch, adversarials: Tensor) -> Tensor:
         """CE(x, y) + beta * KL(p(x) || p(x'))."""
