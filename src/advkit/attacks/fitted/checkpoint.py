@@ -1,12 +1,12 @@
 """The file that a fit goes on from."""
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from advkit._io.checkpoints import check_epochs, reading
 from advkit._io.files import write_atomic
 from advkit._io.identity import attack_identity, model_identity
 from advkit._io.rng import AllGenerators
@@ -41,23 +41,15 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
-        try:
+        with reading(self.path, "a fit"):
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             of, behind = state["of"], state["epochs"]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.path} is no checkpoint of a fit, or damaged ({error}); choose another path"
-            ) from error
         if of != self._of:
             raise InputError(
                 f"{self.path} is the checkpoint of another attack, or of the same on another model; choose another "
                 "path, or delete it"
             )
-        if behind > epochs:
-            raise InputError(
-                f"{self.path} has {behind} epochs behind it, and {epochs} are asked for in all; choose another path, "
-                "or ask for more epochs"
-            )
+        check_epochs(self.path, behind, epochs)
         return state
 
     def restore(self, chance: AllGenerators, state: dict[str, Any]) -> None:

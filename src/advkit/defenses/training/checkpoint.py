@@ -1,6 +1,5 @@
 """The file that a training goes on from."""
 
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from advkit._io.checkpoints import check_epochs, reading
 from advkit._io.files import write_atomic
 from advkit._io.fingerprint import description, differences
 from advkit.defenses.training.epoch import Epoch
@@ -52,23 +52,15 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
-        try:
+        with reading(self.path, "advkit"):
             content: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             recipe, history = content["recipe"], [Epoch(**epoch) for epoch in content["history"]]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.path} is no checkpoint of advkit, or damaged ({error}); choose another path"
-            ) from error
         if recipe != self._recipe:
             raise InputError(
                 f"{self.path} is a checkpoint of {recipe}, and this is {self._recipe}; choose another path, or delete "
                 "it"
             )
-        if len(history) > epochs:
-            raise InputError(
-                f"{self.path} has {len(history)} epochs behind it, and {epochs} are asked for in all; choose "
-                "another path, or ask for more epochs"
-            )
+        check_epochs(self.path, len(history), epochs)
         if others := differences(content.get("described", {}), self._before):
             raise of_another(self.path, "; ".join(others))
         return history, content
