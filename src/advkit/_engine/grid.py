@@ -37,14 +37,16 @@ class Grid(ABC):
         """The values ``x``, which are the grid's, as exactly as a dtype has them."""
         return x.to(dtype)
 
-    def kept(self, originals: Tensor, landed: Tensor, free: Tensor | None) -> Tensor:
-        """Which pixels keep the bits of their originals (n, ...), rather than those of the same value: bool (n, ...).
+    def settled(self, originals: Tensor, landed: Tensor, free: Tensor | None) -> Tensor:
+        """What landed on the grid, (n, ...), with the bits of the originals where those were not moved.
 
-        Those of images that are on the grid, but for what their maker rounded off: they were not moved.
+        So are pixels that are not ``free``, and in images that are on the grid, but for what their maker rounded off,
+        those that have the same value.
         """
         near = (self.nearest(originals) - originals).abs() <= self.slack
         whole = (near if free is None else near | ~free).flatten(1).all(1)
-        return ((landed - originals).abs() <= self.slack) & column(whole, originals)
+        kept = ((landed - originals).abs() <= self.slack) & column(whole, originals)
+        return originals.where(kept if free is None else kept | ~free, landed)
 
 
 @dataclass(frozen=True)

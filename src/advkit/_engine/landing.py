@@ -63,13 +63,13 @@ class Landing:
         if within and isinstance(self.grid, Halves):
             return landed  # steps so small undo nothing
         moved = (found != self.originals).flatten(1).any(1).nonzero().squeeze(1)
-        lost = moved[~self._rows(moved)._fools(landed[moved])]
+        lost = moved[~self.rows(moved)._fools(landed[moved])]
         if within:
-            lost = lost[self._rows(lost)._fools(found[lost])]
+            lost = lost[self.rows(lost)._fools(found[lost])]
         else:
-            lost = self._rows(lost)._pushed(landed, found[lost], lost)
+            lost = self.rows(lost)._pushed(landed, found[lost], lost)
         if len(lost):
-            landed[lost] = self._rows(lost)._mended(found[lost], landed[lost] if within else self.originals[lost])
+            landed[lost] = self.rows(lost)._mended(found[lost], landed[lost] if within else self.originals[lost])
         return landed
 
     def nearest(self, found: Tensor) -> Tensor:
@@ -96,10 +96,9 @@ class Landing:
         return self._scaled(found, least)
 
     def _settled(self, landed: Tensor) -> Tensor:
-        kept = self.grid.kept(self.originals, landed, self.free)
-        return self.originals.where(kept if self.free is None else kept | ~self.free, landed)
+        return self.grid.settled(self.originals, landed, self.free)
 
-    def _rows(self, index: Tensor) -> "Landing":
+    def rows(self, index: Tensor) -> "Landing":
         """The same for some of the images."""
         free = None if self.free is None else self.free[index]
         ball = None if self.ball is None else self.ball.rows(index)
@@ -131,14 +130,14 @@ class Landing:
             if not len(left):
                 break
             scale = push * first[left]
-            tried = self._rows(left)._scaled(found[left], scale)
-            fooled = self._rows(left)._fools(tried)
+            tried = self.rows(left)._scaled(found[left], scale)
+            fooled = self.rows(left)._fools(tried)
             landed[place[left[fooled]]] = tried[fooled]
             high[left[fooled]], low[left[~fooled]] = scale[fooled], scale[~fooled]
             left = left[~fooled]
         reached = high.isfinite().nonzero().squeeze(1)
         for _ in range(_HALVINGS if len(reached) else 0):
-            some, middle = self._rows(reached), (low[reached] + high[reached]) / 2
+            some, middle = self.rows(reached), (low[reached] + high[reached]) / 2
             tried = some._scaled(found[reached], middle)
             fooled = some._fools(tried)
             landed[place[reached[fooled]]] = tried[fooled]
@@ -176,5 +175,5 @@ class Landing:
             x = (x - (1 + step) * column(length, x) * ahead).clamp(*self.bounds)
             x = x if here.ball is None else here.ball.project(x)
             kept = (~fooled).nonzero().squeeze(1)
-            here, x, left = here._rows(kept), x[kept], left[kept]
+            here, x, left = here.rows(kept), x[kept], left[kept]
         return answer

@@ -26,7 +26,6 @@ from advkit._engine.recorded import searched
 from advkit.errors import AdvkitError
 from advkit.goals import Goal, Targeted, Untargeted
 from advkit.model import attacking
-from advkit.norms import column
 
 if TYPE_CHECKING:
     from advkit.attack import Attack
@@ -167,10 +166,8 @@ def placed(attack: Attack, images: Tensor) -> Tensor:
     if attack.levels is None:
         return images.clone()
     grid = Levels(attack.bounds, attack.levels, images.dtype)
-    rounded = grid.in_dtype(images, images.dtype)
     free = None if attack.mask is None else free_pixels(attack.mask, images)
-    kept = grid.kept(images, rounded, free)
-    return images.where(kept if free is None else kept | ~free, rounded)
+    return grid.settled(images, grid.in_dtype(images, images.dtype), free)
 
 
 def _grid(attack: Attack, dtype: torch.dtype) -> Grid | None:
@@ -289,6 +286,7 @@ def _rounded(attack: Attack, found: Tensor, job: _Job, model: Classifier, grid: 
         return landing.of(found, within=True)
     landed = replace(landing, ball=None).of(found, within=False)
     if ball is not None:  # of a minimal attack that gives a verdict
-        fits = ball.norm.distance(landed, job.pixels) <= ball.eps
-        landed = landed.where(column(fits, landed), landing.of(found, within=True))
+        beyond = (~(ball.norm.distance(landed, job.pixels) <= ball.eps)).nonzero().squeeze(1)
+        if len(beyond):
+            landed[beyond] = landing.rows(beyond).of(found[beyond], within=True)
     return landed
