@@ -92,7 +92,7 @@ def named(name: str, option: str) -> Any:
         if not hasattr(found, part):
             raise InputError(f"{module} has no {attribute!r}")
         found = getattr(found, part)
-    if not isinstance(found, Callable):  # type: ignore[arg-type]
+    if not callable(found):
         raise InputError(f"{name} is a {type(found).__name__}, and no function")
     return found
 

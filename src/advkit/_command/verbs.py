@@ -6,8 +6,9 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -181,6 +182,10 @@ def _curves(given: Namespace, model: torch.nn.Module, data: Images) -> Mapping[s
     return {f"PGD in {norm}, 20 steps": security_curve(attack, data.loader, eps=budgets)}
 
 
+def _save(content: bytes, stream: BinaryIO) -> None:
+    stream.write(content)
+
+
 def _write(
     report: RobustnessReport, out: Path, given: Namespace, data: Images, curves: Mapping[str, SecurityCurve]
 ) -> dict[str, str]:
@@ -190,7 +195,7 @@ def _write(
     files = {}
     for suffix, text in texts.items():
         file = out / f"report.{suffix}"
-        write_atomic(file, lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
+        write_atomic(file, partial(_save, text.encode()))
         files[suffix] = str(file)
     return files
 

@@ -13,8 +13,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from advkit import norms
-from advkit.errors import NoGradientError
 from advkit.evaluation.plan import TRANSFERRED
+from advkit.evaluation.records import REFUSED
 from advkit.evaluation.scores import BARE, AttackScore, Share, WorstCase
 
 if TYPE_CHECKING:
@@ -253,9 +253,6 @@ def _not_tried(report: RobustnessReport) -> list[str]:
     return [f"Not tried: {', '.join(report.not_tried)}. What is left has not withstood them."]
 
 
-_REFUSED = f" raised {NoGradientError.__name__}: "
-
-
 def lost(report: RobustnessReport) -> list[str]:
     """A sentence for each error, however many images were lost to it."""
     found: dict[str, int] = {}
@@ -264,12 +261,10 @@ def lost(report: RobustnessReport) -> list[str]:
         where = "" if failure.defense == BARE else f" against {failure.defense}"
         source = f" from {failure.surrogate}" if failure.surrogate else ""
         by = f" ({failure.protocol}{source})" if failure.protocol else ""
-        sentence = f"{what}{where}{by} raised {failure.error}"
+        how = "without a gradient" if failure.error.startswith(REFUSED) else "lost"
+        sentence = f"{how}: {what}{where}{by} raised {failure.error}"
         found[sentence] = found.get(sentence, 0) + len(failure.rows)
-    return [
-        f"{count} image{'s' * (count > 1)} {'without a gradient' if _REFUSED in sentence else 'lost'}: {sentence}"
-        for sentence, count in found.items()
-    ]
+    return [f"{count} image{'s' * (count > 1)} {sentence}" for sentence, count in found.items()]
 
 
 def _aligned(table: Sequence[Sequence[str]], names: int) -> list[str]:

@@ -12,11 +12,11 @@ from advkit.errors import NoGradientError
 from advkit.evaluation.keepsakes import Picture
 from advkit.evaluation.witness import Witness
 
-__all__ = ["LOST", "NORMS", "Outcome", "Record", "is_refused", "vote"]
+__all__ = ["LOST", "NORMS", "REFUSED", "Outcome", "Record", "is_refused", "vote"]
 
 LOST = -1  # the prediction for an image that was lost to an error
 NORMS = ("l0", "l1", "l2", "linf")
-_REFUSED = f"{NoGradientError.__name__}: "
+REFUSED = f"{NoGradientError.__name__}: "  # how an error begins that says there is no gradient to follow
 _ROUNDING = 1e-4  # of a distance, that a budget forgives
 
 
@@ -55,7 +55,7 @@ class Outcome:
     @property
     def refused(self) -> bool:
         """Whether there was no gradient for the attack on any of these images, though it needs one."""
-        return bool(self.errors) and not self.predicted and all(error.startswith(_REFUSED) for _, error in self.errors)
+        return bool(self.errors) and not self.predicted and all(error.startswith(REFUSED) for _, error in self.errors)
 
     def within(self, norm: str, eps: float) -> Tensor:
         """Which of the n images were moved no further than that, bool (n,); those not attacked were not moved."""
