@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ BLOCK = re.compile(
 )
 
 
-def recipes() -> list[pytest.param]:  # type: ignore[valid-type]
+def recipes() -> list[Any]:
     """The code of each section, and the libraries that it needs."""
     found: dict[str, tuple[set[str], str]] = {}
     title = ""

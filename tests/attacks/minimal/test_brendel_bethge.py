@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
 
 import advkit
 from advkit import norms
 from advkit.attacks.minimal.trust_region import rule
 from advkit.errors import InputError
 from attacks.minimal.test_minimal import Hidden
-from attacks.minimal.test_published import cheapest, fewest, plane
+from attacks.minimal.test_published import distances, fewest, plane, three_classes
 from contracts.scenes import draw, said_by
 
 
@@ -21,22 +20,12 @@ def test_the_distance_to_a_hyperplane_in_the_box(norm: str) -> None:
     attack = advkit.BrendelBethge(model, norm=norm, steps=100, lr=0.03, generator=torch.Generator().manual_seed(0))
     result = attack.run(images, labels)
     assert result.success.all()
-    weight = (model.weight[1] - model.weight[0]).detach().double()
-    logits = model(images).detach().double()
-    for image, label, scores, found in zip(images.double(), labels, logits, result.distance(norm), strict=True):
-        slope = weight if label == 0 else -weight
-        reach = torch.where(slope > 0, 1 - image, image)
-        gap = float((scores[label] - scores[1 - label]).abs())
-        least = cheapest(reach, slope.abs(), gap, norms.get(norm))
+    for least, found in zip(distances(model, images, labels, norm), result.distance(norm), strict=True):
         assert least * (1 - 1e-4) <= float(found) <= 1.01 * least
 
 
 def test_nearly_the_fewest_features() -> None:
-    model = nn.Linear(7, 3)
-    with torch.no_grad():
-        model.weight.copy_(draw(3, 7, seed=4, low=-1, high=1))
-        model.bias.copy_(-0.5 * model.weight.sum(1) + torch.tensor([1.0, 0.0, 0.0]))
-    images = draw(24, 7, seed=5)
+    model, images = three_classes(), draw(24, 7, seed=5)
     labels = said_by(model, images)
     attack = advkit.BrendelBethge(model, norm="l0", steps=60, lr=0.2, generator=torch.Generator().manual_seed(0))
     result = attack.run(images, labels)

@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 import advkit
-from advkit import norms
 from advkit._engine.classifier import Classifier
 from advkit.attacks.minimal.pruning import pruned
-from attacks.minimal.test_published import cheapest, fewest, plane
+from attacks.minimal.test_published import distances, fewest, plane, three_classes
 from contracts.scenes import draw, said_by
 
 
@@ -19,22 +18,12 @@ def test_the_distance_to_a_hyperplane_in_the_box(norm: str) -> None:
     labels = said_by(model, images)
     result = advkit.Minimal(model, norm=norm).run(images, labels)
     assert result.success.all()
-    weight = (model.weight[1] - model.weight[0]).detach().double()
-    logits = model(images).detach().double()
-    for image, label, scores, found in zip(images.double(), labels, logits, result.distance(norm), strict=True):
-        slope = weight if label == 0 else -weight
-        reach = torch.where(slope > 0, 1 - image, image)
-        gap = float((scores[label] - scores[1 - label]).abs())
-        least = cheapest(reach, slope.abs(), gap, norms.get(norm))
+    for least, found in zip(distances(model, images, labels, norm), result.distance(norm), strict=True):
         assert least * (1 - 1e-4) <= float(found) <= 1.01 * least + 1e-5
 
 
 def test_the_fewest_features_by_brute_force() -> None:
-    model = nn.Linear(7, 3)
-    with torch.no_grad():
-        model.weight.copy_(draw(3, 7, seed=4, low=-1, high=1))
-        model.bias.copy_(-0.5 * model.weight.sum(1) + torch.tensor([1.0, 0.0, 0.0]))
-    images = draw(24, 7, seed=5)
+    model, images = three_classes(), draw(24, 7, seed=5)
     labels = said_by(model, images)
     result = advkit.Minimal(model, norm="l0").run(images, labels)
     least = [fewest(model, image, int(label)) for image, label in zip(images, labels, strict=True)]

@@ -1,7 +1,7 @@
 """The published minimal attacks against closed forms: linear models in the box, and L0 by brute force."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -69,12 +69,7 @@ def test_the_distance_to_a_hyperplane_in_the_box(name: str) -> None:
     norm = norms.get(attack.norm)  # type: ignore[attr-defined]
     result = attack.run(images, labels)
     assert result.success.all()
-    weight = (model.weight[1] - model.weight[0]).detach().double()
-    logits = model(images).detach().double()
-    for image, label, scores, found in zip(images.double(), labels, logits, result.distance(norm), strict=True):
-        slope = weight if label == 0 else -weight
-        reach = torch.where(slope > 0, 1 - image, image)
-        least = cheapest(reach, slope.abs(), float((scores[label] - scores[1 - label]).abs()), norm)
+    for least, found in zip(distances(model, images, labels, norm), result.distance(norm), strict=True):
         assert least * (1 - 1e-4) <= float(found) <= factor * least + 2e-4
 
 
@@ -94,6 +89,25 @@ def test_the_range_of_the_pixels_changes_nothing(name: str) -> None:
 class _Scaled(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return (images + 100) / 200
+
+
+def distances(model: nn.Linear, images: Tensor, labels: Tensor, norm: str | Norm) -> Iterator[float]:
+    """How far each image (N, D) is from the hyperplane of a `plane`, inside the box."""
+    weight = (model.weight[1] - model.weight[0]).detach().double()
+    logits = model(images).detach().double()
+    for image, label, scores in zip(images.double(), labels, logits, strict=True):
+        slope = weight if label == 0 else -weight
+        reach = torch.where(slope > 0, 1 - image, image)
+        yield cheapest(reach, slope.abs(), float((scores[label] - scores[1 - label]).abs()), norms.get(norm))
+
+
+def three_classes() -> nn.Linear:
+    """A linear model of seven features, few enough to try all subsets of them."""
+    model = nn.Linear(7, 3)
+    with torch.no_grad():
+        model.weight.copy_(draw(3, 7, seed=4, low=-1, high=1))
+        model.bias.copy_(-0.5 * model.weight.sum(1) + torch.tensor([1.0, 0.0, 0.0]))
+    return model
 
 
 def fewest(model: nn.Linear, image: Tensor, label: int) -> int:
@@ -117,10 +131,7 @@ def fewest(model: nn.Linear, image: Tensor, label: int) -> int:
     ids=["SigmaZero", "FMN"],
 )
 def test_the_fewest_features_by_brute_force(make: Callable[..., Attack], exact: float) -> None:
-    model = nn.Linear(7, 3)
-    with torch.no_grad():
-        model.weight.copy_(draw(3, 7, seed=4, low=-1, high=1))
-        model.bias.copy_(-0.5 * model.weight.sum(1) + torch.tensor([1.0, 0.0, 0.0]))
+    model = three_classes()
     images = draw(24, 7, seed=5)
     labels = said_by(model, images)
     result = make(model).run(images, labels)

@@ -97,7 +97,8 @@ def test_it_goes_on_where_it_was_interrupted() -> None:
     first = list(along_sgd(model, batches(), epochs=1, models_per_epoch=3))
     models = attack.collect()
     assert len(models) == 6
-    torch.testing.assert_close([weights(each) for each in models[:3]], [weights(each) for each in first])  # type: ignore[arg-type]
+    for again, once in zip(models[:3], first, strict=True):
+        torch.testing.assert_close(weights(again), weights(once))
 
 
 @pytest.mark.parametrize(
