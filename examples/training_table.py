@@ -100,7 +100,8 @@ def trained(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.decay), use_buffers=True)
     last = average.module.state_dict()
     start, stopped = time.process_time(), None
-    for epoch in range(1, options.epochs + 1):
+    done = len(torch.load(path, weights_only=True)["history"]) if path.exists() else 0
+    for epoch in range(max(1, done), options.epochs + 1):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AdvkitWarning)  # the history says it too
             defense.fit(

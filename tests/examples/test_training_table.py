@@ -18,9 +18,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("training_table")
 
 
-def test_the_rehearsal_measures_each_cell_once(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 128), ("test", 8)):
@@ -28,6 +27,12 @@ def test_the_rehearsal_measures_each_cell_once(
         arrays[f"x_{split}"] = draw.integers(256, size=(count, 8, 8, 3)).astype(np.uint8)
     np.savez(tmp_path / "images.npz", **arrays)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("images")
+def test_the_rehearsal_measures_each_cell_once(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = []
     for part in ("0/2", "0/1"):
         options = f"--data images.npz --folder out --tiny --recipes awp,free --part {part}"
@@ -41,6 +46,30 @@ def test_the_rehearsal_measures_each_cell_once(
         assert (cell["epochs"], cell["forwards"], cell["backwards"]) in {(2, 512, 512), (2, 768, 768)}
         assert all(0 <= cell[which]["robust"] <= cell[which]["clean"] <= 1 for which in ("last", "averaged"))
     assert said[1].count("\n| ") == 4
+
+
+@pytest.mark.usefixtures("images")
+def test_a_stopped_training_goes_on(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(folder: str) -> None:
+        options = f"--data images.npz --folder {folder} --tiny --recipes free"
+        monkeypatch.setattr(sys, "argv", ["training_table.py", *options.split()])
+        script.main()
+
+    def interrupted(*_: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "measured", interrupted)
+        with pytest.raises(InterruptedError):
+            run("stopped")
+    cells = []
+    for folder in ("stopped", "whole"):
+        run(folder)
+        cell = json.loads((tmp_path / folder / "Free-0.json").read_text())
+        cells.append(
+            [cell["epochs"], *(cell[its][what] for its in ("last", "averaged") for what in ("clean", "robust"))]
+        )
+    assert cells[0] == cells[1]
 
 
 class Answers(nn.Module):

@@ -63,7 +63,8 @@ class Classifier:
     ) -> None:
         self.model = model
         self.classes = classes
-        self._ask = Asker(model, autocast, max(map(len, classes.values()), default=0))
+        count = max((its.shape[0] for its in classes.values()), default=0)
+        self._ask = Asker(model, autocast, count)
         # Whether its gradients pass float16: None for not known yet.
         known = torch.float16 in (self._ask.dtype, getattr(model, "autocast", None))
         self._halves: bool | None = True if known else None
@@ -75,7 +76,7 @@ class Classifier:
         self.count = 0  # of the classes, once the model has answered
         self._infinite: Tensor | None = None  # on how many images of this search a gradient was, at most
         self._images = 0  # and on how many of the searches before
-        self._most = max(map(len, classes.values()), default=2**31)  # images; an attack may ask about copies of them
+        self._most = count or 2**31  # images; an attack may ask about copies of them
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...), for an attack that calls `torch.autograd.grad` itself.
@@ -123,19 +124,20 @@ class Classifier:
                 f"the model returned {described(output)}, and attacks need a tensor of logits (N, K); "
                 "say where they are: advkit.Logits(model, key=...)"
             )
-        if output.ndim != 2 or output.shape[0] != images.shape[0] or output.shape[1] < 2:
+        count, shape = images.shape[0], output.shape
+        if len(shape) != 2 or shape[0] != count or shape[1] < 2:
             raise ModelError(
-                f"the model returned shape {tuple(output.shape)} for images of shape {tuple(images.shape)}; "
-                f"attacks need logits of shape ({images.shape[0]}, K), with K at least 2{_one_logit(output, images)}"
+                f"the model returned shape {tuple(shape)} for images of shape {tuple(images.shape)}; "
+                f"attacks need logits of shape ({count}, K), with K at least 2{_one_logit(output, images)}"
             )
         if not output.is_floating_point():
             raise ModelError(f"the model returned {output.dtype}, and attacks need floating logits")
         logits = output
         if output.dtype != torch.float32 or output.device != images.device:
             logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
-        self.forwards += logits.shape[0]  # a tenth of what its len takes
+        self.forwards += count
         if self._answered:
-            if logits.numel():
+            if count:
                 self._watch(_NAN_LOGITS, logits.detach().amax())
         else:
             self._check_first(logits.detach())
@@ -156,10 +158,9 @@ class Classifier:
         """
         gradient = None
         if values.requires_grad:
-            # Not of their sum, which would be two more operations there and back.
-            (gradient,) = torch.autograd.grad(
-                values, images, torch.ones_like(values), retain_graph=keep_graph, allow_unused=True
-            )
+            # Not of their sum, which would be two more operations there and back. For a single one torch makes the 1.
+            ones = None if values.numel() == 1 else torch.ones_like(values)
+            (gradient,) = torch.autograd.grad(values, images, ones, retain_graph=keep_graph, allow_unused=True)
         if gradient is None:
             raise NoGradientError(
                 "no gradient flows from the model's logits back to its images: somewhere inside it, or in the loss if "

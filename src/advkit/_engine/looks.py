@@ -62,7 +62,9 @@ class Climb(Seeking):
 
     def stepped(self, direction: Tensor) -> Tensor:
         """Where rows are after a step of ``alpha`` in a direction (n, ...), which is overwritten, inside the ball."""
-        return self.ball.project(direction.mul_(column(self.alpha, self.x)).add_(self.x))
+        if isinstance(self.alpha, Tensor):
+            return self.ball.project(direction.mul_(column(self.alpha, self.x)).add_(self.x))
+        return self.ball.project(torch.add(self.x, direction, alpha=self.alpha))
 
 
 class Look:

@@ -244,7 +244,8 @@ def _perturbed(attack: Attack, job: _Job, model: Classifier) -> Tensor:
         pixels, classes, *values = inputs
         of_rows = dict(zip(job.values, values, strict=True))
         attacker = attack._with(model=model, mask=job.free, **of_rows)
-        return attacker._attack(pixels, replace(goal, classes=classes)).detach()
+        wanted = goal if classes is goal.classes else replace(goal, classes=classes)
+        return attacker._attack(pixels, wanted).detach()
 
     def carried(model: Classifier) -> Tensor:
         inputs = [job.pixels, goal.classes, *job.values.values()]

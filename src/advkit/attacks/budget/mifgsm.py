@@ -88,7 +88,9 @@ class MIFGSM(Attack):
     def _step(self, rows: _WithMomentum, look: Look) -> Tensor:
         gradient = look.gradient.sign() if self.accumulate == "sign" else look.gradient
         size = gradient.flatten(1).abs().mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        rows.momentum.mul_(self.decay).addcdiv_(gradient, column(size, gradient))
+        if self.decay != 1:
+            rows.momentum.mul_(self.decay)
+        rows.momentum.addcdiv_(gradient, column(size, gradient))
         return rows.stepped(rows.momentum.sign())
 
 
