@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SubsetRandomSampler, TensorDataset
 
 import advkit
-from advkit import FGSM, PGD, Attack
+from advkit import FGSM, PGD, Attack, HopSkipJump
 from advkit.data import AdversarialDataset, attacked, augment, generate, load
 from advkit.errors import DtypeError, InputError
 
@@ -132,6 +132,8 @@ class TestAttacked:
             attacked(loader, FGSM(model), p=2)
         with pytest.raises(DtypeError, match="attack must be an advkit attack"):
             attacked(loader, model)
+        with pytest.raises(InputError, match="many batches; leave starting_points out"):
+            generate(HopSkipJump(model, starting_points=PIXELS), DATA)
         with pytest.raises(InputError, match="FGSM has one eps for each image of a batch"):
             attacked(loader, FGSM(model, torch.tensor([0.1])))
 

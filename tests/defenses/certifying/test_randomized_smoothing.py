@@ -145,6 +145,20 @@ def test_the_wrapped_model_votes_and_an_attacker_who_knows_sees_through_it() -> 
     assert seeded(0.25).predict(smoothed, weaker(images, labels), n=1000).eq(classes).all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_an_attacker_who_knows_sees_through_votes_of_a_model_that_is_very_sure(scale: float) -> None:
+    """Whose probabilities are 0 and 1 to rounding; its logits may be in a dict, and have a class that is masked."""
+    images = (0.3 * NORMAL).float().view(1, 1, 2, 2).expand(6, 1, 2, 2) + 0.5
+
+    def sure(pixels: Tensor) -> dict[str, Tensor]:
+        logits = scale * linear(pixels - 0.5)
+        return {"logits": torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], 1)}
+
+    smoothed = seeded(0.05).wrap(sure)
+    attack = advkit.PGD(smoothed, norm="l2", eps=0.5, alpha=0.1, steps=8, loss="margin", random_start=False)
+    assert attack.run(images, torch.ones(6, dtype=torch.int64)).success.all()
+
+
 def test_training_sees_the_noise_that_is_certified() -> None:
     seen = []
 

@@ -349,6 +349,31 @@ def test_what_is_out_of_range(make, said: str) -> None:
         AWP(3)
 
 
+class Padded(nn.Module):
+    """A network with two classes more, which are masked."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        return torch.cat([logits, torch.full_like(logits[:, :2], -torch.inf)], 1)
+
+
+@pytest.mark.parametrize("recipe", [TRADES, MART])
+def test_masked_classes_play_no_part(recipe: type[TrainingDefense]) -> None:
+    trained = []
+    for wrap in (nn.Sequential, Padded):
+        model = flat_net(192)
+        torch.manual_seed(0)
+        loader, optimizer = DataLoader(DATA, 5), torch.optim.SGD(model.parameters(), 0.5)
+        recipe(steps=2).fit(wrap(model), loader, optimizer, 2)
+        trained.append(torch.cat([one.flatten() for one in model.parameters()]))
+    torch.testing.assert_close(*trained)
+    assert not trained[0].equal(torch.cat([one.flatten() for one in flat_net(192).parameters()]))
+
+
 WIDER = {"bounds": (-1.0, 2.0)}
 
 
