@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SubsetRandomSampler, TensorDataset
 
 import advkit
-from advkit import FGSM, PGD, Attack
+from advkit import FGSM, PGD, Attack, HopSkipJump
 from advkit.data import AdversarialDataset, attacked, augment, generate, load
 from advkit.errors import DtypeError, InputError
 
@@ -29,7 +29,7 @@ class CNN(nn.Module):
         self.seen = 0
 
     def forward(self, x):
-        self.seen += len(x)
+        self.seen += len(x) if torch.is_grad_enabled() else 0  # else it is asked whether it is the same model
         return self.head(self.conv(x).relu().flatten(1))
 
 
@@ -42,7 +42,7 @@ class CNNLSTM(CNN):
         self.head = nn.Linear(6, 5)
 
     def forward(self, x):
-        self.seen += len(x)
+        self.seen += len(x) if torch.is_grad_enabled() else 0  # else it is asked whether it is the same model
         return self.head(self.lstm(self.conv(x).relu().permute(0, 2, 1, 3).flatten(2))[0][:, -1])
 
 
@@ -132,6 +132,8 @@ class TestAttacked:
             attacked(loader, FGSM(model), p=2)
         with pytest.raises(DtypeError, match="attack must be an advkit attack"):
             attacked(loader, model)
+        with pytest.raises(InputError, match="many batches; leave starting_points out"):
+            generate(HopSkipJump(model, starting_points=PIXELS), DATA)
         with pytest.raises(InputError, match="FGSM has one eps for each image of a batch"):
             attacked(loader, FGSM(model, torch.tensor([0.1])))
 
@@ -225,6 +227,24 @@ class TestGenerate:
         generate(attack, DATA, tmp_path, **SMALL)
         assert model.seen == 2 * (6 + 4)
         assert files(tmp_path) == before
+
+    @pytest.mark.parametrize("kind", ["attribute", "function"])
+    def test_a_copy_of_another_model_is_not_gone_on_with(self, model, tmp_path, kind):
+        """One with the same layers and weights, which only its answers tell apart."""
+
+        class Scaled(nn.Module):
+            def __init__(self, factor):
+                super().__init__()
+                self.model, self.factor = model, factor
+
+            def forward(self, x):
+                return self.factor * self.model(x)
+
+        one, other = (Scaled(1), Scaled(-1)) if kind == "attribute" else (lambda x: model(x), lambda x: -model(x))
+        generate(FGSM(one), DATA, tmp_path, **SMALL)
+        with pytest.raises(InputError, match="the layers and weights that it had, and answers the first images other"):
+            generate(FGSM(other), DATA, tmp_path, **SMALL)
+        assert torch.equal(generate(FGSM(one), DATA, tmp_path, **SMALL).images, load(tmp_path).images)
 
     def test_stops_when_the_model_raises(self, model, tmp_path):
         def fail(*_):
@@ -619,7 +639,8 @@ KILLED = """
 
         with open(log, "a") as attacked:
             def note(module, inputs):
-                print(len(inputs[0]), file=attacked, flush=True)
+                if torch.is_grad_enabled():  # else it is asked whether it is the same model
+                    print(len(inputs[0]), file=attacked, flush=True)
 
             net.register_forward_pre_hook(note)
             advkit.data.load = lambda path: None  # by then all is written

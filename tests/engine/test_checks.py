@@ -1,6 +1,8 @@
 """Checks that no attack exercises by itself; the rest is in ``contracts/test_errors.py``."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -111,8 +113,13 @@ def test_the_labels_are_no_targets() -> None:
     assert attack(images[:0], labels[:0], targets=labels[:0]).shape == (0, *IMAGE)
 
 
-@pytest.mark.parametrize("attack", [advkit.FGSM, advkit.PGD, advkit.DeepFool, advkit.CW, advkit.JSMA, advkit.OnePixel])
-def test_another_default_device_changes_nothing(attack: type[advkit.Attack]) -> None:
+ON_LEVELS = partial(advkit.DeepFool, levels=256)
+
+
+@pytest.mark.parametrize(
+    "attack", [advkit.FGSM, advkit.PGD, advkit.DeepFool, ON_LEVELS, advkit.CW, advkit.JSMA, advkit.OnePixel]
+)
+def test_another_default_device_changes_nothing(attack: Callable[..., advkit.Attack]) -> None:
     """Whatever is made on the way is made where the images are: on "meta" there would be no numbers."""
     images, labels = draw(4, *IMAGE), torch.tensor([0, 1, 2, 3])
     network = conv_net()

@@ -157,6 +157,15 @@ def test_evaluate_wherever_torch_makes_tensors(name, scene, tmp_path, request):
     assert np.nansum(np.asarray(shown)) == pytest.approx(4)
 
 
+def test_a_verdict_wherever_torch_makes_tensors(scene, request):
+    net, images, labels = scene
+    expected = advkit.evaluate(net, [(images, labels)], "standard", eps=0.02, flags=False)
+    request.getfixturevalue("elsewhere")
+    found = advkit.evaluate(net, [(images, labels)], "standard", eps=0.02, flags=False)
+    assert found.robust.equal(expected.robust)
+    assert 0 < expected.robust_accuracy < 1
+
+
 @pytest.mark.parametrize("name", ["FGSM", "PGD", "DeepFool", "CW", "PixelSwap"])
 def test_security_curve_wherever_torch_makes_tensors(name, scene, request):
     net, images, labels = scene

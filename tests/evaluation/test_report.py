@@ -2,6 +2,7 @@ import csv
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,6 +213,15 @@ def test_json_round_trip_of_text_and_of_files(report, defended, tmp_path):
             assert (str(back), back.to_csv(), back.to_json()) == (str(one), one.to_csv(), text)
 
 
+def test_a_full_disk_names_the_report(report, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*report\.md'"):
+        report.to_markdown(tmp_path / "report.md")
+
+
 def test_json_round_trip_of_a_measurement():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
     batch = (torch.rand(20, 3, 2, 2), torch.randint(3, (20,)))
@@ -221,7 +231,9 @@ def test_json_round_trip_of_a_measurement():
     assert type(report.torch_version) is str
 
 
-@pytest.mark.parametrize("source", ['{"schema": 99}', "{}", "{no json", '{"schema": 2}', '{"schema": 2, "scores": 1}'])
+@pytest.mark.parametrize(
+    "source", ['{"schema": 99}', "{}", "{no json", "[\n" + 999 * "9", '{"schema": 2}', '{"schema": 2, "scores": 1}']
+)
 def test_json_that_is_no_report(source):
     with pytest.raises(errors.InputError, match="report"):
         RobustnessReport.from_json(source)

@@ -11,9 +11,9 @@ from torch import nn
 
 import advkit
 from advkit import errors
+from advkit._io.witness import Witness, agree, asked, spread
 from advkit.attack import Attack
 from advkit.defenses import InputTransformation
-from advkit.evaluation.witness import Witness, agree, asked, spread
 from contracts.scenes import trained_net
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from advkit import norms
 from advkit._command.images import Images, left_behind
 from advkit._engine.classifier import prediction
-from advkit._io.files import write_atomic
+from advkit._io.files import named, write_atomic
 from advkit._io.png import png
 from advkit._io.progress import track
 from advkit.attack import Attack
@@ -93,7 +93,8 @@ def save_pngs(attack: Attack, data: Images, folder: Path) -> Saved:
             place, label = batch.start + row, int(batch.labels[row])
             file = folder / classes[label] / f"{place:06d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(png(image))
+            with named(file):
+                file.write_bytes(png(image))
             before, after = int(batch.before[row]), int(batch.after[row])
             lines.writerow(
                 {

@@ -19,10 +19,10 @@ def check_attack(attack: object) -> None:
     """Refuse anything but an attack, and an attack that is made for the images of one batch."""
     if not isinstance(attack, Attack):
         raise DtypeError(f"attack must be an advkit attack, such as advkit.PGD(model); got {type(attack).__name__}")
-    for name in attack._per_row():
+    for name, value in attack._per_row().items():
         raise InputError(
             f"{type(attack).__name__} has one {name} for each image of a batch, and a pipeline has many batches; "
-            f"give {name} as one number"
+            + (f"give {name} as one number" if value.ndim == 1 else f"leave {name} out")
         )
 
 

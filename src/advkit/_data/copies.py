@@ -21,6 +21,7 @@ from advkit._io.fingerprint import digest, fingerprint, plain
 from advkit._io.progress import ticking
 from advkit._io.rng import DefaultGenerators
 from advkit._io.shards import Layout, Records, ShardFiles, as_numpy
+from advkit._io.witness import introduced
 from advkit._version import __version__
 from advkit.attack import Attack
 from advkit.errors import InputError
@@ -131,5 +132,6 @@ class Copying:
             "batch_size": self.source.batch_size,
             "shard_size": layout.shard_size,
             "seed": self.seed,
+            manifests.ANSWERS: introduced(attack.model, first.images),
         }
         return dict(json.loads(json.dumps(manifest)))

@@ -83,7 +83,8 @@ def check_rows(name: str, value: Tensor, images: Tensor, bounds: tuple[float, fl
                 f"{name} has shape {tuple(value.shape)}, and a batch of images of shape {tuple(images.shape)} needs "
                 "one of them for each image, in the same shape"
             )
-        if bool(((value < bounds[0]) | (value > bounds[1])).any()):
+        slack = _slack(value, bounds)
+        if bool(((value < bounds[0] - slack) | (value > bounds[1] + slack)).any()):
             raise InputError(f"{name} must lie within bounds={bounds}, as images do; clamp them first")
         return
     if value.shape != images.shape[:1]:
@@ -123,7 +124,7 @@ def check_images(images: object, bounds: tuple[float, float]) -> None:
         return
     if math.isnan(low) or math.isnan(high):
         raise InputError(f"images contain NaN: {_places(images.detach().isnan().flatten(1).any(1))}")
-    slack = _ROUNDINGS * torch.finfo(images.dtype).eps * max(map(abs, bounds))
+    slack = _slack(images, bounds)
     if low < bounds[0] - slack or high > bounds[1] + slack:
         raise InputError(
             f"images lie in [{_exact(low, bounds)}, {_exact(high, bounds)}], outside bounds=({bounds[0]:g}, "
@@ -131,6 +132,11 @@ def check_images(images: object, bounds: tuple[float, float]) -> None:
             f"{bounds[1]:g}). If they are normalised, pass them as pixels, with the normalisation inside the model: "
             "advkit.Normalized(net, mean, std). If their range is another, name it: bounds=(low, high)"
         )
+
+
+def _slack(images: Tensor, bounds: tuple[float, float]) -> float:
+    """How far outside the bounds a rounding may put pixels."""
+    return _ROUNDINGS * torch.finfo(images.dtype).eps * max(map(abs, bounds))
 
 
 def _exact(value: float, bounds: tuple[float, float]) -> str:

@@ -81,7 +81,7 @@ class Levels(Grid):
 
     def check(self) -> None:
         """Refuse more levels than the dtype can tell apart."""
-        every = torch.arange(self.count, dtype=torch.promote_types(self.dtype, torch.float32))
+        every = torch.arange(self.count, dtype=torch.promote_types(self.dtype, torch.float32), device="cpu")
         if not self.index(self.value(every)).equal(every):
             raise InputError(
                 f"images of {self.dtype} cannot tell {self.count} levels apart; give the attack float32 images, or "

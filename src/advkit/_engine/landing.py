@@ -168,7 +168,7 @@ class Landing:
             length = linear_distances(margin.detach(), dual_size(slope, norm)).to(x)
             length, ahead = length.where(length.isfinite(), 0), norm.steepest(slope).to(x)
             if here.ball is not None:  # along whose surface it may have far to go
-                length = length.maximum(_SHARE * torch.as_tensor(here.ball.eps).to(x))
+                length = length.maximum(_SHARE * torch.as_tensor(here.ball.eps, dtype=x.dtype, device=x.device))
             else:  # or nothing might move
                 peak = norms.Linf.size(ahead).clamp_min(torch.finfo(x.dtype).tiny)
                 length = length.maximum(self.grid.step / 2 / peak)

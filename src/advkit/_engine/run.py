@@ -201,6 +201,8 @@ def _placed(
     goal = Targeted if "targets" in classes else Untargeted
     wanted = own(classes["targets" if "targets" in classes else "labels"], device, torch.int64)
     values = {name: own(value, device, work) for name, value in per_image.items()}
+    for name in [name for name, value in values.items() if value.ndim > 1]:  # images as well
+        values[name].clamp_(*attack.bounds)
     free = None if attack.mask is None else free_pixels(attack.mask, pixels)
     return _Job(pixels, goal(wanted), values, None if free is None or bool(free.all()) else free)
 

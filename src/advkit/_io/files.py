@@ -1,13 +1,23 @@
 """Files that are whole or absent."""
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-__all__ = ["write_atomic"]
+__all__ = ["named", "write_atomic"]
+
+
+@contextmanager
+def named(file: str | os.PathLike[str]) -> Iterator[None]:
+    """What goes wrong with a file that is written here names it, which a full disk by itself does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(file)
+        raise
 
 
 def write_atomic(file: Path, save: Callable[[BinaryIO], object], *, writer: str = "", own: bool = False) -> None:

@@ -27,12 +27,14 @@ __all__ = [
     "layers",
     "model_identity",
     "plain",
+    "settings",
     "weights",
 ]
 
 _FEW = 16  # numbers of a tensor that are written out
 _DEPTH = 4  # of objects inside objects that are looked into
 _APART = ("model", "generator", "adaptive")  # of an attack, which `evaluate` sets itself
+_PASSING = ("training", "history", "teacher_history", "generator")  # of a defense: what it was not made with, or draws
 _CALLED = ("__call__", "__init__", "__post_init__")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -97,7 +99,7 @@ def is_sharded(module: nn.Module) -> bool:
 def layers(module: nn.Module) -> list[str]:
     """A model's layers as they print, line by line, and each defense inside with what it was made with."""
     defenses = [one.defense for one in defended(module)]
-    return [*_without_addresses(repr(module)).splitlines(), *(_settings(defense) for defense in defenses)]
+    return [*_without_addresses(repr(module)).splitlines(), *(_described(defense) for defense in defenses)]
 
 
 def model_identity(model: object) -> dict[str, Any]:
@@ -145,6 +147,8 @@ def identity(value: Any, depth: int = _DEPTH) -> Any:
         return [identity(each, depth - 1) for each in value]
     if isinstance(value, Attack) and depth:  # one that another is made of
         return attack_identity(value)
+    if callable(getattr(value, "wrap", None)) and not isinstance(value, type) and depth:  # a defense
+        return {"class": type(value).__qualname__, **settings(value, depth - 1)}
     if is_dataclass(value) and not isinstance(value, type) and depth:
         own = {field.name: getattr(value, field.name) for field in fields(value)}
         own = {name: identity(each, depth - 1) for name, each in own.items() if name not in ("model", "generator")}
@@ -165,10 +169,15 @@ def plain(value: object) -> object:
     return _without_addresses(repr(value))
 
 
-def _settings(defense: object) -> str:
+def settings(one: object, depth: int = _DEPTH) -> dict[str, Any]:
+    """What a defense was made with, as `identity` says it."""
+    shown = {name: value for name, value in vars(one).items() if not name.startswith("_") and name not in _PASSING}
+    return {name: identity(value, depth) for name, value in shown.items()}
+
+
+def _described(defense: object) -> str:
     """A defense and what it was made with, in one line."""
-    shown = {name: value for name, value in vars(defense).items() if not name.startswith("_") and name != "training"}
-    shown = {name: identity(value) for name, value in shown.items()}
+    shown = settings(defense)
     return str({**_class(type(defense), shown), **shown})
 
 

@@ -10,12 +10,14 @@ import torch
 from advkit._io.files import write_atomic
 from advkit._io.locks import held
 from advkit._io.shards import Layout, as_numpy
+from advkit._io.witness import is_known
 from advkit.errors import InputError
 
-__all__ = ["FORMAT", "MANIFEST", "claim", "identity", "layout_of", "read"]
+__all__ = ["ANSWERS", "FORMAT", "MANIFEST", "claim", "identity", "layout_of", "read"]
 
 MANIFEST = "manifest.json"
 FORMAT = 2  # of the files: the records of the first had no checks
+ANSWERS = "answers"  # of the model, which round otherwise on other devices, and tell no copy from another
 _NEEDED = {"images", "shard_size", "image shape", "image dtype"}
 
 
@@ -86,7 +88,8 @@ def layout_of(manifest: dict[str, Any]) -> Layout:
 
 def identity(manifest: dict[str, Any]) -> str:
     """A digest that tells this copy from others."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    said = {name: value for name, value in manifest.items() if name != ANSWERS}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _check_integer(name: str, value: object, least: int) -> None:
@@ -100,8 +103,10 @@ def _compare(folder: Path, manifest: dict[str, Any]) -> None:
     differences = [
         f"{name} is {there.get(name)!r} there and {manifest.get(name)!r} here"
         for name in {**there, **manifest}
-        if there.get(name) != manifest.get(name)
+        if there.get(name) != manifest.get(name) and name != ANSWERS
     ]
+    if not differences and ANSWERS in there and not is_known(there[ANSWERS], manifest[ANSWERS]):
+        differences = ["the model has the layers and weights that it had, and answers the first images otherwise"]
     if differences:
         raise InputError(
             f"{folder} holds an adversarial copy made with other arguments: {'; '.join(differences)}. Choose "

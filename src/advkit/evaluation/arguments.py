@@ -111,10 +111,11 @@ def named_attacks(attacks: object) -> dict[str, Attack]:
     for name, attack in named.items():
         if not isinstance(attack, Attack):
             raise DtypeError(f"attacks must be objects such as advkit.FGSM(model); {name!r} is {attack!r}")
-        if attack._per_row():
+        if per_image := attack._per_row():
+            whole = any(value.ndim > 1 for value in per_image.values())
             raise InputError(
-                f"{name} has {' and '.join(attack._per_row())} for each image of one batch; to evaluate it, give one "
-                "number for all images"
+                f"{name} has {' and '.join(per_image)} for each image of one batch; to evaluate it, "
+                + ("make it without" if whole else "give one number for all images")
             )
     return named
 

@@ -14,6 +14,7 @@ from advkit._engine.classifier import predict
 from advkit._engine.masks import check_shared
 from advkit._io.progress import Bar
 from advkit._io.rng import repeatable
+from advkit._io.witness import Witness, agree, asked
 from advkit.errors import NoGradientError
 from advkit.evaluation.flags import balls
 from advkit.evaluation.keepsakes import Picture, keepsakes
@@ -23,7 +24,6 @@ from advkit.evaluation.plan import Cell, Contender, PlannedAttack
 from advkit.evaluation.records import LOST, NORMS, Outcome, Record, vote
 from advkit.evaluation.salvage import salvaged
 from advkit.evaluation.verify import Verifier
-from advkit.evaluation.witness import Witness, agree, asked
 from advkit.model import placement
 
 __all__ = ["BatchEvaluator"]

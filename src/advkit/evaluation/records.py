@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advkit._io.witness import Witness
 from advkit.errors import NoGradientError
 from advkit.evaluation.keepsakes import Picture
-from advkit.evaluation.witness import Witness
 
 __all__ = ["LOST", "NORMS", "REFUSED", "Outcome", "Record", "is_refused", "vote"]
 

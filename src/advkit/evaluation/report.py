@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from advkit._io.files import named
 from advkit.errors import InputError
 from advkit.evaluation import formats, stored
 from advkit.evaluation.flags import Flag
@@ -300,6 +301,8 @@ class RobustnessReport:
         """
         text = fspath(source)
         if not text.lstrip().startswith("{"):
+            if "\n" in text:
+                raise InputError("this is neither the JSON of a report nor the path of a file of it")
             text = Path(text).read_text(encoding="utf-8", errors="replace")
         try:
             return cls(**stored.from_json(text))
@@ -309,5 +312,6 @@ class RobustnessReport:
 
 def _written(text: str, path: str | PathLike[str] | None) -> str:
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        with named(path):
+            Path(path).write_text(text, encoding="utf-8")
     return text

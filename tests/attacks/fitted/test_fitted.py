@@ -190,9 +190,40 @@ def test_a_fit_goes_on_where_it_was_stopped(kind: Any, tmp_path: Path) -> None:
         attack().fit(shuffled(), epochs=2, checkpoint=file)
     with pytest.raises(InputError, match="was written with other generators of random numbers"):
         attack().fit([(IMAGES, LABELS)], epochs=4, checkpoint=file)
-    file.write_bytes(b"damaged")
-    with pytest.raises(InputError, match="is no checkpoint of a fit, or damaged"):
-        attack().fit(shuffled(), epochs=3, checkpoint=file)
+    for content in (bit_flipped(file, again.pattern), b"damaged"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="is no checkpoint of a fit, or damaged"):
+            attack().fit(shuffled(), epochs=3, checkpoint=file)
+
+
+def bit_flipped(file: Path, tensor: Tensor) -> bytes:
+    """A file with a wrong bit in the numbers of a tensor that is in it."""
+    content = bytearray(file.read_bytes())
+    content[content.index(tensor.numpy().tobytes()) + 2] ^= 1
+    return bytes(content)
+
+
+class Scaled(nn.Module):
+    """A network with a number that neither its layers nor its weights show."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = MODEL, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.factor * self.model(images)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(Scaled(1), Scaled(-1)), (lambda images: MODEL(images), lambda images: -MODEL(images))]
+)
+def test_a_checkpoint_of_a_model_that_answers_otherwise_is_refused(one: Any, other: Any, tmp_path: Path) -> None:
+    """It has the same layers and weights, or is a function."""
+    file = tmp_path / "fit.pt"
+    pattern = advkit.Universal(one).fit(LOADER, 1, checkpoint=file).pattern
+    with pytest.raises(InputError, match="or of the same on another model"):
+        advkit.Universal(other).fit(LOADER, 2, checkpoint=file)
+    assert advkit.Universal(one).fit(LOADER, 1, checkpoint=file).pattern.equal(pattern)
 
 
 def test_another_pattern_is_another_run(tmp_path: Path) -> None:

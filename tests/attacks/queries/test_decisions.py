@@ -133,7 +133,7 @@ def test_where_it_begins(name: str) -> None:
     assert lost.images.equal(grey)
     assert lost.queries.tolist() == [1 + 5 + 1] * 2  # five times noise, and the other image
 
-    points = torch.stack([torch.ones(1, 4, 4), torch.full((1, 4, 4), 0.6)])  # the second fools nobody
+    points = torch.stack([torch.full((1, 4, 4), 1 + 2e-7), torch.full((1, 4, 4), 0.6)])  # the second fools nobody
     given = make(name, hidden, max_queries=40, init_size=5, starting_points=points).run(grey, labels)
     assert given.success.tolist() == [True, False]
     assert given.distance("l2")[0] <= 0.31 * 4  # the boundary is at 0.8

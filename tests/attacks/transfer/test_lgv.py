@@ -41,6 +41,31 @@ def test_the_models_are_those_along_sgd() -> None:
     assert not any(each.training for each in found)
 
 
+class InADict(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.model(images)}
+
+
+def test_batches_and_answers_come_as_they_do_elsewhere() -> None:
+    """Labels in a column and of any integers, batches made in inference mode, and logits in a dict."""
+    model, _, _ = trained_net()
+    (expected,) = along_sgd(model, batches(), epochs=1, models_per_epoch=1)
+    with torch.inference_mode():
+        others = [(images.clone(), labels[:, None].int()) for images, labels in batches()]
+    (found,) = along_sgd(InADict(model), others, epochs=1, models_per_epoch=1)
+    assert torch.equal(weights(found), weights(expected))
+    with pytest.raises(
+        InputError, match=r"a loader of batches \(images, labels\), to train on; this one gives dict with"
+    ):
+        next(along_sgd(model, [{"image": images} for images, _ in batches()], models_per_epoch=1))
+    with pytest.raises(InputError, match=r"labels must have shape \(8,\)"):
+        next(along_sgd(model, [(images, torch.zeros(3).long()) for images, _ in batches()], models_per_epoch=1))
+
+
 def test_models_take_turns() -> None:
     asked: list[int] = []
     models = [lambda x, place=place: asked.append(place) or x * place for place in range(5)]

@@ -1,5 +1,6 @@
 """Against closed forms: the probability of a linear classifier under noise is known, and so is its distance."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import advkit
 from advkit.defenses import RandomizedSmoothing
 from advkit.defenses.certifying.binomial import fair_coin, lower_bound
 from advkit.errors import InputError, ModelError
+from advkit.model import Model
 
 NORMAL = torch.tensor([0.6, -0.8, 0.0, 0.0]).double()
 
@@ -143,6 +145,20 @@ def test_the_wrapped_model_votes_and_an_attacker_who_knows_sees_through_it() -> 
     assert seeded(0.25).predict(smoothed, weaker(images, labels), n=1000).eq(classes).all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_an_attacker_who_knows_sees_through_votes_of_a_model_that_is_very_sure(scale: float) -> None:
+    """Whose probabilities are 0 and 1 to rounding; its logits may be in a dict, and have a class that is masked."""
+    images = (0.3 * NORMAL).float().view(1, 1, 2, 2).expand(6, 1, 2, 2) + 0.5
+
+    def sure(pixels: Tensor) -> dict[str, Tensor]:
+        logits = scale * linear(pixels - 0.5)
+        return {"logits": torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], 1)}
+
+    smoothed = seeded(0.05).wrap(sure)
+    attack = advkit.PGD(smoothed, norm="l2", eps=0.5, alpha=0.1, steps=8, loss="margin", random_start=False)
+    assert attack.run(images, torch.ones(6, dtype=torch.int64)).success.all()
+
+
 def test_training_sees_the_noise_that_is_certified() -> None:
     seen = []
 
@@ -181,12 +197,47 @@ def test_a_data_set_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     again = smoothing.certify_loader(model, loader, n=60, run_folder=tmp_path)
     assert (again.classes.equal(whole.classes), again.radii.equal(whole.radii)) == (True, True)
     assert all(file.stat().st_mtime_ns == when for file, when in files.items())
-    with pytest.raises(InputError, match="with other n;"):
+    with pytest.raises(InputError, match="with other n: n was 60 and is 61"):
         smoothing.certify_loader(model, loader, n=61, run_folder=tmp_path)
-    with pytest.raises(InputError, match="with other model;"):
+    with pytest.raises(InputError, match="with other model: "):
         smoothing.certify_loader(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), loader, n=60, run_folder=tmp_path)
     with pytest.raises(InputError, match="batch 0 of the loader is not what it was"):
         smoothing.certify_loader(model, loader[1:], n=60, run_folder=tmp_path)
     min(files).write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="is damaged"):
         smoothing.certify_loader(model, loader, n=60, run_folder=tmp_path)
+
+
+class Scaled(nn.Module):
+    """A network with a number that neither its layers nor its weights show."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.factor * self.model(images)
+
+
+def test_certificates_of_another_model_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    model, smoothing = net(), RandomizedSmoothing(0.3)
+    loader = [(torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 2])) for _ in range(2)]
+    pairs: list[tuple[Model, Model]] = [
+        (Scaled(model, 1), Scaled(model, -1)),
+        (lambda images: model(images), lambda images: -model(images)),
+    ]
+    for place, (one, other) in enumerate(pairs):
+        folder = tmp_path / str(place)
+        found = smoothing.certify_loader(one, loader, n=60, run_folder=folder)
+        with pytest.raises(InputError, match="certificates of another model, which has the layers and weights of this"):
+            smoothing.certify_loader(other, loader, n=60, run_folder=folder)
+        assert smoothing.certify_loader(one, loader, n=60, run_folder=folder).classes.equal(found.classes)
+    file = folder / "batches" / "00000001.json"
+    content = json.loads(file.read_text())
+    content["record"]["classes"][0] += 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"00000001.json is damaged \(it is not what was written\)"):
+        smoothing.certify_loader(one, loader, n=60, run_folder=folder)
+    (folder / "certify.json").unlink()
+    with pytest.raises(InputError, match=r"certify.json, which says which run they belong to, is missing"):
+        smoothing.certify_loader(one, loader, n=60, run_folder=folder)

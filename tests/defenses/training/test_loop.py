@@ -161,11 +161,12 @@ def test_a_checkpoint_is_read_without_running_code_and_written_whole(
     [
         ("recipe", r"is a checkpoint of AdversarialTraining\(\[FGSM\], clean_ratio=1.*and this is .*clean_ratio=0"),
         ("epochs", r"has 2 epochs behind it, and 1 are asked for in all"),
-        ("model", r"(?s)is of another model, optimizer, scheduler or loader: .*size mismatch"),
-        ("optimizer", r"is of another model, optimizer, scheduler or loader: "),
-        ("scheduler", r"is of another model, optimizer, scheduler or loader: 'scheduler'"),
-        ("loader", r"is of another model, optimizer, scheduler or loader: "),
+        ("model", r"(?s)is of another model, recipe, optimizer, scheduler or loader: .*size mismatch"),
+        ("optimizer", r"is of another model, recipe, optimizer, scheduler or loader: "),
+        ("scheduler", r"is of another model, recipe, optimizer, scheduler or loader: 'scheduler'"),
+        ("loader", r"is of another model, recipe, optimizer, scheduler or loader: "),
         ("file", r"is no checkpoint of advkit, or damaged"),
+        ("bit", r"is no checkpoint of advkit, or damaged \(.* is not what was written\)"),
         ("other", r"is no checkpoint of advkit, or damaged"),
     ],
 )
@@ -181,6 +182,10 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, change: str, 
     loader = DataLoader(data(), 8, shuffle=True, generator=generator)
     if change == "file":
         path.write_bytes(path.read_bytes()[:100])
+    if change == "bit":
+        content = bytearray(path.read_bytes())
+        content[content.index(next(model.parameters()).detach().numpy().tobytes()) + 2] ^= 1
+        path.write_bytes(content)
     if change == "other":
         torch.save({"model": model.state_dict()}, path)
     with pytest.raises(InputError, match=said):
@@ -473,7 +478,7 @@ def test_training_goes_on_wherever_the_default_device_is(tmp_path: Path) -> None
         for epochs in (1, 2):
             torch.manual_seed(0)
             with torch.device(device):
-                defense.fit(model, batches, sgd(model), epochs, checkpoint=tmp_path / f"{device}.pt")
+                defense.fit(model, batches, sgd(model), epochs, checkpoint=tmp_path / f"{device}.pt", average=0.5)
         trained.append(weights(model))
     assert same(*trained)
 

@@ -1,6 +1,7 @@
 """The recipes of papers, each against its authors' formulas and a loop written out here."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -346,3 +347,69 @@ def test_what_is_out_of_range(make, said: str) -> None:
         make()
     with pytest.raises(DtypeError, match=r"recipe must make adversarial images, .*; got int"):
         AWP(3)
+
+
+class Padded(nn.Module):
+    """A network with two classes more, which are masked."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        return torch.cat([logits, torch.full_like(logits[:, :2], -torch.inf)], 1)
+
+
+@pytest.mark.parametrize("recipe", [TRADES, MART])
+def test_masked_classes_play_no_part(recipe: type[TrainingDefense]) -> None:
+    trained = []
+    for wrap in (nn.Sequential, Padded):
+        model = flat_net(192)
+        torch.manual_seed(0)
+        loader, optimizer = DataLoader(DATA, 5), torch.optim.SGD(model.parameters(), 0.5)
+        recipe(steps=2).fit(wrap(model), loader, optimizer, 2)
+        trained.append(torch.cat([one.flatten() for one in model.parameters()]))
+    torch.testing.assert_close(*trained)
+    assert not trained[0].equal(torch.cat([one.flatten() for one in flat_net(192).parameters()]))
+
+
+WIDER = {"bounds": (-1.0, 2.0)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "how", "said"),
+    [
+        (TRADES(steps=1), TRADES(steps=1, **WIDER), {}, "recipe's attack is"),
+        (AWP(TRADES(steps=1)), AWP(TRADES(steps=1, **WIDER)), {}, "recipe's recipe is"),
+        (
+            FreeTraining(replays=1),
+            FreeTraining(replays=1, **WIDER),
+            {},
+            r"bounds is \[0.0, 1.0\] there and \[-1.0, 2.0\]",
+        ),
+        (FastTraining(), FastTraining(guard=None), {}, "recipe's guard is"),
+        (TRADES(steps=1), TRADES(steps=1), {"label_smoothing": 0.1}, r"label_smoothing is 0\.0 there and 0\.1 here"),
+        (
+            FreeTraining(replays=1),
+            FreeTraining(replays=1),
+            {"average": 0.9},
+            "average is null there and 0.9 here",
+        ),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_knows_settings_that_its_recipe_does_not_print(
+    tmp_path: Path, one: TrainingDefense, other: TrainingDefense, how: dict[str, Any], said: str
+) -> None:
+    def fit(defense: TrainingDefense, epochs: int, **how: Any) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        loader = [(torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]))]
+        defense.fit(model, loader, optimizer, epochs, checkpoint=tmp_path / "run.pt", **how)
+
+    fit(one, 1)
+    fit(one, 2)  # which it is itself
+    with pytest.raises(InputError, match=said):
+        fit(other, 3, **how)

@@ -115,7 +115,7 @@ class MultiTargeted(Attack):
         with attacking(self.model, adaptive=self.adaptive):
             x = own(images, *model.workplace(images))
             goal = Untargeted(own(labels, x.device, torch.int64))
-            eps = torch.as_tensor(self.eps).to(x).expand(len(x))
+            eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device).expand(len(x))
             every = torch.arange(len(x), device=x.device)
             free = None if self.mask is None else free_pixels(self.mask, x)
             near = torch.zeros_like(every, dtype=torch.bool)

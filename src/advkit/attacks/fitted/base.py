@@ -29,6 +29,8 @@ from advkit.model import attacking, placement
 
 __all__ = ["Fitted"]
 
+_FEW = 8  # images that a checkpoint has, to know the model again by
+
 
 @dataclass(frozen=True, eq=False)
 class Fitted(Attack):
@@ -97,7 +99,7 @@ class Fitted(Attack):
         for epoch in range(learner.epochs, epochs):
             learner.learn(loader, epoch, epochs, progress)
             if file is not None:
-                file.save({**learner.state(), "chance": chance.state()})
+                file.save({**learner.state(), "chance": chance.state()}, learner.first)
         warn_of_infinite(learner.infinite)
         return self._with(pattern=learner.pattern)
 
@@ -165,11 +167,18 @@ class Fitted(Attack):
 
 
 class _Learner:
-    """A pattern as it is learned."""
+    """A pattern as it is learned.
+
+    Attributes:
+        first: (n, ...), a few of the images that it is learned from, once it has seen any.
+    """
+
+    first: Tensor
 
     def __init__(self, attack: Fitted, choice: Choice, where: LabelsGetter) -> None:
         self.pattern = attack.pattern
         self.epochs = self.infinite = 0
+        self._seen = False
         self._attack, self._choice, self._where = attack, choice, where
         self._fooled: float | None = None  # the share in the last epoch
         self._batches = 0  # of an epoch, where that is known
@@ -207,6 +216,8 @@ class _Learner:
         """Learn from a batch. Which of its images were fooled before, bool (n,); nothing of images of the target."""
         attack = self._attack
         check_images(images, attack.bounds)
+        if not self._seen:
+            self._seen, self.first = True, images[:_FEW].detach().to("cpu", copy=True)
         check_shared(f"{type(attack).__name__}.fit", attack.mask, images)
         if labels is None:
             labels = predict(attack.model, images).argmax(1)

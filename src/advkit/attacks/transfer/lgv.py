@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advkit import hyperparameters
+from advkit._base.answers import described, found_in
+from advkit._engine.checks import check_classes, check_images
+from advkit._engine.classifier import own
 from advkit._engine.run import Done, check_call
 from advkit.attack import Attack
 from advkit.attacks.transfer.part import Part, PartList
@@ -70,14 +73,30 @@ def along_sgd(
     optimizer = torch.optim.SGD(trained.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
     device, dtype = placement(model)
     for _ in range(epochs):
-        for number_of, (images, labels, *_) in enumerate(loader, 1):
+        for number_of, batch in enumerate(loader, 1):
             trained.train()
             with torch.inference_mode(False), torch.enable_grad():
+                images, labels = _pair(batch)
+                place = device or images.device
                 optimizer.zero_grad()
-                F.cross_entropy(trained(images.to(device, dtype)), labels.to(device)).backward()
+                logits = found_in(trained(own(images, place, dtype or images.dtype)))
+                F.cross_entropy(logits, own(labels, place, torch.int64)).backward()
                 optimizer.step()
             if number_of in stops:
                 yield copy.deepcopy(trained).eval().requires_grad_(False)
+
+
+def _pair(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The images (N, ...) and labels (N,) of a batch; those may come in a column."""
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        seen = described(batch)
+        raise InputError(f"LGV needs a loader of batches (images, labels), to train on; this one gives {seen}")
+    images, labels = batch[0], batch[1]
+    check_images(images, (-math.inf, math.inf))
+    if isinstance(labels, Tensor) and labels.shape == (len(images), 1):
+        labels = labels.squeeze(1)
+    check_classes("labels", labels, images)
+    return images, labels
 
 
 class InTurn(Ensemble):

@@ -108,7 +108,7 @@ class Attack:
 
     def set_return_type(self, type: str) -> None:
         """What comes back: "float", or "int" for bytes, rounded to the nearest."""
-        self.to_type(torch.zeros(1), type)
+        self.to_type(torch.zeros(1, device="cpu"), type)
         self.return_type = type
 
     def set_model_training_mode(
@@ -128,8 +128,8 @@ class Attack:
         """Say that inputs are normalised by the mean and the standard deviation of each channel."""
         shape = (1, len(mean), 1, 1)
         self.normalization_used = {
-            "mean": torch.as_tensor(mean, dtype=torch.float32).reshape(shape),
-            "std": torch.as_tensor(std, dtype=torch.float32).reshape(shape),
+            "mean": torch.as_tensor(mean, dtype=torch.float32, device="cpu").reshape(shape),
+            "std": torch.as_tensor(std, dtype=torch.float32, device="cpu").reshape(shape),
         }
         self._normalization_applied = True
         for each in self._inside():
@@ -244,7 +244,7 @@ class Attack:
         kept: dict[str, list[Tensor]] = {"adv_inputs": [], "labels": []}
         kept |= {"preds": []} if save_predictions else {}
         kept |= {"clean_inputs": []} if save_clean_inputs else {}
-        right, total, lengths, elapsed, progress = 0, 0, [torch.empty(0)], 0.0, ""
+        right, total, lengths, elapsed, progress = 0, 0, [torch.empty(0, device="cpu")], 0.0, ""
         for step, (inputs, labels) in enumerate(data_loader, 1):
             start = time.perf_counter()
             found = self(inputs, labels)
@@ -293,7 +293,7 @@ class Attack:
         for name in {"adv_inputs", "clean_inputs"} & {*names}:
             saved[name] = Attack.to_type(saved[name], "float")
             if normalize is not None:
-                mean, std = (torch.tensor(normalize[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
+                mean, std = (torch.tensor(normalize[key], device="cpu").reshape(1, -1, 1, 1) for key in ("mean", "std"))
                 saved[name] = (saved[name] - mean) / std
         print(f"Data is loaded in the following order: [{', '.join(names)}]")
         return DataLoader(TensorDataset(*(saved[name] for name in names)), batch_size=batch_size, shuffle=shuffle)

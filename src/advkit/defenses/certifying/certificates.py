@@ -1,19 +1,18 @@
 """The certificates of a whole data set, kept batch by batch."""
 
-import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from advkit._data.samples import LabelsGetter, Sample, check_loader
-from advkit._io.files import write_atomic
+from advkit._io.batch_files import BatchFiles
 from advkit._io.identity import digest, model_identity
 from advkit._io.rng import repeatable
+from advkit._io.witness import introduced, is_known, spread
 from advkit.errors import InputError
 from advkit.model import Model, placement
 
@@ -69,25 +68,28 @@ def certified(
         labels: where the label is in a batch.
     """
     check_loader(loader)
-    folder = None if run_folder is None else _Folder(Path(run_folder), {**how, "model": model_identity(model)})
-    found = []
+    folder = BatchFiles(run_folder, {**how, "model": model_identity(model)}, about="certify.json")
+    stored, found = set(folder.indices()), []
+    asked = spread(sorted(stored))
     for index, batch in enumerate(loader):
         sample = Sample(batch, batched=True, where=labels)
         if sample.labels is None:
             raise InputError("certificates are held against labels, and the loader gives none")
         name = digest(sample.images, sample.labels)
-        one = folder.load(index, name) if folder else None
-        if one is None:
+        if index in stored:
+            one = _known(folder, index, name, model, sample.images if index in asked else None)
+        else:
             device = placement(model)[0] or sample.images.device
             with repeatable(seed, "certify", index, device=device):
                 classes, radii = work(sample.images)
-            one = {"classes": classes.tolist(), "radii": radii.tolist(), "labels": sample.labels.tolist()}
-            if folder:
-                folder.save(index, {"digest": name, **one})
+            answers = introduced(model, sample.images) if folder.path is not None and len(sample.images) else {}
+            one = _Kept(name, classes.tolist(), radii.tolist(), sample.labels.tolist(), answers)
+            if folder.path is not None:
+                folder.write(index, asdict(one))
         found.append(one)
     if not found:
         raise InputError("the loader has no images; a generator that was gone through before has none left")
-    whole = {name: [value for one in found for value in one[name]] for name in ("classes", "radii", "labels")}
+    whole = {name: [value for one in found for value in getattr(one, name)] for name in ("classes", "radii", "labels")}
     return Certificates(
         torch.tensor(whole["classes"], dtype=torch.int64, device="cpu"),
         torch.tensor(whole["radii"], dtype=torch.float64, device="cpu"),
@@ -95,53 +97,48 @@ def certified(
     )
 
 
-class _Folder:
-    """A folder with a file for each batch that is done, and one that says what was asked."""
+@dataclass(frozen=True)
+class _Kept:
+    """What is kept of a batch.
 
-    def __init__(self, path: Path, setup: dict[str, Any]) -> None:
-        self.path = path
-        (path / "batches").mkdir(parents=True, exist_ok=True)
-        about, here = path / "certify.json", json.loads(json.dumps(setup))
-        if about.exists():
-            there = self._read(about)
-            others = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-            if others:
-                raise InputError(
-                    f"{path} holds certificates with other {', '.join(others)}; give this run a folder of its own"
-                )
-        else:
-            self._write(about, here)
+    Attributes:
+        digest: of its images and labels.
+        classes: of each image.
+        radii: likewise.
+        labels: likewise.
+        answers: of the model, to know it again by; none of a batch without images.
+    """
 
-    def load(self, index: int, name: str) -> dict[str, Any] | None:
-        """What is known of a batch with this digest, if anything."""
-        file = self._file(index)
-        if not file.exists():
-            return None
-        found = self._read(file)
-        if found.get("digest") != name:
-            raise InputError(
-                f"batch {index} of the loader is not what it was when the run in {self.path} began; a run that is to "
-                "go on needs the same batches in the same order, so the loader must not shuffle"
-            )
-        return found
+    digest: str
+    classes: list[int]
+    radii: list[float]
+    labels: list[int]
+    answers: dict[str, Any]
 
-    def save(self, index: int, content: dict[str, Any]) -> None:
-        """Keep what was found of a batch."""
-        self._write(self._file(index), content)
 
-    def _file(self, index: int) -> Path:
-        return self.path / "batches" / f"{index:08d}.json"
+def _known(folder: BatchFiles, index: int, name: str, model: Model, images: Tensor | None) -> _Kept:
+    """What is known of the batch with this digest.
 
-    @staticmethod
-    def _write(file: Path, content: dict[str, Any]) -> None:
-        write_atomic(file, lambda stream: stream.write(json.dumps(content).encode()), own=True)
+    Args:
+        folder: where it is kept.
+        index: of the batch.
+        name: its digest.
+        model: what is certified.
+        images: by which it has to be known again; None where it need not be asked.
 
-    @staticmethod
-    def _read(file: Path) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("it is not a JSON object")
-        except ValueError as error:
-            raise InputError(f"{file} is damaged ({error}); move it elsewhere and call again") from error
-        return found
+    Raises:
+        InputError: it is of another batch, or of another model.
+    """
+    one = folder.read(index, lambda content: _Kept(**content))
+    if one.digest != name:
+        raise InputError(
+            f"batch {index} of the loader is not what it was when the run in {folder.path} began; a run that is to "
+            "go on needs the same batches in the same order, so the loader must not shuffle"
+        )
+    if images is not None and one.answers and not is_known(one.answers, introduced(model, images)):
+        raise InputError(
+            f"{folder.path} holds certificates of another model, which has the layers and weights of this one, but "
+            f"answers batch {index} otherwise. Something else in it has changed, such as an attribute or a function; "
+            "give this run a folder of its own"
+        )
+    return one

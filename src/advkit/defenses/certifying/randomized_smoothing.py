@@ -1,5 +1,6 @@
 """Randomized smoothing: what a model says most often under noise, which no small perturbation can change."""
 
+import math
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -8,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advkit._base.answers import found_in
 from advkit._base.random import normal_like
 from advkit._data.samples import LabelsGetter
 from advkit._engine.checks import check_images, check_model, check_number
 from advkit._engine.classifier import Classifier, own
 from advkit._io.progress import Bar, ticking
-from advkit.defenses.base import Expectation
 from advkit.defenses.certifying.binomial import fair_coin, lower_bound
 from advkit.defenses.certifying.certificates import Certificates, certified
 from advkit.defenses.training.base import TrainingDefense
@@ -99,7 +100,7 @@ class RandomizedSmoothing(TrainingDefense):
 
     def surrogate(self, model: Model) -> Model:
         """The logarithm of the mean probabilities over draws, which has a gradient; see `Defense.surrogate`."""
-        return _Logarithm(Expectation(_Noisy(model, self), self.eot_samples))
+        return _Mean(model, self)
 
     def generators(self) -> list[torch.Generator | None]:
         """Where noise is drawn from."""
@@ -279,8 +280,8 @@ class RandomizedSmoothing(TrainingDefense):
         check_number("alpha", alpha, above=0, at_most=0.5)
 
 
-class _Noisy(nn.Module):
-    """The probabilities of a model for images under noise."""
+class _Mean(nn.Module):
+    """The logarithm of the mean probabilities over draws of noise, which is never a probability that rounds to 0."""
 
     def __init__(self, model: Model, smoothing: RandomizedSmoothing) -> None:
         super().__init__()
@@ -288,20 +289,15 @@ class _Noisy(nn.Module):
         self.smoothing = smoothing
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.model(self.smoothing.noisy(images))
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+        draws = [_logits(self.model, self.smoothing.noisy(images)) for _ in range(self.smoothing.eot_samples)]
+        lowest = torch.finfo(draws[0].dtype).min / 4  # finite, for a class that is masked
+        together = torch.stack([draw.log_softmax(1).clamp_min(lowest) for draw in draws])
+        return together.logsumexp(0) - math.log(len(draws))
 
 
-class _Logarithm(nn.Module):
-    """The logarithm of probabilities, finite where they are zero."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        probabilities = self.model(images)
-        return (probabilities + torch.finfo(probabilities.dtype).tiny).log()
+def _logits(model: Model, images: Tensor) -> Tensor:
+    logits: Tensor = found_in(model(images))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class _Votes(nn.Module):
@@ -316,7 +312,7 @@ class _Votes(nn.Module):
         votes: Tensor | None = None
         for _ in range(self.smoothing.samples):
             with torch.no_grad():
-                logits = self.model(self.smoothing.noisy(images))
+                logits = _logits(self.model, self.smoothing.noisy(images))
             votes = torch.full_like(logits, 0.5) if votes is None else votes
             votes = votes.scatter_add(1, logits.argmax(1, keepdim=True), torch.ones_like(votes[:, :1]))
         assert votes is not None

@@ -1,5 +1,6 @@
 """The mean of a model's weights over the steps of its training."""
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -25,7 +26,8 @@ def averaged(model: nn.Module, average: float | AveragedModel | None) -> Average
             raise InputError("average is an AveragedModel of another model; make it of the one that is trained")
         return average
     check_number("average", average, at_least=0, at_most=1)
-    return AveragedModel(inner, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
+    with torch.device("cpu"):  # its counter, whatever the default device is; the weights are beside the model's
+        return AveragedModel(inner, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
 
 
 def unparallel(model: nn.Module) -> nn.Module:

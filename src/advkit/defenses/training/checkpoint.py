@@ -1,14 +1,14 @@
 """The file that a training goes on from."""
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from advkit._io.checkpoints import check_epochs, reading
-from advkit._io.files import write_atomic
+from advkit._io.checkpoints import check_epochs, read, write
 from advkit._io.fingerprint import description, differences
 from advkit.defenses.training.epoch import Epoch
 from advkit.errors import InputError
@@ -23,12 +23,13 @@ class Checkpoint:
         path: the file; its directory is made if need be.
         recipe: how the model is trained, in words.
         model: the model, before training.
+        settings: gives by name what else has to be as it was.
     """
 
-    def __init__(self, path: Path, recipe: str, model: nn.Module) -> None:
+    def __init__(self, path: Path, recipe: str, model: nn.Module, settings: Callable[[], Mapping[str, object]]) -> None:
         self.path = path
-        self._recipe, self._model = recipe, model
-        self._before = description(model)
+        self._recipe, self._model, self._settings = recipe, model, settings
+        self._before = self._described()
 
     def save(self, history: list[Epoch], state: dict[str, Any]) -> None:
         """Write the file.
@@ -37,12 +38,10 @@ class Checkpoint:
             history: of the training so far.
             state: of all that training changes: tensors, numbers, texts and containers of these.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        now = description(self._model)
+        now = self._described()
         unchanged = {name: text for name, text in self._before.items() if now.get(name) == text}  # no counters
         epochs = [asdict(epoch) for epoch in history]
-        whole = {"recipe": self._recipe, "described": unchanged, "history": epochs, **state}
-        write_atomic(self.path, lambda stream: torch.save(whole, stream))
+        write(self.path, {"recipe": self._recipe, "described": unchanged, "history": epochs, **state})
 
     def load(self, epochs: int) -> tuple[list[Epoch], dict[str, Any]] | None:
         """The history and the state that were saved; None if nothing was. No code in the file is run.
@@ -52,9 +51,9 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
-        with reading(self.path, "advkit"):
-            content: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-            recipe, history = content["recipe"], [Epoch(**epoch) for epoch in content["history"]]
+        content, recipe, history = read(
+            self.path, "advkit", lambda its: (its, its["recipe"], [Epoch(**epoch) for epoch in its["history"]])
+        )
         if recipe != self._recipe:
             raise InputError(
                 f"{self.path} is a checkpoint of {recipe}, and this is {self._recipe}; choose another path, or delete "
@@ -65,10 +64,14 @@ class Checkpoint:
             raise of_another(self.path, "; ".join(others))
         return history, content
 
+    def _described(self) -> dict[str, str]:
+        texts = {name: json.dumps(value, sort_keys=True) for name, value in self._settings().items()}
+        return {**description(self._model), **texts}
+
 
 def of_another(path: Path, why: object) -> InputError:
     """The error of a checkpoint that fits something else than what is trained here."""
     return InputError(
-        f"{path} is of another model, optimizer, scheduler or loader: {why}. Choose another path, or make them as they "
-        "were"
+        f"{path} is of another model, recipe, optimizer, scheduler or loader: {why}. Choose another path, or make them "
+        "as they were"
     )

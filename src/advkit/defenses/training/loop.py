@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from advkit._data.attacking import check_attack
 from advkit._data.samples import Choice, LabelsGetter, check_labels_getter, check_loader
 from advkit._engine.checks import check_choice, check_number
+from advkit._io.identity import settings
 from advkit._io.progress import track
 from advkit._io.rng import AllGenerators
 from advkit.attack import Attack
@@ -110,7 +112,8 @@ class Training:
             file = None
             recipe.load({})
             if self.checkpoint is not None:
-                file = Checkpoint(Path(self.checkpoint), repr(recipe) if name is None else name, self.model)
+                called = repr(recipe) if name is None else name
+                file = Checkpoint(Path(self.checkpoint), called, self.model, partial(self._settings, recipe))
                 self._resume(file, recipe, generators, epochs)
             for epoch in range(len(self.history), epochs):
                 if self.history and self.history[-1].stopped:
@@ -123,6 +126,12 @@ class Training:
                 if file is not None:
                     self._save(file, recipe, generators)
             self._settle(recipe)
+
+    def _settings(self, recipe: Recipe) -> dict[str, Any]:
+        """What a checkpoint knows training by, beside the model and what the recipe prints."""
+        average = type(self.average).__name__ if isinstance(self.average, AveragedModel) else self.average
+        mine = {"label_smoothing": self.label_smoothing, "average": average}
+        return {**mine, **{f"the recipe's {name}": value for name, value in settings(recipe).items()}}
 
     def _settle(self, recipe: Recipe) -> None:
         """Give the model the weights that it is to have in the end."""

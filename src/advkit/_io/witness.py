@@ -8,15 +8,16 @@ of them, since other devices round otherwise.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from advkit._engine.classifier import Classifier, own, predict
 from advkit._io.rng import repeatable
-from advkit.model import Model, attacking, is_stochastic
+from advkit.model import Model, attacking, is_stochastic, placement
 
-__all__ = ["Witness", "agree", "asked", "spread"]
+__all__ = ["Witness", "agree", "asked", "introduced", "is_known", "spread"]
 
 _IMAGES = 8
 _NUMBERS = 1000  # of each draw, at most: fewer images where there are many classes
@@ -87,6 +88,21 @@ def agree(before: Witness, now: Witness, *, alike: bool) -> bool:
         return False
     pairs = zip(before.gradients, now.gradients, strict=False) if alike else ()
     return all(_same_slopes(_tensor(one), _tensor(other)) for one, other in pairs if one and other)
+
+
+def introduced(model: Model, images: Tensor) -> dict[str, Any]:
+    """What a model answers to the first few images (n, ...), n at least 1, to know it again by: as JSON can say it."""
+    images = images if images.is_floating_point() else images / 255
+    device, dtype = placement(model)
+    said = asked(model, images, "introduced", seed=0, device=device or images.device, adaptive=())
+    bits = torch.finfo(dtype or images.dtype).bits
+    return {"logits": said.logits, "where": [(device or images.device).type, bits]}
+
+
+def is_known(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether both may be of one model, which was `introduced` twice; see `agree`."""
+    alike = before["where"] == now["where"] and now["where"][1] > 16
+    return agree(Witness(before["logits"]), Witness(now["logits"]), alike=alike)
 
 
 def spread(indices: Sequence[int]) -> set[int]:
