@@ -198,6 +198,14 @@ CASES = [
         fools=0.7,
         variant=True,
     ),
+    Case(
+        "BasinHopping",
+        advkit.BasinHopping,
+        {"eps": 0.1, "steps": 10, "searches": 6, "target_classes": 1},
+        budget=0.1,
+        per_row=("eps",),
+        deterministic=False,
+    ),
     Case("MultiTargeted", advkit.MultiTargeted, {"eps": 0.1, "steps": 5, "restarts": 1}, budget=0.1, per_row=("eps",)),
     Case(
         "MultiTargeted-L2",

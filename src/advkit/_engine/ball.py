@@ -44,6 +44,11 @@ class Ball(ABC):
     def norm(self) -> Norm:
         """The norm of the ball."""
 
+    @property
+    def middle(self) -> Tensor:
+        """A point that mirroring at leaves most places inside: (n, ...), the centres."""
+        return self.originals
+
     def project(self, x: Tensor) -> Tensor:
         """Points ``x`` (n, ...), which may be overwritten, brought back into the ball and the box: one after the other.
 
@@ -86,6 +91,11 @@ class LinfBall(Ball):
             lowest=(originals - radius).clamp_(min=low),
             highest=(originals + radius).clamp_(max=high),
         )
+
+    @property
+    def middle(self) -> Tensor:
+        """Of what the bounds leave of the ball: (n, ...)."""
+        return (self.lowest + self.highest) / 2
 
     def project(self, x: Tensor) -> Tensor:
         return x.clamp_(self.lowest, self.highest)

@@ -1,6 +1,18 @@
 """The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
 
-from advkit.attacks.budget import APGD, APGDT, FGSM, IFGSM, MIFGSM, PGD, TPGD, Jitter, MultiTargeted, SparseL1Descent
+from advkit.attacks.budget import (
+    APGD,
+    APGDT,
+    FGSM,
+    IFGSM,
+    MIFGSM,
+    PGD,
+    TPGD,
+    BasinHopping,
+    Jitter,
+    MultiTargeted,
+    SparseL1Descent,
+)
 from advkit.attacks.combined import AutoAttack, Restarts, WorstOf
 from advkit.attacks.fitted import Patch, Universal
 from advkit.attacks.minimal import (
@@ -87,6 +99,7 @@ __all__ = [
     "VMIFGSM",
     "VNIFGSM",
     "AutoAttack",
+    "BasinHopping",
     "Blended",
     "Blur",
     "Boundary",

@@ -1,6 +1,7 @@
 """Gradients in, the worst image within a budget out."""
 
 from advkit.attacks.budget.apgd import APGD, APGDT
+from advkit.attacks.budget.basin_hopping import BasinHopping
 from advkit.attacks.budget.fgsm import FGSM
 from advkit.attacks.budget.jitter import Jitter
 from advkit.attacks.budget.mifgsm import IFGSM, MIFGSM
@@ -9,4 +10,16 @@ from advkit.attacks.budget.pgd import PGD
 from advkit.attacks.budget.sparse_l1 import SparseL1Descent
 from advkit.attacks.budget.tpgd import TPGD
 
-__all__ = ["APGD", "APGDT", "FGSM", "IFGSM", "MIFGSM", "PGD", "TPGD", "Jitter", "MultiTargeted", "SparseL1Descent"]
+__all__ = [
+    "APGD",
+    "APGDT",
+    "FGSM",
+    "IFGSM",
+    "MIFGSM",
+    "PGD",
+    "TPGD",
+    "BasinHopping",
+    "Jitter",
+    "MultiTargeted",
+    "SparseL1Descent",
+]
