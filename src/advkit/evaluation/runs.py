@@ -14,6 +14,7 @@ from uuid import uuid4
 from torch import distributed
 
 from advkit._io.files import write_atomic
+from advkit._io.gathering import gathered
 from advkit._io.identity import digest
 from advkit.errors import InputError
 from advkit.evaluation.records import Record
@@ -181,11 +182,7 @@ class Ranks:
 
     def gather(self, thing: Thing) -> list[Thing]:
         """What each process has, in order; all of them have to ask."""
-        if self.count == 1:
-            return [thing]
-        things: list[Any] = [None] * self.count
-        distributed.all_gather_object(things, thing, group=self._group)
-        return things
+        return gathered(thing, self.count, self._group)
 
 
 @contextmanager
