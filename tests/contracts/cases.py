@@ -23,7 +23,7 @@ from advkit.goals import Goal
 Test = TypeVar("Test", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One attack and what to expect of it.
 
