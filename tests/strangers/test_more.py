@@ -25,7 +25,8 @@ CASES = [
     ),
 ]
 trained = test_outcome.trained  # a fixture
-vars().update(contract([test_outcome, test_rows, test_untouched, test_errors, test_variety], CASES))
+vars().update(contract([test_outcome, test_rows, test_untouched], CASES))
+vars().update(contract([test_errors, test_variety], [CASES[1], CASES[3]]))  # of gradients, and of decisions
 
 
 @pytest.mark.parametrize(
@@ -43,20 +44,20 @@ def test_an_attack_is_at_most_forty_lines(written: list[type]) -> None:
     assert lines(written) <= 40
 
 
-@pytest.mark.parametrize("norm", ["l2", "l1", "linf"])
+@pytest.mark.parametrize("norm", ["l1", "linf"])
 def test_the_closest_images_are_those_of_the_house(norm: str) -> None:
     model, images, labels = scenes.trained_net()
-    expected = advkit.FMN(model, norm=norm, steps=60).run(images, labels).distance(norm)
-    found = FMN(model, norm=norm, steps=60, alpha=10.0 if norm == "linf" else 1.0).run(images, labels)
+    expected = advkit.FMN(model, norm=norm, steps=40).run(images, labels).distance(norm)
+    found = FMN(model, norm=norm, steps=40, alpha=10.0 if norm == "linf" else 1.0).run(images, labels)
     assert found.success.all()
     assert found.distance(norm).median() < 1.1 * expected.median()
 
 
 def test_the_direction_alone_finds_them_as_well() -> None:
     model, images, labels = scenes.trained_net()
-    found = DDN(model, steps=60).run(images, labels)
+    found = DDN(model, steps=40).run(images, labels)
     assert found.success.all()
-    assert found.distance("l2").median() < 1.1 * advkit.DDN(model, steps=60).run(images, labels).distance("l2").median()
+    assert found.distance("l2").median() < 1.1 * advkit.DDN(model, steps=40).run(images, labels).distance("l2").median()
 
 
 def test_momentum_by_hand_is_momentum() -> None:

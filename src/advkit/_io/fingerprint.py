@@ -1,4 +1,7 @@
-"""What tells models and hyperparameters from others, in the next process too."""
+"""What tells models in training, and what copies of data are made from, from others.
+
+Sharded weights are gathered, so that all processes have to ask; `advkit._io.identity` is for one by itself.
+"""
 
 import hashlib
 import re

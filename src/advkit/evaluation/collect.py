@@ -84,8 +84,8 @@ def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> Non
     """Refuse a batch that is not the one of the record."""
     if record.digest != name:
         raise InputError(
-            f"batch {index} of the loader is not what it was when the run in {folder.path} began; a run that is to go "
-            "on needs the same batches in the same order, so the loader must not shuffle"
+            f"batch {index} of the loader is not what it was when the run in {folder.path} began; a resumed run needs "
+            "the same batches in the same order, so the loader must not shuffle"
         )
 
 
@@ -94,13 +94,13 @@ def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchE
     what = evaluator.stranger(index, record, images)
     if what is not None:
         raise InputError(
-            f"{folder.path} holds a run with other models: {what} has the layers and weights that it had, but answers "
-            f"batch {index} otherwise. Something else in it has changed, such as an attribute or a function; give this "
-            "run a folder of its own"
+            f"{folder.path} holds a run with other models: {what} has the layers and weights that it had, but other "
+            f"outputs for batch {index}. Something else in it has changed, such as an attribute or a function; give "
+            "this run a folder of its own"
         )
 
 
 _DIFFERENT = (
-    "the processes have loaders with different batches, and each takes a share of the batches by itself: give all of "
+    "the processes have loaders with different batches, but evaluate shares the batches out itself: give all of "
     "them the same loader, without shuffling and without a DistributedSampler"
 )
