@@ -3,6 +3,8 @@
 One thread for each test process: the tests run in as many processes as there are cores.
 """
 
+import gc
+
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -15,3 +17,9 @@ except ImportError:
     pass
 else:
     tqdm.monitor_interval = 0  # or a thread would stay behind, with which Python 3.12 warns of every fork
+
+
+def pytest_collection_finish() -> None:
+    """What has been collected stays: it need not be looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()

@@ -71,7 +71,7 @@ class Asking(Attack):
         if len(rows) and ask.limit > 1:
             values = {name: value[rows] for name, value in self._per_row().items()}
             search = self._with(model=_by_oracle_alone, **values)._search
-            found[rows] = search(ask.rows(rows), images[rows], heights[rows])
+            found[rows] = search(ask.rows(rows), images[rows], heights[rows]).to(found.dtype)
         return found
 
     def _attack(self, images: Tensor, goal: Goal) -> Tensor:

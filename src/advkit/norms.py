@@ -49,6 +49,16 @@ class Norm(ABC):
     def __repr__(self) -> str:
         return self.name.capitalize()
 
+    @property
+    def dual(self) -> "Norm":
+        """The norm of a gradient that says how fast a loss can rise when a step has size 1: L1 of Linf.
+
+        L0, where one feature may change by anything, has that of L1: the steepest feature tells whether it can at all.
+        """
+        if self not in _DUALS:
+            raise InputError(f"no dual norm of {self} is known")
+        return _DUALS[self]
+
     def distance(self, images: Tensor, originals: Tensor) -> Tensor:
         """Norm of ``images - originals`` for each image: (N, ...) and (N, ...) to (N,)."""
         return self.size(images - originals)
@@ -164,6 +174,7 @@ def _largest(gradient: Tensor) -> Tensor:
 
 
 L0, L1, L2, Linf = _L0(), _L1(), _L2(), _Linf()
+_DUALS: dict[Norm, Norm] = {L0: Linf, L1: Linf, L2: L2, Linf: L1}
 _BY_NAME: dict[str, Norm] = {norm.name: norm for norm in (L0, L1, L2, Linf)}
 
 

@@ -23,7 +23,7 @@ from advkit.goals import Goal
 Test = TypeVar("Test", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One attack and what to expect of it.
 
@@ -271,7 +271,7 @@ CASES = [
         one_way=True,
     ),
     Case("JSMA-published", advkit.JSMA, {"gamma": 1.0, "pairs": 1}, norm="l0", one_way=True),
-    Case("JSMA-down", advkit.JSMA, {"theta": -0.3, "gamma": 1.0}, norm="l0", one_way=True),
+    Case("JSMA-down", advkit.JSMA, {"theta": -0.3, "gamma": 1.0}, norm="l0", one_way=True, variant=True),
     Case(
         "SparseL1Descent",
         advkit.SparseL1Descent,
@@ -361,6 +361,7 @@ CASES = [
         {"alpha": 0.3, "basis": "dct", "frequencies": 1.0, "max_queries": 200},
         norm="l2",
         deterministic=False,
+        variant=True,
     ),
     Case("Spatial", advkit.Spatial, {"rotations": 3, "translations": 3}, spatial=True, fools=0.0),
     Case(
@@ -429,7 +430,7 @@ CASES = [
         SEARCH,
         norm="l2",
     ),
-    Case("CW-kappa", advkit.CW, {**SEARCH, "kappa": 0.05}, norm="l2"),
+    Case("CW-kappa", advkit.CW, {**SEARCH, "kappa": 0.05}, norm="l2", variant=True),
     Case("CW-published", advkit.CW, PUBLISHED, norm="l2"),
     Case(
         "EAD",
@@ -438,7 +439,7 @@ CASES = [
         norm="l1",
     ),
     Case("EAD-published", advkit.EAD, PUBLISHED, norm="l1"),
-    Case("EAD-elastic", advkit.EAD, {**SEARCH, "decision_rule": "elastic"}, norm="l1"),
+    Case("EAD-elastic", advkit.EAD, {**SEARCH, "decision_rule": "elastic"}, norm="l1", variant=True),
     Case("FAB", advkit.FAB, {"steps": 8}),
     Case("FAB-L2-all", advkit.FAB, {"steps": 3, "norm": "l2", "target_classes": None}, norm="l2", variant=True),
     Case("FAB-L1", advkit.FAB, {"steps": 8, "norm": "l1"}, norm="l1", variant=True),
@@ -544,7 +545,7 @@ CASES = [
     Case("Minimal", advkit.Minimal, {"norm": "l2", "rounds": 2, "steps": 20}, norm="l2"),
     Case("Minimal-L0", advkit.Minimal, {"norm": "l0", "rounds": 2, "steps": 20}, norm="l0"),
     Case("Minimal-L1", advkit.Minimal, {"norm": "l1", "rounds": 2, "steps": 12}, norm="l1", variant=True),
-    Case("Minimal-Linf", advkit.Minimal, {"norm": "linf", "rounds": 2, "steps": 20}),
+    Case("Minimal-Linf", advkit.Minimal, {"norm": "linf", "rounds": 2, "steps": 20}, variant=True),
     Case("PDGD", advkit.PDGD, {"steps": 20}, norm="l2", variant=True),
     Case("PDPGD", advkit.PDPGD, {"steps": 20}),
     Case("PDPGD-L1", advkit.PDPGD, {"steps": 20, "dual_ratio": 1e-4, "norm": "l1"}, norm="l1", variant=True),

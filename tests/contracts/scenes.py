@@ -148,6 +148,19 @@ def _trained_net(seed: int, classes: int) -> tuple[nn.Module, Tensor, Tensor]:
     return model.eval(), images[:8], labels[:8]
 
 
+def usual(case: Case) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """A network, three images, what it says of them, and what an attack makes of them, which is found once."""
+    model, images = conv_net(), draw(3, *IMAGE)
+    labels = said_by(model, images)
+    return model, images, labels, _usual(case).clone()
+
+
+@cache
+def _usual(case: Case) -> Tensor:
+    model, images = conv_net(), draw(3, *IMAGE)
+    return case.make(model)(images, said_by(model, images))
+
+
 def linear_net(classes: int = 3, shape: Shape = IMAGE, offset: float | None = None) -> nn.Module:
     """A linear model with weights of about 1; with an ``offset``, undecided about images of that value."""
     features = torch.Size(shape).numel()
@@ -162,12 +175,17 @@ def linear_net(classes: int = 3, shape: Shape = IMAGE, offset: float | None = No
 
 def easy_images(model: nn.Module, count: int = 4, shape: Shape = IMAGE) -> tuple[Tensor, Tensor]:
     """Images that a model barely gets right, and their labels: any attack that works at all fools it on them."""
-    images = draw(1024, *shape, seed=2, low=0.1, high=0.9).to(next(model.parameters()).dtype)
+    images = _candidates(shape).to(next(model.parameters()).dtype)
     with torch.no_grad():
         logits = model(images)
     top = logits.topk(2).values
     closest = (top[:, 0] - top[:, 1]).argsort()[:count]
     return images[closest], logits[closest].argmax(1)
+
+
+@cache
+def _candidates(shape: Shape) -> Tensor:
+    return draw(1024, *shape, seed=2, low=0.1, high=0.9)
 
 
 def judge(

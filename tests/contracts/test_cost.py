@@ -27,17 +27,24 @@ class Memory(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.alive: dict[int, int] = {}
-        self.peak = 0
+        self.total = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = {each.untyped_storage()._cdata for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)}
         output = func(*args, **(kwargs or {}))
         for made in tree_iter(output):
-            if isinstance(made, Tensor) and (storage := made.untyped_storage())._cdata not in before | {*self.alive}:
+            if not isinstance(made, Tensor):
+                continue
+            storage = made.untyped_storage()
+            if storage._cdata not in before and storage._cdata not in self.alive:
                 self.alive[storage._cdata] = storage.nbytes()
-                weakref.finalize(storage, self.alive.pop, storage._cdata, None)
-        self.peak = max(self.peak, sum(self.alive.values()))
+                self.total += storage.nbytes()
+                weakref.finalize(storage, self._gone, storage._cdata)
+        self.peak = max(self.peak, self.total)
         return output
+
+    def _gone(self, storage: int) -> None:
+        self.total -= self.alive.pop(storage)
 
 
 def costs(case: Case) -> dict[str, float]:

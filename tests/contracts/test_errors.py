@@ -50,15 +50,14 @@ TOO_LARGE = torch.tensor([1, 4, 0])
 
 
 @each()
-@pytest.mark.parametrize("wrong", IMAGES)
-def test_wrong_images(case: Case, wrong: str) -> None:
-    images, error, words = IMAGES[wrong]
+def test_wrong_images(case: Case) -> None:
     model = Counting(conv_net())
-    for call in (case.make(model), case.make(model).run):
-        with pytest.raises(error, match=re.escape(words)) as caught:
-            call(images, torch.tensor([0, 1, 2]))
-        assert isinstance(caught.value, AdvkitError)
-        assert isinstance(caught.value, TypeError if error is DtypeError else ValueError)
+    for images, error, words in IMAGES.values():
+        for call in (case.make(model), case.make(model).run):
+            with pytest.raises(error, match=re.escape(words)) as caught:
+                call(images, torch.tensor([0, 1, 2]))
+            assert isinstance(caught.value, AdvkitError)
+            assert isinstance(caught.value, TypeError if error is DtypeError else ValueError)
     assert model.calls == 0
 
 
@@ -75,18 +74,16 @@ def test_images_out_of_bounds_are_told_what_to_do(case: Case, bounds: tuple[floa
 
 
 @each()
-@pytest.mark.parametrize("wrong", LABELS)
 @pytest.mark.parametrize("name", ["labels", "targets"])
-def test_wrong_labels_and_targets(case: Case, name: str, wrong: str) -> None:
+def test_wrong_labels_and_targets(case: Case, name: str) -> None:
     if name == "targets" and not case.targetable:
         pytest.skip("takes no targets")
-    classes, error, words = LABELS[wrong]
     model = Counting(conv_net())
-    right = torch.tensor([0, 1, 2])
-    given: dict[str, Any] = {"labels": right, name: classes}
-    with pytest.raises(error, match=re.escape(words)) as caught:
-        case.make(model)(draw(3, *IMAGE), **given)
-    assert str(caught.value).startswith(name)
+    for classes, error, words in LABELS.values():
+        given: dict[str, Any] = {"labels": torch.tensor([0, 1, 2]), name: classes}
+        with pytest.raises(error, match=re.escape(words)) as caught:
+            case.make(model)(draw(3, *IMAGE), **given)
+        assert str(caught.value).startswith(name)
     assert model.calls == 0
 
 
@@ -117,23 +114,23 @@ def test_hyperparameters_out_of_range(case: Case) -> None:
             assert re.search(rf"\b{name}\b", str(caught.value))
 
 
+BOUNDS: list[tuple[Any, str]] = [
+    ((1.0, 0.0), "bounds must be (low, high) with low < high, got (1.0, 0.0)"),
+    ((0.5, 0.5), "bounds must be (low, high) with low < high"),
+    ((0.0, float("inf")), "bounds[1] must be finite, got inf"),
+    ((float("nan"), 1.0), "bounds[0] must be finite, got nan"),
+    (("0", 1.0), "bounds[0] must be a number, got '0'"),
+    ((0.0, 0.5, 1.0), "bounds must be a pair (low, high)"),
+    (1.0, "bounds must be a pair (low, high), the range of a pixel; got 1.0"),
+]
+
+
 @each()
-@pytest.mark.parametrize(
-    ("bounds", "words"),
-    [
-        ((1.0, 0.0), "bounds must be (low, high) with low < high, got (1.0, 0.0)"),
-        ((0.5, 0.5), "bounds must be (low, high) with low < high"),
-        ((0.0, float("inf")), "bounds[1] must be finite, got inf"),
-        ((float("nan"), 1.0), "bounds[0] must be finite, got nan"),
-        (("0", 1.0), "bounds[0] must be a number, got '0'"),
-        ((0.0, 0.5, 1.0), "bounds must be a pair (low, high)"),
-        (1.0, "bounds must be a pair (low, high), the range of a pixel; got 1.0"),
-    ],
-    ids=str,
-)
-def test_bounds_that_are_none(case: Case, bounds: Any, words: str) -> None:
-    with pytest.raises(InputError, match=re.escape(words)):
-        case.make(conv_net(), bounds=bounds)
+def test_bounds_that_are_none(case: Case) -> None:
+    model = conv_net()
+    for bounds, words in BOUNDS:
+        with pytest.raises(InputError, match=re.escape(words)):
+            case.make(model, bounds=bounds)
 
 
 @each()
@@ -182,15 +179,14 @@ CULPRITS = {
 
 
 @each()
-@pytest.mark.parametrize("wrong", CULPRITS)
-def test_a_model_at_fault(case: Case, wrong: str) -> None:
-    change, words = CULPRITS[wrong]
-    model = Culprit(change).train()
-    with pytest.raises(ModelError, match=re.escape(words)):
-        case.make(model)(draw(3, *IMAGE), torch.tensor([0, 1, 2]))
-    assert model.training
-    assert model.net.training
-    assert model.calls == 1
+def test_a_model_at_fault(case: Case) -> None:
+    for change, words in CULPRITS.values():
+        model = Culprit(change).train()
+        with pytest.raises(ModelError, match=re.escape(words)):
+            case.make(model)(draw(3, *IMAGE), torch.tensor([0, 1, 2]))
+        assert model.training
+        assert model.net.training
+        assert model.calls == 1
 
 
 @each()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advkit import norms
 from contracts.cases import Case, each_variant
-from contracts.scenes import IMAGE, conv_net, draw, easy_images, judge, learn, linear_net, said_by
+from contracts.scenes import IMAGE, conv_net, draw, easy_images, judge, learn, linear_net, said_by, usual
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +131,9 @@ def test_the_budget_is_used(case: Case) -> None:
 
 @each_variant()
 def test_calling_and_running_agree(case: Case) -> None:
-    model = conv_net()
-    images = draw(3, *IMAGE)
-    labels = said_by(model, images)
+    model, images, labels, found = usual(case)
     result = case.make(model).run(images, labels)
-    assert case.make(model)(images, labels).equal(result.images)
+    assert found.equal(result.images)
     assert f"{int(result.success.sum())} of 3" in repr(result)
     for name in ("l0", "l1", "l2", "linf"):
         assert result.distance(name).shape == (3,)

@@ -1,6 +1,7 @@
 """Every kind of image and model: dtypes, shapes, classes, channels, extremes, modes, logits of any sign."""
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from contracts.scenes import (
     judge,
     linear_net,
     said_by,
+    usual,
 )
 
 
@@ -92,6 +94,13 @@ def test_black_and_white_images_can_move(case: Case) -> None:
     assert result.success.float().mean() >= case.fools
 
 
+@cache
+def barely_right(case: Case) -> Tensor:
+    """Which images that a linear model barely gets right an attack fools it on."""
+    model = linear_net().double()
+    return case.make(model).run(*easy_images(model)).success
+
+
 @each_variant()
 @pytest.mark.parametrize(
     "change",
@@ -105,7 +114,7 @@ def test_logits_of_any_sign_and_size(case: Case, change: Any) -> None:
     result = case.make(shifted).run(images, labels)
     judge(case, result, images, labels, model=shifted)
     if not issubclass(case.attack, Fitted):  # where an image weighs what its loss says, in one pattern for all
-        assert result.success.equal(case.make(model).run(images, labels).success)
+        assert result.success.equal(barely_right(case))
 
 
 @each_variant()
@@ -122,18 +131,18 @@ def test_an_empty_batch(case: Case) -> None:
 
 @each_variant()
 @pytest.mark.parametrize("model_dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
-def test_any_floating_dtype(case: Case, dtype: torch.dtype, model_dtype: torch.dtype) -> None:
+def test_any_floating_dtype(case: Case, model_dtype: torch.dtype) -> None:
     """The answer is as narrow as the images, and inside the budget all the same."""
     model = conv_net().to(model_dtype)
-    images = draw(3, *IMAGE).to(dtype)
-    images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
-    labels = said_by(model, images.to(model_dtype))
-    result = case.make(model).run(images, labels)
-    judge(case, result, images, labels, model=lambda x: model(x.to(model_dtype)))
-    assert {parameter.dtype for parameter in model.parameters()} == {model_dtype}
-    if case.kind == "budget":
-        assert (result.distance("linf") > 0).all()
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        images = draw(3, *IMAGE).to(dtype)
+        images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+        labels = said_by(model, images.to(model_dtype))
+        result = case.make(model).run(images, labels)
+        judge(case, result, images, labels, model=lambda x: model(x.to(model_dtype)))
+        assert {parameter.dtype for parameter in model.parameters()} == {model_dtype}
+        if case.kind == "budget":
+            assert (result.distance("linf") > 0).all()
 
 
 @each_variant()
@@ -149,13 +158,11 @@ def test_a_plain_function_gets_numbers_it_can_use(case: Case, dtype: torch.dtype
 
 @each_variant()
 def test_a_plain_function_is_a_model(case: Case) -> None:
-    network = conv_net()
-    images = draw(3, *IMAGE)
-    labels = said_by(network, images)
+    network, images, labels, expected = usual(case)
     for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
         with mode():
             found = case.make(lambda x: network(x))(images, labels)
-        assert found.equal(case.make(network)(images, labels))
+        assert found.equal(expected)
         assert all(parameter.grad is None for parameter in network.parameters())
 
 
@@ -252,10 +259,7 @@ def test_any_bounds(case: Case, bounds: tuple[float, float]) -> None:
 @each_variant()
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=lambda mode: mode.__name__)
 def test_gradients_switched_off_by_the_caller(case: Case, mode: Any) -> None:
-    model = conv_net()
-    images = draw(3, *IMAGE)
-    labels = said_by(model, images)
-    expected = case.make(model)(images, labels)
+    model, images, labels, expected = usual(case)
     with mode():
         own = draw(3, *IMAGE), said_by(model, images)  # inference tensors, in inference mode
         result = case.make(model).run(*own)
@@ -279,11 +283,9 @@ def test_autocast(case: Case) -> None:
 @each_variant()
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.uint16], ids=str)
 def test_labels_of_any_integer_dtype(case: Case, dtype: torch.dtype) -> None:
-    model = conv_net()
-    images = draw(3, *IMAGE)
-    labels = said_by(model, images)
+    model, images, labels, expected = usual(case)
     result = case.make(model).run(images, labels.to(dtype))
-    assert result.images.equal(case.make(model)(images, labels))
+    assert result.images.equal(expected)
     assert result.labels.dtype == torch.int64
 
 

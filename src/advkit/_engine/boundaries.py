@@ -10,15 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advkit import norms
 from advkit._engine.classifier import Classifier
 from advkit.norms import Norm, column
 
 __all__ = ["Boundaries", "dot", "dual_size", "linear_distances", "nearest_boundaries"]
-
-# How fast a gap can close when a step has size 1 in a norm. One feature, which is what L0 counts, has no such limit:
-# for it, as for L1, the steepest feature tells whether there is a slope at all.
-_DUAL = {norms.L2: norms.L2, norms.Linf: norms.L1, norms.L1: norms.Linf, norms.L0: norms.Linf}
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -87,7 +82,7 @@ def nearest_boundaries(
 
 def dual_size(gradient: Tensor, norm: Norm) -> Tensor:
     """How fast a gap with this gradient (n, ...) can close when a step has size 1 in the norm: (n,)."""
-    return _DUAL[norm].size(gradient)
+    return norm.dual.size(gradient)
 
 
 def linear_distances(gaps: Tensor, slopes: Tensor) -> Tensor:

@@ -227,7 +227,7 @@ class Oracle:
 
     def _read(self, read: _Reading, images: Tensor, places: Tensor) -> Tensor:
         """What is read of candidates (b, ...). Takes note of those that fool."""
-        images = images.clamp(*self._bounds)
+        images = images.to(self._images.dtype).clamp(*self._bounds)  # what heights widened
         grid: Grid | None = getattr(self._model, "grid", None)
         if grid is not None:  # an answer to others would be a query lost
             within = self._aim == "budget"  # which rounding must not leave

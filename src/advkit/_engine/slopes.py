@@ -1,14 +1,66 @@
-"""A gradient estimated from pairs of queries."""
+"""A gradient estimated from pairs of queries, and ascent along it."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
+from advkit._engine.ball import Ball
 from advkit._engine.oracle import Oracle
 from advkit.norms import column
 
-__all__ = ["estimated"]
+__all__ = ["StepRule", "climb", "estimated"]
+
+
+class StepRule(Protocol):
+    """Where a gradient leads, by what is known of each row."""
+
+    def moved(self, x: Tensor, gradient: Tensor, step: int) -> Tensor:
+        """Where rows at ``x``, (n, ...), go at a step, counted from 0, with their gradients: a new tensor."""
+        ...
+
+    def rows(self, index: Tensor) -> Self:
+        """The same for some of the rows: places int64 (m,)."""
+        ...
+
+
+def climb(
+    ask: Oracle,
+    ball: Ball,
+    rule: StepRule,
+    *,
+    steps: int,
+    samples: int,
+    radius: float,
+    draw: Callable[[Tensor], Tensor],
+) -> None:
+    """Steps inside a ball along gradients estimated from queries, until each image is fooled or has none left.
+
+    A step costs ``2 * samples + 1`` queries, the last of them for where it led; the last step takes what is left. What
+    fools is in the oracle's hands.
+
+    Args:
+        ask: the model.
+        ball: around the images, where the ascent begins.
+        rule: what a step makes of a gradient; the ball brings it back.
+        steps: how many, at most.
+        samples: how many pairs of queries an estimate has.
+        radius: how far they lie from where it is made; see `estimated`, and for ``draw``.
+        draw: random directions in the shape of a tensor.
+    """
+    x, left = ball.originals, ask.limit
+    rows = torch.arange(len(x), device=x.device)
+    for step in range(steps):
+        pairs = min(samples, (left - 1) // 2)
+        if pairs < 1 or not len(rows):
+            break
+        x = ball.project(rule.moved(x, estimated(ask, x, rows, radius, pairs, draw), step))
+        left -= 2 * pairs + 1
+        kept = (ask(x, rows) != torch.inf).nonzero().squeeze(1)
+        if len(kept) < len(rows):
+            rows, x, ball, rule = rows[kept], x[kept], ball.rows(kept), rule.rows(kept)
 
 
 def estimated(

@@ -1,9 +1,12 @@
-"""What tells models and hyperparameters from others, in the next process too."""
+"""What tells models in training, and what copies of data are made from, from others.
+
+Sharded weights are gathered, so that all processes have to ask; `advkit._io.identity` is for one by itself.
+"""
 
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import FunctionType
 from typing import Any
@@ -12,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advkit._io.stable import held, without_addresses
 from advkit.model import Model
 
 __all__ = ["description", "differences", "digest", "fingerprint", "plain"]
@@ -30,7 +34,7 @@ def fingerprint(model: Model) -> dict[str, str]:
     if not isinstance(model, nn.Module):
         return {"model": str(plain(model))}
     state = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
-    layers = hashlib.sha256(_without_addresses(repr(model)).encode()).hexdigest()[:16]
+    layers = hashlib.sha256(without_addresses(repr(model)).encode()).hexdigest()[:16]
     return {"model": type(model).__qualname__, "model's layers": layers, "model's weights": digest(*state)}
 
 
@@ -55,7 +59,7 @@ def plain(value: Any) -> Any:
         return {"class": type(value).__qualname__, **{name: plain(getattr(value, name)) for name in own}}
     if isinstance(value, Tensor) and value.numel() > _FEW:  # such as a perturbation for all images
         return f"{value.dtype} of shape {tuple(value.shape)}, {digest(value)}"
-    return value.tolist() if isinstance(value, Tensor) else _without_addresses(repr(value))
+    return value.tolist() if isinstance(value, Tensor) else without_addresses(repr(value))
 
 
 def description(model: nn.Module) -> dict[str, str]:
@@ -95,7 +99,7 @@ def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
 
 
 def _layers(model: nn.Module) -> str:
-    return _without_addresses(repr(model))
+    return without_addresses(repr(model))
 
 
 def _short(text: str) -> str:
@@ -146,24 +150,10 @@ def _text(value: Any, deep: int = _DEEP) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _code(function: Callable[..., Any] | FunctionType, deep: int) -> str:
+def _code(function: FunctionType, deep: int) -> str:
     """A function by its code, which differs between versions of Python, and by what it holds."""
-    assert isinstance(function, FunctionType)
     code = function.__code__
     constants = [constant for constant in code.co_consts if not hasattr(constant, "co_code")]
     body = hashlib.sha256(code.co_code + repr((constants, code.co_names)).encode()).hexdigest()[:16]
-    held = [cell.cell_contents for cell in function.__closure__ or () if _is_set(cell)]
-    inside = _text([function.__defaults__, held], deep - 1) if deep else ""
+    inside = _text([function.__defaults__, held(function)], deep - 1) if deep else ""
     return f"{function.__qualname__} {sys.version_info[:2]} {body} {inside}"
-
-
-def _is_set(cell: Any) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

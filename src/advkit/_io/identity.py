@@ -3,7 +3,6 @@
 Nothing here needs other processes, as gathering a sharded model would, nor writes to what it looks at.
 """
 
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advkit._io.stable import held, without_addresses
 from advkit.attack import Attack
 from advkit.model import defended
 
@@ -99,7 +99,7 @@ def is_sharded(module: nn.Module) -> bool:
 def layers(module: nn.Module) -> list[str]:
     """A model's layers as they print, line by line, and each defense inside with what it was made with."""
     defenses = [one.defense for one in defended(module)]
-    return [*_without_addresses(repr(module)).splitlines(), *(_described(defense) for defense in defenses)]
+    return [*without_addresses(repr(module)).splitlines(), *(_described(defense) for defense in defenses)]
 
 
 def model_identity(model: object) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def plain(value: object) -> object:
         return value if isfinite(value) else str(value)
     if value is None or isinstance(value, (bool, int, str)):
         return value
-    return _without_addresses(repr(value))
+    return without_addresses(repr(value))
 
 
 def settings(one: object, depth: int = _DEPTH) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _is_fixed(value: object) -> bool:
 
 def _code(function: FunctionType, depth: int) -> str:
     """A digest of what a function does, wherever it stands: of its code, and the plain values that it takes along."""
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _holds(cell)]
+    cells = [value for value in held(function) if value is not None]
     # Constants, as their spelling says; other globals may be counters.
     names = [name for name in function.__code__.co_names if name.isupper() and name in function.__globals__]
     taken = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells]
@@ -227,18 +227,6 @@ def _instructions(code: CodeType, doc: str | None = None) -> str:
     return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 
-def _holds(cell: Any) -> bool:
-    """Whether something has been put into a closure's cell."""
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
 def _is_model(value: object) -> bool:
     """Whether this may be a model under attack, which is known by its answers, and not by an attack that knows it."""
     return isinstance(value, (nn.Module, MethodType))
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

@@ -70,7 +70,7 @@ class BatchEvaluator:
         self.tick = tick
         self._balls = balls(planned.attack for planned in plan)
         self._pictures: dict[str, list[Picture]] = {planned.cells[0].attack: [] for planned in plan}
-        self._wanted = pictures
+        self.pictures = pictures
         self._usual: dict[PlannedAttack, float] = {}  # forwards an image, in the batch before
         self._worked: set[_Names] = set()
         self._failed: dict[_Names, list[Exception]] = defaultdict(list)
@@ -224,7 +224,7 @@ class BatchEvaluator:
         """Keep pictures of some of the images that an attack fooled the bare model with."""
         cell, bare = planned.cells[0], self.contenders[0]
         fooled = [row for row, is_fooled in zip(outcome.rows, outcome.fooled, strict=True) if is_fooled]
-        missing = self._wanted - len(self._pictures[cell.attack])
+        missing = self.pictures - len(self._pictures[cell.attack])
         if cell.contender is not bare or cell.surrogate is not None or missing <= 0 or not fooled:
             return
         rows, bounds = torch.tensor(fooled, device="cpu"), planned.attack.bounds

@@ -6,14 +6,14 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advkit._engine.checks import check_number
-from advkit._io.identity import digest, digests
+from advkit._io.identity import digest
 from advkit._io.progress import ticking
 from advkit._version import __version__
 from advkit.attack import Attack
-from advkit.errors import InputError, ModelError
+from advkit.errors import InputError
 from advkit.evaluation.arguments import (
     PROTOCOLS,
     check_surrogates,
@@ -32,17 +32,19 @@ from advkit.evaluation.arguments import (
 )
 from advkit.evaluation.batch_evaluator import BatchEvaluator
 from advkit.evaluation.batches import pairs
+from advkit.evaluation.collect import check_worked, collect
 from advkit.evaluation.comparison import comparison
+from advkit.evaluation.flags import Flag
 from advkit.evaluation.keepsakes import chosen
 from advkit.evaluation.kinds import carried_out, not_tried
 from advkit.evaluation.plan import Contender, planned_attacks
 from advkit.evaluation.pool import Pool
 from advkit.evaluation.records import Record
 from advkit.evaluation.report import RobustnessReport
-from advkit.evaluation.runs import Ranks, RunFolder, together
+from advkit.evaluation.runs import RunFolder, together
 from advkit.evaluation.scores import BARE
 from advkit.evaluation.standin import with_stand_in
-from advkit.evaluation.summary import hopeless, summary
+from advkit.evaluation.summary import summary
 from advkit.evaluation.verdict import verdict
 from advkit.evaluation.verify import contradicted, verifier_within
 from advkit.model import Model
@@ -165,10 +167,7 @@ def evaluate(
         >>> report.score("MIFGSM", protocol="transferred").accuracy < report["MIFGSM"].accuracy
         True
     """
-    check_number("draws", draws, at_least=1, integer=True)
-    check_number("pictures", pictures, at_least=0, integer=True)
-    if seed is not None:
-        check_number("seed", seed, integer=True)
+    _check_numbers(draws, pictures, seed)
     protocols = in_order(protocols)
     given = {BARE: model, **named_defenses(defenses)}
     bare = with_stand_in(hookable(model), surrogate)
@@ -201,21 +200,18 @@ def evaluate(
             pictures=pictures,
         )
         pool = Pool(contenders, plan, seed) if flags else None
-        records, named_images = _records(batches, evaluator, folder, ranks, pool)
-        _check_worked(records, evaluator)
+        records, named_images = collect(batches, evaluator, folder, ranks, pool)
+        check_worked(records, evaluator)
         tick.doing("looking for flags")
         probed = pool.flags(records, ranks, folder.path) if pool else []
-    compared = comparison(records, contenders, plan, whole=not stop_when_fooled) if flags else ()
-    numbers = summary(records, contenders, plan, setup)
-    return RobustnessReport(
-        **numbers,
-        flags=(*contradicted(numbers["standing"], numbers["proved"]), *probed, *compared),
-        not_tried=() if called else not_tried(carried_out(records.values(), plan)),
-        verdict=called,
-        pictures=chosen((one for record in records.values() for one in record.pictures), pictures),
-        **_circumstances(records, setup, bare),
-        data_digest=digest(*named_images),
-    )
+    return _report(records, named_images, evaluator, setup, probed, called)
+
+
+def _check_numbers(draws: int, pictures: int, seed: int | None) -> None:
+    check_number("draws", draws, at_least=1, integer=True)
+    check_number("pictures", pictures, at_least=0, integer=True)
+    if seed is not None:
+        check_number("seed", seed, integer=True)
 
 
 def _named(
@@ -241,6 +237,29 @@ def _versions_and(certify: bool, surrogate: Model | None) -> dict[str, Any]:
     return found | ({} if surrogate is None else {"surrogate": [type(surrogate).__name__, settings(surrogate)]})
 
 
+def _report(
+    records: Mapping[int, Record],
+    named_images: Iterable[str],
+    evaluator: BatchEvaluator,
+    setup: Mapping[str, Any],
+    probed: Iterable[Flag],
+    called: str | None,
+) -> RobustnessReport:
+    """What the records say, with the flags that comparing them raises behind those that probing did."""
+    contenders, plan, whole = evaluator.contenders, evaluator.plan, not setup["stop_when_fooled"]
+    compared = comparison(records, contenders, plan, whole=whole) if setup["flags"] else ()
+    numbers = summary(records, contenders, plan, setup)
+    return RobustnessReport(
+        **numbers,
+        flags=(*contradicted(numbers["standing"], numbers["proved"]), *probed, *compared),
+        not_tried=() if called else not_tried(carried_out(records.values(), plan)),
+        verdict=called,
+        pictures=chosen((one for record in records.values() for one in record.pictures), evaluator.pictures),
+        **_circumstances(records, setup, contenders[0].model),
+        data_digest=digest(*named_images),
+    )
+
+
 def _circumstances(records: Mapping[int, Record], setup: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Where, when and on what a report was made, by its attributes."""
     return {
@@ -254,96 +273,7 @@ def _circumstances(records: Mapping[int, Record], setup: Mapping[str, Any], mode
     }
 
 
-def _check_worked(records: Mapping[int, Record], evaluator: BatchEvaluator) -> None:
-    """Refuse to report nothing: no images, or something that failed on all of them."""
-    if not records:
-        raise InputError("the loader has no images; a generator that was gone through before has none left")
-    if error := hopeless(records.values(), without_gradients=evaluator.has_black_box):
-        raise evaluator.first_error() or ModelError(f"something failed on every image: {error}")
-
-
-def _records(
-    batches: Iterable[tuple[int, Tensor, Tensor]],
-    evaluator: BatchEvaluator,
-    folder: RunFolder,
-    ranks: Ranks,
-    pool: Pool | None,
-) -> tuple[dict[int, Record], list[str]]:
-    """The records of all batches, found in the folder, made here, or made by other processes; and a name of each image.
-
-    Args:
-        batches: index, images and labels of each; those without images are passed over.
-        evaluator: makes records.
-        folder: keeps them.
-        ranks: the processes that share the work.
-        pool: picks the images that flags are looked for on, of each batch; None for no flags.
-    """
-    records = folder.load()
-    evaluator.found_already(one for record in records.values() for one in record.pictures)
-    stored = set(records)
-    unsaved: list[int] = []
-    known = not stored  # nothing is added to a run before it is known to be this one
-    named: dict[int, str] = {}
-    named_images: list[str] = []
-    for index, images, labels in batches:
-        mine = index not in stored and index % ranks.count == ranks.rank
-        if not mine or not len(images):
-            evaluator.tick(len(evaluator.plan))
-        if not len(images):
-            continue
-        is_first = not named
-        named_images += (each := digests(images, labels))
-        named[index] = digest(*each)
-        if is_first and set(ranks.gather(named[index])) != {named[index]}:
-            raise InputError(_DIFFERENT)
-        if index in stored:
-            _check_same(index, named[index], records[index], folder)
-            if records[index].answers:
-                _check_answers(index, images, records[index], evaluator, folder)
-                records[index].answers = []
-            known = True
-        if mine:
-            records[index] = evaluator(index, named[index], images, labels)
-            if folder.path is not None and not evaluator.first_error():  # a mistake may be mended until the run goes on
-                records[index].answers = evaluator.asked(index, images)
-                unsaved.append(index)
-        while known and unsaved:
-            folder.save(unsaved[0], records[unsaved.pop(0)])
-        if pool:
-            pool.offer(index, images, labels, records.get(index) if index % ranks.count == ranks.rank else None)
-    everyones = ranks.gather((named, records))
-    if any(theirs != named for theirs, _ in everyones):
-        raise InputError(_DIFFERENT)
-    for _, theirs in everyones:
-        records |= theirs
-    return {index: records[index] for index in named}, named_images
-
-
-def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> None:
-    """Refuse a batch that is not the one of the record."""
-    if record.digest != name:
-        raise InputError(
-            f"batch {index} of the loader is not what it was when the run in {folder.path} began; a run that is to go "
-            "on needs the same batches in the same order, so the loader must not shuffle"
-        )
-
-
-def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchEvaluator, folder: RunFolder) -> None:
-    """Refuse models that do not answer a batch's images as those of the record did."""
-    what = evaluator.stranger(index, record, images)
-    if what is not None:
-        raise InputError(
-            f"{folder.path} holds a run with other models: {what} has the layers and weights that it had, but answers "
-            f"batch {index} otherwise. Something else in it has changed, such as an attribute or a function; give this "
-            "run a folder of its own"
-        )
-
-
 _TWO_BUDGETS = (
     '{given} {verb} for a verdict, as in evaluate(..., "standard", norm="l2", eps=0.5), and attacks that are given '
     "have their own: say it to them, as in advkit.PGD(model, eps=4 / 255)"
-)
-_DIFFERENT = (
-    "the processes have loaders with different batches, and each takes a share of the batches by itself: give all of "
-    "them the same loader, without shuffling and without a DistributedSampler"
 )

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import distributed
 
 from advkit._io.batch_files import BatchFiles
+from advkit._io.gathering import gathered
 from advkit._io.witness import spread
 from advkit.evaluation.records import Record
 
@@ -57,11 +58,7 @@ class Ranks:
 
     def gather(self, thing: Thing) -> list[Thing]:
         """What each process has, in order; all of them have to ask."""
-        if self.count == 1:
-            return [thing]
-        things: list[Any] = [None] * self.count
-        distributed.all_gather_object(things, thing, group=self._group)
-        return things
+        return gathered(thing, self.count, self._group)
 
 
 @contextmanager

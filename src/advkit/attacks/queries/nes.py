@@ -1,15 +1,15 @@
 """Natural evolution strategies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from advkit._base.random import normal_like
 from advkit._engine.ball import Ball
 from advkit._engine.lengths import OfRange
-from advkit._engine.slopes import estimated
+from advkit._engine.slopes import climb
 from advkit.attack import Aim
 from advkit.black_box import BlackBox, Oracle
 from advkit.hyperparameters import loss, norm, number
@@ -68,17 +68,22 @@ class NES(BlackBox):
     loss: str | Loss = loss("log_odds")
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
-        ball, alpha = Ball.of(self.norm, images, self.eps, self.bounds), images.new_zeros(len(images)) + self.alpha
-        rows, x, left = torch.arange(len(images), device=images.device), images, ask.limit
-        for _ in range(self.steps):
-            pairs = min(self.samples, (left - 1) // 2)
-            if pairs < 1 or not len(rows):
-                break
-            gradient = estimated(ask, x, rows, self.sigma, pairs, lambda like: normal_like(like, self.generator))
-            steps = ball.norm.steepest(gradient) * column(alpha[rows], x)
-            x = ball.project(steps.add_(x))
-            kept = (ask(x, rows) != torch.inf).nonzero().squeeze(1)
-            left -= 2 * pairs + 1
-            if len(kept) < len(rows):
-                rows, x, ball = rows[kept], x[kept], ball.rows(kept)
+        ball = Ball.of(self.norm, images, self.eps, self.bounds)
+        rule = _Steepest(ball.norm, images.new_zeros(len(images)) + self.alpha)
+        climb(ask, ball, rule, steps=self.steps, samples=self.samples, radius=self.sigma, draw=self._normal)
         return images
+
+    def _normal(self, like: Tensor) -> Tensor:
+        return normal_like(like, self.generator)
+
+
+@dataclass(frozen=True)
+class _Steepest:
+    norm: Norm
+    alpha: Tensor  # (n,)
+
+    def moved(self, x: Tensor, gradient: Tensor, step: int) -> Tensor:
+        return x + column(self.alpha, x) * self.norm.steepest(gradient)
+
+    def rows(self, index: Tensor) -> Self:
+        return replace(self, alpha=self.alpha[index])

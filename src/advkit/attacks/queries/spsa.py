@@ -1,16 +1,16 @@
 """Simultaneous perturbation stochastic approximation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from advkit._base.random import uniform_like
 from advkit._engine.adam import Adam
 from advkit._engine.ball import Ball
 from advkit._engine.lengths import OfRange
-from advkit._engine.slopes import estimated
+from advkit._engine.slopes import climb
 from advkit.attack import Aim
 from advkit.black_box import BlackBox, Oracle
 from advkit.hyperparameters import loss, number
@@ -66,21 +66,22 @@ class SPSA(BlackBox):
     loss: str | Loss = loss("margin")
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
-        ball = Ball.of(self.norm, images, self.eps, self.bounds)
-        rows, x, left = torch.arange(len(images), device=images.device), images, ask.limit
-        adam = Adam(x)
-        for step in range(self.steps):
-            pairs = min(self.samples, (left - 1) // 2)
-            if pairs < 1 or not len(rows):
-                break
-            gradient = estimated(ask, x, rows, self.delta, pairs, self._signs)
-            mean, scale = adam.see(gradient, step)
-            x = ball.project(x + self.lr * mean / scale)
-            kept = (ask(x, rows) != torch.inf).nonzero().squeeze(1)
-            left -= 2 * pairs + 1
-            if len(kept) < len(rows):
-                rows, x, ball, adam = rows[kept], x[kept], ball.rows(kept), adam.rows(kept)
+        ball, rule = Ball.of(self.norm, images, self.eps, self.bounds), _ByAdam(self.lr, Adam(images))
+        climb(ask, ball, rule, steps=self.steps, samples=self.samples, radius=self.delta, draw=self._signs)
         return images
 
     def _signs(self, like: Tensor) -> Tensor:
         return (uniform_like(like, self.generator) < 0.5).to(like) * 2 - 1
+
+
+@dataclass(frozen=True)
+class _ByAdam:
+    lr: float
+    adam: Adam
+
+    def moved(self, x: Tensor, gradient: Tensor, step: int) -> Tensor:
+        mean, scale = self.adam.see(gradient, step)
+        return x + self.lr * mean / scale
+
+    def rows(self, index: Tensor) -> Self:
+        return replace(self, adam=self.adam.rows(index))

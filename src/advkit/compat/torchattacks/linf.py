@@ -9,12 +9,46 @@ from typing import Any
 from advkit import attacks
 from advkit.attack import Attack
 from advkit.attacks.transfer import EOT, Momentum, RandomStart
-from advkit.compat.torchattacks.made import row, untargeted
+from advkit.compat.torchattacks.made import named, row
 
+_STEPS: dict[str, Any] = {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10}
+_DIVERSE = {"resize_rate": 0.9, "diversity_prob": 0.5, "random_start": False}
+_PATCHES = {"max_epsilon": 16 / 255, "num_iter_set": 10, "momentum": 1.0, "amplification": 10.0, "prob": 0.7}
+_OF_PATCHES = {"max_epsilon": "eps", "num_iter_set": "steps"}
 
-@row
-def FGSM(model: Any, eps: float = 8 / 255) -> Attack:
-    return attacks.FGSM(model, eps)
+FGSM = named("FGSM", attacks.FGSM, {"eps": 8 / 255})
+PGD = named("PGD", attacks.PGD, {**_STEPS, "random_start": True})
+EOTPGD = named(
+    "EOTPGD", attacks.PGD, {**_STEPS, "eot_iter": 2, "random_start": True}, renamed={"eot_iter": "eot_samples"}
+)
+TPGD = named("TPGD", attacks.TPGD, _STEPS, aimed=False)
+Jitter = named("Jitter", attacks.Jitter, {**_STEPS, "scale": 10, "std": 0.1, "random_start": True})
+MIFGSM = named("MIFGSM", attacks.MIFGSM, {**_STEPS, "decay": 1.0})
+NIFGSM = named("NIFGSM", attacks.NIFGSM, {**_STEPS, "decay": 1.0})
+SINIFGSM = named("SINIFGSM", attacks.SINIFGSM, {**_STEPS, "decay": 1.0, "m": 5})
+VMIFGSM = named("VMIFGSM", attacks.VMIFGSM, {**_STEPS, "decay": 1.0, "N": 5, "beta": 3 / 2})
+VNIFGSM = named("VNIFGSM", attacks.VNIFGSM, {**_STEPS, "decay": 1.0, "N": 5, "beta": 3 / 2})
+DIFGSM = named("DIFGSM", attacks.DIFGSM, {**_STEPS, "decay": 0.0, **_DIVERSE})
+TIFGSM = named(
+    "TIFGSM",
+    attacks.TIFGSM,
+    {**_STEPS, "decay": 0.0, "kernel_name": "gaussian", "len_kernel": 15, "nsig": 3, **_DIVERSE},
+)
+PIFGSM = named("PIFGSM", attacks.PIFGSM, _PATCHES, renamed=_OF_PATCHES, unread=("momentum", "prob"), aimed=False)
+PIFGSMPP = named(
+    "PIFGSMPP",
+    attacks.PIFGSMPP,
+    {**_PATCHES, "project_factor": 0.8},
+    renamed=_OF_PATCHES,
+    unread=("momentum", "prob"),
+)
+SPSA = named(
+    "SPSA",
+    attacks.SPSA,
+    {"eps": 0.3, "delta": 0.01, "lr": 0.01, "nb_iter": 1, "nb_sample": 128, "max_batch_size": 64},
+    renamed={"nb_iter": "steps", "nb_sample": "samples"},
+    unread=("max_batch_size",),
+)
 
 
 @row
@@ -30,35 +64,8 @@ def RFGSM(model: Any, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int =
 
 
 @row
-def PGD(model: Any, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10, random_start: bool = True) -> Attack:
-    return attacks.PGD(model, eps, alpha, steps, random_start)
-
-
-@row
-def EOTPGD(
-    model: Any,
-    eps: float = 8 / 255,
-    alpha: float = 2 / 255,
-    steps: int = 10,
-    eot_iter: int = 2,
-    random_start: bool = True,
-) -> Attack:
-    return attacks.PGD(model, eps, alpha, steps, random_start, eot_samples=eot_iter)
-
-
-@row
 def FFGSM(model: Any, eps: float = 8 / 255, alpha: float = 10 / 255) -> Attack:
     return attacks.PGD(model, eps, alpha, steps=1)
-
-
-@untargeted
-def TPGD(model: Any, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10) -> Attack:
-    return attacks.TPGD(model, eps, alpha, steps)
-
-
-@row
-def MIFGSM(model: Any, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10, decay: float = 1.0) -> Attack:
-    return attacks.MIFGSM(model, eps, alpha, steps, decay)
 
 
 @row
@@ -75,150 +82,3 @@ def UPGD(
     start = [RandomStart()] if random_start else []
     parts = [*start, EOT(eot_iter), Momentum(decay)]
     return attacks.Transfer(model, parts, eps, alpha, steps, loss=loss)
-
-
-@row
-def DIFGSM(
-    model: Any,
-    eps: float = 8 / 255,
-    alpha: float = 2 / 255,
-    steps: int = 10,
-    decay: float = 0.0,
-    resize_rate: float = 0.9,
-    diversity_prob: float = 0.5,
-    random_start: bool = False,
-) -> Attack:
-    return attacks.DIFGSM(
-        model,
-        eps,
-        alpha,
-        steps,
-        decay=decay,
-        resize_rate=resize_rate,
-        diversity_prob=diversity_prob,
-        random_start=random_start,
-    )
-
-
-@row
-def TIFGSM(
-    model: Any,
-    eps: float = 8 / 255,
-    alpha: float = 2 / 255,
-    steps: int = 10,
-    decay: float = 0.0,
-    kernel_name: Any = "gaussian",
-    len_kernel: int = 15,
-    nsig: float = 3,
-    resize_rate: float = 0.9,
-    diversity_prob: float = 0.5,
-    random_start: bool = False,
-) -> Attack:
-    return attacks.TIFGSM(
-        model,
-        eps,
-        alpha,
-        steps,
-        decay=decay,
-        kernel_name=kernel_name,
-        len_kernel=len_kernel,
-        nsig=nsig,
-        resize_rate=resize_rate,
-        diversity_prob=diversity_prob,
-        random_start=random_start,
-    )
-
-
-@row
-def Jitter(
-    model: Any,
-    eps: float = 8 / 255,
-    alpha: float = 2 / 255,
-    steps: int = 10,
-    scale: float = 10,
-    std: float = 0.1,
-    random_start: bool = True,
-) -> Attack:
-    return attacks.Jitter(model, eps, alpha, steps, scale, std, random_start)
-
-
-@row
-def NIFGSM(model: Any, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10, decay: float = 1.0) -> Attack:
-    return attacks.NIFGSM(model, eps, alpha, steps, decay=decay)
-
-
-@row
-def SINIFGSM(
-    model: Any, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10, decay: float = 1.0, m: int = 5
-) -> Attack:
-    return attacks.SINIFGSM(model, eps, alpha, steps, decay=decay, m=m)
-
-
-@row
-def VMIFGSM(
-    model: Any,
-    eps: float = 8 / 255,
-    alpha: float = 2 / 255,
-    steps: int = 10,
-    decay: float = 1.0,
-    N: int = 5,
-    beta: float = 3 / 2,
-) -> Attack:
-    return attacks.VMIFGSM(model, eps, alpha, steps, decay=decay, N=N, beta=beta)
-
-
-@row
-def VNIFGSM(
-    model: Any,
-    eps: float = 8 / 255,
-    alpha: float = 2 / 255,
-    steps: int = 10,
-    decay: float = 1.0,
-    N: int = 5,
-    beta: float = 3 / 2,
-) -> Attack:
-    return attacks.VNIFGSM(model, eps, alpha, steps, decay=decay, N=N, beta=beta)
-
-
-@row
-def SPSA(
-    model: Any,
-    eps: float = 0.3,
-    delta: float = 0.01,
-    lr: float = 0.01,
-    nb_iter: int = 1,
-    nb_sample: int = 128,
-    max_batch_size: int = 64,
-) -> Attack:
-    return attacks.SPSA(model, eps, delta, lr, nb_iter, nb_sample)
-
-
-@untargeted
-def PIFGSM(
-    model: Any,
-    max_epsilon: float = 16 / 255,
-    num_iter_set: int = 10,
-    momentum: float = 1.0,
-    amplification: float = 10.0,
-    prob: float = 0.7,
-) -> Attack:
-    return attacks.PIFGSM(model, max_epsilon, steps=num_iter_set, amplification=amplification)
-
-
-@row
-def PIFGSMPP(
-    model: Any,
-    max_epsilon: float = 16 / 255,
-    num_iter_set: int = 10,
-    momentum: float = 1.0,
-    amplification: float = 10.0,
-    prob: float = 0.7,
-    project_factor: float = 0.8,
-) -> Attack:
-    return attacks.PIFGSMPP(
-        model,
-        max_epsilon,
-        steps=num_iter_set,
-        amplification=amplification,
-        project_factor=project_factor,
-    )

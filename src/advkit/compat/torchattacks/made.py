@@ -1,7 +1,8 @@
 """How a row of the table, from torchattacks' arguments to an attack of advkit, becomes a class."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 from advkit import attack
 from advkit.compat.torchattacks.attack import Attack
 
-__all__ = ["Made", "drawing", "row", "untargeted"]
+__all__ = ["Made", "drawing", "named", "row", "untargeted"]
 
 Row = Callable[..., attack.Attack]
+_ANYHOW = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_SAME: Mapping[str, str] = MappingProxyType({})
 
 
 class Made(Attack):
@@ -67,6 +70,35 @@ def row(made: Row, modes: tuple[str, ...] = ("default", "targeted")) -> type[Mad
 def untargeted(made: Row) -> type[Made]:
     """The same for an attack that torchattacks does not aim at a class."""
     return row(made, ("default",))
+
+
+def named(
+    name: str,
+    made: Row,
+    defaults: Mapping[str, Any],
+    *,
+    renamed: Mapping[str, str] = _SAME,
+    unread: Sequence[str] = (),
+    aimed: bool = True,
+) -> type[Made]:
+    """The class of a row that only renames.
+
+    Args:
+        name: torchattacks' name.
+        made: makes the attack, from the model and the numbers.
+        defaults: torchattacks' arguments after the model, in order.
+        renamed: what ``made`` calls an argument that has another name there.
+        unread: arguments that say nothing to advkit.
+        aimed: whether torchattacks aims it at a class.
+    """
+
+    def making(model: Any, **numbers: Any) -> attack.Attack:
+        return made(model, **{renamed.get(key, key): numbers[key] for key in numbers if key not in unread})
+
+    parameters = [inspect.Parameter("model", _ANYHOW)]
+    parameters += [inspect.Parameter(key, _ANYHOW, default=value) for key, value in defaults.items()]
+    making.__name__, making.__signature__ = name, inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return row(making) if aimed else untargeted(making)
 
 
 def drawing(seed: int | None) -> torch.Generator | None:

@@ -6,187 +6,100 @@ since the schedule of Square is AutoAttack's. A ``seed`` is that of the attack a
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from advkit import attacks
 from advkit.attack import Attack
-from advkit.compat.torchattacks.made import drawing, row, untargeted
+from advkit.compat.torchattacks.made import Made, drawing, named, row, untargeted
 from advkit.errors import InputError
 from advkit.model import Ensemble
 
 
-@untargeted
-def APGD(
+def _auto_pgd(
+    kind: Callable[..., Attack],
     model: Any,
-    norm: str = "Linf",
-    eps: float = 8 / 255,
-    steps: int = 10,
-    n_restarts: int = 1,
-    seed: int | None = 0,
-    loss: str = "ce",
-    eot_iter: int = 1,
-    rho: float = 0.75,
-    verbose: bool = False,
+    *,
+    norm: str,
+    n_restarts: int,
+    seed: int | None,
+    eot_iter: int,
+    n_classes: int | None = None,
+    **others: Any,
 ) -> Attack:
-    return attacks.APGD(
-        model,
-        norm.lower(),
-        eps,
-        steps,
-        n_restarts,
-        loss=loss,
-        eot_samples=eot_iter,
-        rho=rho,
-        generator=drawing(seed),
-    )
+    given = {**others, "norm": norm.lower(), "restarts": n_restarts, "eot_samples": eot_iter}
+    given |= {} if n_classes is None else {"target_classes": n_classes - 1}
+    return kind(model, generator=drawing(seed), **given)
 
 
-@untargeted
-def APGDT(
-    model: Any,
-    norm: str = "Linf",
-    eps: float = 8 / 255,
-    steps: int = 10,
-    n_restarts: int = 1,
-    seed: int | None = 0,
-    eot_iter: int = 1,
-    rho: float = 0.75,
-    verbose: bool = False,
-    n_classes: int = 10,
-) -> Attack:
-    return attacks.APGDT(
-        model,
-        norm.lower(),
-        eps,
-        steps,
-        n_restarts,
-        target_classes=n_classes - 1,
-        eot_samples=eot_iter,
-        rho=rho,
-        generator=drawing(seed),
-    )
-
-
-@row
-def PGDRS(
-    model: Any,
-    eps: float = 8 / 255,
-    alpha: float = 2 / 255,
-    steps: int = 10,
-    noise_type: str = "guassian",
-    noise_sd: float = 0.5,
-    noise_batch_size: int = 5,
-    batch_max: int = 2048,
+def _on_noise(
+    model: Any, *, noise_type: str, noise_sd: float, noise_batch_size: int, norm: str = "linf", **others: Any
 ) -> Attack:
     smoothed = _smoothed(model, noise_type, noise_sd, noise_batch_size)
-    return attacks.PGD(smoothed, eps, alpha, steps, random_start=False)
+    return attacks.PGD(smoothed, random_start=False, norm=norm, **others)
 
 
-@row
-def JSMA(model: Any, theta: float = 1.0, gamma: float = 0.1) -> Attack:
-    return attacks.JSMA(model, theta, gamma, pairs=1)
+_AUTO: dict[str, Any] = {"norm": "Linf", "eps": 8 / 255, "steps": 10, "n_restarts": 1, "seed": 0}
+_NOISE = {"noise_type": "guassian", "noise_sd": 0.5, "noise_batch_size": 5, "batch_max": 2048}
+_STEPS_L2: dict[str, Any] = {"eps": 1.0, "alpha": 0.2, "steps": 10}
+_ELASTIC: dict[str, Any] = {
+    "kappa": 0,
+    "lr": 0.01,
+    "binary_search_steps": 9,
+    "max_iterations": 100,
+    "abort_early": True,
+    "initial_const": 0.001,
+    "beta": 0.001,
+}
 
 
-@row
-def EADL1(
-    model: Any,
-    kappa: float = 0,
-    lr: float = 0.01,
-    binary_search_steps: int = 9,
-    max_iterations: int = 100,
-    abort_early: bool = True,
-    initial_const: float = 0.001,
-    beta: float = 0.001,
-) -> Attack:
-    return attacks.EAD(
-        model,
-        kappa=kappa,
-        initial_c=initial_const,
-        binary_search_steps=binary_search_steps,
-        steps=max_iterations,
-        lr=lr,
-        beta=beta,
-        decision_rule="l1",
-        schedule="constant",
-    )
+def _elastic(name: str, rule: Literal["l1", "elastic"]) -> type[Made]:
+    made = partial(attacks.EAD, decision_rule=rule, schedule="constant")
+    renamed = {"max_iterations": "steps", "initial_const": "initial_c"}
+    return named(name, made, _ELASTIC, renamed=renamed, unread=("abort_early",))
 
 
-@row
-def EADEN(
-    model: Any,
-    kappa: float = 0,
-    lr: float = 0.01,
-    binary_search_steps: int = 9,
-    max_iterations: int = 100,
-    abort_early: bool = True,
-    initial_const: float = 0.001,
-    beta: float = 0.001,
-) -> Attack:
-    return attacks.EAD(
-        model,
-        kappa=kappa,
-        initial_c=initial_const,
-        binary_search_steps=binary_search_steps,
-        steps=max_iterations,
-        lr=lr,
-        beta=beta,
-        decision_rule="elastic",
-        schedule="constant",
-    )
-
-
-@row
-def CW(model: Any, c: float = 1, kappa: float = 0, steps: int = 50, lr: float = 0.01) -> Attack:
-    return attacks.CW(
-        model,
-        kappa=kappa,
-        initial_c=c,
-        binary_search_steps=1,
-        steps=steps,
-        lr=lr,
-        schedule="constant",
-    )
-
-
-@row
-def PGDL2(
-    model: Any,
-    eps: float = 1.0,
-    alpha: float = 0.2,
-    steps: int = 10,
-    random_start: bool = True,
-    eps_for_division: float = 1e-10,
-) -> Attack:
-    return attacks.PGD(model, eps, alpha, steps, random_start, norm="l2")
-
-
-@untargeted
-def DeepFool(model: Any, steps: int = 50, overshoot: float = 0.02) -> Attack:
-    return attacks.DeepFool(model, steps, overshoot)
-
-
-@row
-def PGDRSL2(
-    model: Any,
-    eps: float = 1.0,
-    alpha: float = 0.2,
-    steps: int = 10,
-    noise_type: str = "guassian",
-    noise_sd: float = 0.5,
-    noise_batch_size: int = 5,
-    batch_max: int = 2048,
-    eps_for_division: float = 1e-10,
-) -> Attack:
-    smoothed = _smoothed(model, noise_type, noise_sd, noise_batch_size)
-    return attacks.PGD(smoothed, eps, alpha, steps, random_start=False, norm="l2")
-
-
-@untargeted
-def SparseFool(model: Any, steps: int = 10, lam: float = 3, overshoot: float = 0.02) -> Attack:
-    return attacks.SparseFool(model, steps, lam, overshoot)
+APGD = named(
+    "APGD",
+    partial(_auto_pgd, attacks.APGD),
+    {**_AUTO, "loss": "ce", "eot_iter": 1, "rho": 0.75, "verbose": False},
+    unread=("verbose",),
+    aimed=False,
+)
+APGDT = named(
+    "APGDT",
+    partial(_auto_pgd, attacks.APGDT),
+    {**_AUTO, "eot_iter": 1, "rho": 0.75, "verbose": False, "n_classes": 10},
+    unread=("verbose",),
+    aimed=False,
+)
+PGDL2 = named(
+    "PGDL2",
+    partial(attacks.PGD, norm="l2"),
+    {**_STEPS_L2, "random_start": True, "eps_for_division": 1e-10},
+    unread=("eps_for_division",),
+)
+PGDRS = named("PGDRS", _on_noise, {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, **_NOISE}, unread=("batch_max",))
+PGDRSL2 = named(
+    "PGDRSL2",
+    partial(_on_noise, norm="l2"),
+    {**_STEPS_L2, **_NOISE, "eps_for_division": 1e-10},
+    unread=("batch_max", "eps_for_division"),
+)
+CW = named(
+    "CW",
+    partial(attacks.CW, binary_search_steps=1, schedule="constant"),
+    {"c": 1, "kappa": 0, "steps": 50, "lr": 0.01},
+    renamed={"c": "initial_c"},
+)
+EADL1 = _elastic("EADL1", "l1")
+EADEN = _elastic("EADEN", "elastic")
+JSMA = named("JSMA", partial(attacks.JSMA, pairs=1), {"theta": 1.0, "gamma": 0.1})
+DeepFool = named("DeepFool", attacks.DeepFool, {"steps": 50, "overshoot": 0.02}, aimed=False)
+SparseFool = named("SparseFool", attacks.SparseFool, {"steps": 10, "lam": 3, "overshoot": 0.02}, aimed=False)
 
 
 @row

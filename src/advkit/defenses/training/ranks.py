@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from advkit._io.gathering import gathered
 from advkit.errors import InputError
 
 __all__ = ["Ranks"]
@@ -82,11 +83,7 @@ class Ranks:
 
     def gather(self, thing: Thing) -> list[Thing]:
         """What each process has, in order."""
-        if self.count == 1:
-            return [thing]
-        things: list[Any] = [None] * self.count
-        distributed.all_gather_object(things, thing, group=self._group)
-        return things
+        return gathered(thing, self.count, self._group)
 
     def on_first(self, work: Callable[[], Thing]) -> Thing:
         """What ``work`` returns in the first process, in all of them, or the error that it raises."""

@@ -1,0 +1,106 @@
+"""The record of every batch: found in the run's folder, made here, or made by the other processes."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from advkit._io.identity import digest, digests
+from advkit.errors import InputError, ModelError
+from advkit.evaluation.batch_evaluator import BatchEvaluator
+from advkit.evaluation.pool import Pool
+from advkit.evaluation.records import Record
+from advkit.evaluation.runs import Ranks, RunFolder
+from advkit.evaluation.summary import hopeless
+
+__all__ = ["check_worked", "collect"]
+
+
+def collect(
+    batches: Iterable[tuple[int, Tensor, Tensor]],
+    evaluator: BatchEvaluator,
+    folder: RunFolder,
+    ranks: Ranks,
+    pool: Pool | None,
+) -> tuple[dict[int, Record], list[str]]:
+    """The records of all batches, found in the folder, made here, or made by other processes; and a name of each image.
+
+    Args:
+        batches: index, images and labels of each; those without images are passed over.
+        evaluator: makes records.
+        folder: keeps them.
+        ranks: the processes that share the work.
+        pool: picks the images that flags are looked for on, of each batch; None for no flags.
+    """
+    records = folder.load()
+    evaluator.found_already(one for record in records.values() for one in record.pictures)
+    stored = set(records)
+    unsaved: list[int] = []
+    known = not stored  # nothing is added to a run before it is known to be this one
+    named: dict[int, str] = {}
+    named_images: list[str] = []
+    for index, images, labels in batches:
+        mine = index not in stored and index % ranks.count == ranks.rank
+        if not mine or not len(images):
+            evaluator.tick(len(evaluator.plan))
+        if not len(images):
+            continue
+        is_first = not named
+        named_images += (each := digests(images, labels))
+        named[index] = digest(*each)
+        if is_first and set(ranks.gather(named[index])) != {named[index]}:
+            raise InputError(_DIFFERENT)
+        if index in stored:
+            _check_same(index, named[index], records[index], folder)
+            if records[index].answers:
+                _check_answers(index, images, records[index], evaluator, folder)
+                records[index].answers = []
+            known = True
+        if mine:
+            records[index] = evaluator(index, named[index], images, labels)
+            if folder.path is not None and not evaluator.first_error():  # a mistake may be mended until the run goes on
+                records[index].answers = evaluator.asked(index, images)
+                unsaved.append(index)
+        while known and unsaved:
+            folder.save(unsaved[0], records[unsaved.pop(0)])
+        if pool:
+            pool.offer(index, images, labels, records.get(index) if index % ranks.count == ranks.rank else None)
+    everyones = ranks.gather((named, records))
+    if any(theirs != named for theirs, _ in everyones):
+        raise InputError(_DIFFERENT)
+    for _, theirs in everyones:
+        records |= theirs
+    return {index: records[index] for index in named}, named_images
+
+
+def check_worked(records: Mapping[int, Record], evaluator: BatchEvaluator) -> None:
+    """Refuse to report nothing: no images, or something that failed on all of them."""
+    if not records:
+        raise InputError("the loader has no images; a generator that was gone through before has none left")
+    if error := hopeless(records.values(), without_gradients=evaluator.has_black_box):
+        raise evaluator.first_error() or ModelError(f"something failed on every image: {error}")
+
+
+def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> None:
+    """Refuse a batch that is not the one of the record."""
+    if record.digest != name:
+        raise InputError(
+            f"batch {index} of the loader is not what it was when the run in {folder.path} began; a resumed run needs "
+            "the same batches in the same order, so the loader must not shuffle"
+        )
+
+
+def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchEvaluator, folder: RunFolder) -> None:
+    """Refuse models that do not answer a batch's images as those of the record did."""
+    what = evaluator.stranger(index, record, images)
+    if what is not None:
+        raise InputError(
+            f"{folder.path} holds a run with other models: {what} has the layers and weights that it had, but other "
+            f"outputs for batch {index}. Something else in it has changed, such as an attribute or a function; give "
+            "this run a folder of its own"
+        )
+
+
+_DIFFERENT = (
+    "the processes have loaders with different batches, but evaluate shares the batches out itself: give all of "
+    "them the same loader, without shuffling and without a DistributedSampler"
+)
