@@ -18,6 +18,11 @@ DECLARE = {"OfEps", "OfRange", "choice", "declared", "flag", "loss", "norm", "nu
 class Defaults(griffe.Extension):
     """Write the signatures of dataclasses again, when griffe's own extension has made them."""
 
+    def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
+        """Of functions, take what is written."""
+        for each in func.parameters:
+            each.default = _plain(each.default)
+
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Go through all classes of the package."""
         for one in _dataclasses(pkg):
@@ -49,8 +54,7 @@ def _default(kind: type, name: str, written: Any, real: Any) -> Any:
         return None
     if repr(real) == "<factory>":
         return written
-    while isinstance(written, griffe.ExprCall) and written.function.canonical_name in DECLARE and written.arguments:
-        written = written.arguments[0]
+    written = _plain(written)
     if isinstance(written, griffe.ExprCall) and written.function.canonical_name == "loss":
         written = repr(real)
     for base in kind.__mro__:
@@ -58,3 +62,10 @@ def _default(kind: type, name: str, written: Any, real: Any) -> Any:
             assert eval(str(written), {**vars(sys.modules[base.__module__])}) == real, (kind, name, written, real)
             return written
     raise AssertionError(f"{kind} has no {name}")
+
+
+def _plain(written: Any) -> Any:
+    """What a declaration is given first, which is the default."""
+    while isinstance(written, griffe.ExprCall) and written.function.canonical_name in DECLARE and written.arguments:
+        written = written.arguments[0]
+    return written

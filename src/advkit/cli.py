@@ -39,6 +39,9 @@ examples:
   attacks of your choice, within one budget:
     advkit evaluate --model nets:make --data cifar.npz --eps 8/255 --attacks "FGSM, PGD(steps=40), Square, CW"
 
+  also with images that were made on another network, which a model whose gradients lie may fall to:
+    advkit evaluate --model nets:make --weights net.pt --data cifar.npz --transfer-from nets:plain plain.pt
+
   in a CI: fail where less than 40 % is left
     advkit evaluate --model nets:make --weights net.pt --data torchvision:CIFAR10 --fail-under 40 --json
 
@@ -130,6 +133,15 @@ def _parser() -> ArgumentParser:
         "--attacks",
         default="standard",
         help='"standard" (the default) or "autoattack", or a list such as "PGD(eps=8/255, steps=40), CW"',
+    )
+    evaluate.add_argument(
+        "--transfer-from",
+        nargs="+",
+        action="append",
+        metavar=("MODULE:NAME", "FILE"),
+        help="also show the model images that were made on this one, such as a network trained on the same data, with "
+        "weights from FILE; arguments stand in brackets, \"timm:create_model('resnet18')\"; normalised as --model is, "
+        "if it is not advkit.Normalized by itself; may be given again",
     )
     evaluate.add_argument("--out", metavar="DIR", help="where the report goes, and the work as it is done")
     evaluate.add_argument(

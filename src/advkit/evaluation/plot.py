@@ -35,6 +35,7 @@ from advkit.evaluation.drawing import (
     text_style,
     wrapped_name,
 )
+from advkit.evaluation.formats import called
 from advkit.evaluation.pictures import picture_rows
 from advkit.evaluation.plan import TRANSFERRED
 from advkit.evaluation.report import RobustnessReport, Score
@@ -61,7 +62,7 @@ def accuracy_bars(
     """Draw the accuracy of each defense under each attack, as groups of bars with their 95 % intervals.
 
     A group for each attack, and one for none, has a bar for each defense, in the order of the legend, whose numbers
-    stand beside the bars. After figures 16 to 18 of Campbell & Lasselle 2024.
+    stand beside the bars. Of transferred attacks there is a group for each surrogate. After figures 16 to 18 of Campbell & Lasselle 2024.
 
     Args:
         report: what `advkit.evaluate` returned.
@@ -85,9 +86,9 @@ def accuracy_bars(
     defenses = report.defenses
     if (len(defenses) > 1 or protocol == TRANSFERRED) and protocol not in report.protocols:
         raise InputError(f"the report has no protocol {protocol!r}; it has {list(report.protocols)}")
-    shown = report.transferred if protocol == TRANSFERRED else report.attacks
-    attacks = list(dict.fromkeys(score.name for score in shown))
-    groups = [defenses, *([report.score(name, one.name, protocol) for one in defenses] for name in attacks)]
+    attacks = [called(score) for score in (report.transferred if protocol == TRANSFERRED else report.attacks)]
+    known = {(called(score), score.defense): score for score in report.scores if score.protocol in (protocol, None)}
+    groups = [defenses, *([known[name, one.name] for one in defenses] for name in attacks)]
     figure = new_figure(dpi)
     from matplotlib.patches import Patch
 

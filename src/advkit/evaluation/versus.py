@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from advkit import norms
 from advkit.errors import DtypeError, InputError
+from advkit.evaluation.formats import called
+from advkit.evaluation.scores import BARE
 
 if TYPE_CHECKING:
     from advkit.evaluation.report import RobustnessReport
@@ -33,7 +35,8 @@ class Comparison:
         p_value: of McNemar's exact test: how probable so lopsided a split of the images on which the two differ, or a
             more lopsided one, is if both were equally likely to be the one that is right.
         classes: by class, (images, right in the first, right in the second); empty for reports of an older advkit.
-        attacks: by the name of an attack that both reports have, the accuracy that it leaves in each.
+        attacks: by the name of an attack that both reports have, the accuracy that it leaves in each; an attack whose
+            images were made on a surrogate is called "MIFGSM from another".
         remarks: what makes the two hard to compare, a sentence each.
 
     Examples:
@@ -151,7 +154,9 @@ def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
     for label, (one, other) in zip(first.labels or second.labels, pairs, strict=False):
         n, right, also = classes.get(label, (0, 0, 0))
         classes[label] = (n + 1, right + one, also + other)
-    theirs = {score.name: score.accuracy for score in second.attacks}
+    ours, theirs = (
+        {called(score): score.accuracy for score in (*report.attacks, *report.transferred)} for report in (first, second)
+    )
     return Comparison(
         images=len(pairs),
         clean_accuracy=(first.clean_accuracy, second.clean_accuracy),
@@ -162,7 +167,7 @@ def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
         neither=counts[False, False],
         p_value=mcnemar(counts[True, False], counts[False, True]),
         classes=dict(sorted(classes.items())),
-        attacks={one.name: (one.accuracy, theirs[one.name]) for one in first.attacks if one.name in theirs},
+        attacks={name: (accuracy, theirs[name]) for name, accuracy in ours.items() if name in theirs},
         remarks=tuple(_remarks(first, second)),
     )
 
@@ -192,11 +197,12 @@ def _remarks(first: RobustnessReport, second: RobustnessReport) -> list[str]:
         what = "other arguments of the same names" if _names(first) == _names(second) else what
         found.append(f"The attacks differ, so that a model may look better for having been attacked by less: {what}.")
     if first.surrogates != second.surrogates:
-        named = [", ".join(report.surrogates) or "none" for report in (first, second)]
-        found.append(f"Images were transferred from other models: {named[0]} in the first, {named[1]} in the second.")
+        named = [" and ".join(report.surrogates) or "none" for report in (first, second)]
+        what = f"{named[0]} in the first, {named[1]} in the second"
+        what = what if named[0] != named[1] else "they have the same names, but other classes or weights"
+        found.append(f"Images were transferred from other models: {what}.")
     for which, report in (("first", first), ("second", second)):
-        if report.flags:
-            doubts = ", ".join(dict.fromkeys(flag.name for flag in report.flags))
+        if doubts := ", ".join(dict.fromkeys(flag.name for flag in report.flags if flag.defense in (None, BARE))):
             found.append(f"The {which} report has red flags ({doubts}): its robust accuracy may be too high.")
         if report.failures:
             lost = sum(len(failure.rows) for failure in report.failures)
