@@ -145,7 +145,10 @@ def test_images_from_another_model(run):
     key = "{}FGSM_eps_12_255/accuracy".format
     assert numbers[key("transferred/nets_of_a_user_make_net.pt/")] == numbers[key("")]  # the same weights
     assert numbers[key("")] < numbers[key("transferred/nets_of_a_user_make_classes_4/")]
-    for wrong, sentence in ((["net.pt", "net.pt"], "got 2 files"), (["--transfer-from", OTHER], f"names {OTHER} twice")):
+    for wrong, sentence in (
+        (["net.pt", "net.pt"], "got 2 files"),
+        (["--transfer-from", OTHER], f"names {OTHER} twice"),
+    ):
         code, _, err = run(*words, "--transfer-from", OTHER, *wrong)
         assert code == 2
         assert sentence in err

@@ -1,4 +1,10 @@
-"""Adversarial data: attacked batches on the fly, and adversarial copies of data sets, in memory or on disk."""
+"""Adversarial data: attacked batches on the fly, and adversarial copies of data sets, in memory or on disk.
+
+Examples:
+    >>> for adversarials, labels in advkit.data.attacked(loader, advkit.PGD(model)):
+    ...     accuracy = (model(adversarials).argmax(1) == labels).float().mean()
+    >>> copy = advkit.data.generate(advkit.PGD(model), loader.dataset, "adversarial")
+"""
 
 import os
 from bisect import bisect_right

@@ -1,4 +1,12 @@
-"""What advkit raises and warns of: sentences that say what was wrong, what was seen and what to do."""
+"""What advkit raises and warns of: sentences that say what was wrong, what was seen and what to do.
+
+Examples:
+    >>> try:
+    ...     advkit.FGSM(model)(255 * images, labels)
+    ... except advkit.errors.InputError as error:
+    ...     print(error)
+    images lie in [...], outside bounds=(0, 1). If a filter ...
+"""
 
 __all__ = [
     "AdvkitError",

@@ -1,4 +1,12 @@
-"""What an attack is after: the loss to climb and the test of success, as objects rather than flags."""
+"""What an attack is after: the loss to climb and the test for success, as objects rather than flags.
+
+Examples:
+    >>> logits = torch.tensor([[3.0, 1.0, 2.0]])
+    >>> advkit.goals.Untargeted(torch.tensor([0])).margin(logits)  # 0 is the label: by how much it leads
+    tensor([1.])
+    >>> advkit.goals.Targeted(torch.tensor([1])).margin(logits)  # 1 is the target: by how much it lags
+    tensor([2.])
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace

@@ -2,6 +2,10 @@
 
 Every function takes ``logits`` of shape (N, K), floating, and ``labels`` of shape (N,), int64, and returns
 a tensor of shape (N,) in the dtype of the logits.
+
+Examples:
+    >>> attack = advkit.PGD(model, loss="margin")  # by name
+    >>> attack = advkit.PGD(model, loss=advkit.losses.dlr)  # or as a function
 """
 
 from collections.abc import Callable

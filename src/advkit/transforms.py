@@ -1,4 +1,10 @@
-"""Attacks as torchvision transforms: one image or a batch, with a label or without, in a v1 or v2 `Compose`."""
+"""Attacks as torchvision transforms: one image or a batch, with a label or without, in a v1 or v2 `Compose`.
+
+Examples:
+    >>> from torchvision.transforms import v2
+    >>> train = v2.Compose([v2.RandomHorizontalFlip(), advkit.transforms.FGSMTransform(model, p=0.5)])
+    >>> image, label = train(images[0], int(labels[0]))
+"""
 
 import multiprocessing
 from typing import Any

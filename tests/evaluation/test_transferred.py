@@ -92,7 +92,9 @@ def test_every_form_of_a_report_tells_of_them(scene, tmp_path):
     assert len(row.split("%")) == 3  # what the bare model's own gradient leaves, and the surrogate's
     other = advkit.evaluate(masked, loader, attacks, transfer_from={"another": surrogate}, flags=False)
     compared = other.compare(report)
-    assert any("transferred from other models: another in the first, another and both" in one for one in compared.remarks)
+    assert any(
+        "transferred from other models: another in the first, another and both" in one for one in compared.remarks
+    )
     assert compared.attacks[f"{name} from another"] == (found["another"],) * 2 != compared.attacks[name]
 
 

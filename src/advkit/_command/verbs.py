@@ -154,7 +154,7 @@ def _surrogates(given: Namespace) -> dict[str, torch.nn.Module] | None:
                 f"--transfer-from takes a model and a file of weights, and got {len(files)} files for {name}; write "
                 "--transfer-from again for another model"
             )
-        maker, bracket, rest = name.partition("(")
+        maker, _, rest = name.partition("(")
         called = " ".join([name, *(Path(file).name for file in files)])
         if called in found:
             raise InputError(f"--transfer-from names {called} twice")

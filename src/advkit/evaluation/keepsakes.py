@@ -38,6 +38,9 @@ class Picture:
         >>> picture = report.pictures[0]
         >>> picture.before[0][0] == picture.label, picture.after[0][0] == picture.label
         (True, False)
+        >>> import json
+        >>> advkit.evaluation.Picture.from_json(json.loads(report.to_json())["pictures"][0]) == picture
+        True
     """
 
     attack: str

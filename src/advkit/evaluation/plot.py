@@ -62,7 +62,8 @@ def accuracy_bars(
     """Draw the accuracy of each defense under each attack, as groups of bars with their 95 % intervals.
 
     A group for each attack, and one for none, has a bar for each defense, in the order of the legend, whose numbers
-    stand beside the bars. Of transferred attacks there is a group for each surrogate. After figures 16 to 18 of Campbell & Lasselle 2024.
+    stand beside the bars. Each surrogate of transferred attacks has a group of its own. After figures 16 to 18 of
+    Campbell & Lasselle 2024.
 
     Args:
         report: what `advkit.evaluate` returned.

@@ -64,10 +64,19 @@ class RobustnessReport:
 
     Examples:
         >>> report = advkit.evaluate(model, loader, [advkit.FGSM(model), advkit.PGD(model)])
-        >>> report["FGSM"].success_rate, report.worst[0].accuracy
-        (1.0, 0.0)
-        >>> advkit.RobustnessReport.from_json(report.to_json()) == report
+        >>> report.clean_accuracy, report["FGSM"].success_rate, report.worst[0].accuracy
+        (1.0, 1.0, 0.0)
+        >>> [(score.name, score.accuracy) for score in report.attacks]
+        [('FGSM', 0.0), ('PGD', 0.0)]
+        >>> others = {"other": advkit.Normalized(net, mean=0.5, std=0.5)}  # to make images on as well
+        >>> attack, defenses = advkit.PGD(model, eps=0.5 / 255), [advkit.defenses.FeatureSmoothing()]
+        >>> more = {"transfer_from": others, "certify": True, "flags": False}
+        >>> report = advkit.evaluate(model, loader, [attack], defenses, **more)
+        >>> report.protocols, [score.surrogate for score in report.transferred]
+        (('oblivious', 'naive', 'adaptive', 'transferred'), ['other'])
+        >>> report.verified_accuracy <= report.robust_accuracy
         True
+        >>> undecided = report.robust & ~report.verified  # neither fooled nor proved, image by image
     """
 
     images: int
@@ -101,15 +110,15 @@ class RobustnessReport:
     def robust_accuracy(self) -> float:
         """The share of images on which the bare model is right under every attack within the budget, in [0, 1].
 
-        Of "standard", the number to report. It is an upper bound: another attack may find more.
+        With "standard", this is the number to report. It is an upper bound: another attack may find more.
         """
         return next((worst.accuracy for worst in self.worst if worst.defense == BARE), self.clean_accuracy)
 
     @property
     def robust(self) -> Tensor:
-        """Which images these are: bool (N,), on the CPU, in the loader's order; False where one was lost to an error.
+        """On which images the bare model is right under every attack: bool (N,), on the CPU, in the loader's order.
 
-        Of a model that is asked several times, those on which most of its answers are right under every attack.
+        For a random model, those where most of its predictions are. False for an image that was lost to an error.
         """
         return torch.tensor(self.standing, dtype=torch.bool, device="cpu")
 
@@ -124,7 +133,7 @@ class RobustnessReport:
 
     @property
     def verified(self) -> Tensor:
-        """Which images these are: bool (N,), on the CPU, in the loader's order; (0,) without ``certify=True``."""
+        """For which images that is proved: bool (N,), on the CPU, in the loader's order; (0,) without certificates."""
         return torch.tensor(self.proved, dtype=torch.bool, device="cpu")
 
     @property
@@ -158,6 +167,11 @@ class RobustnessReport:
 
         Raises:
             KeyError: there is none.
+
+        Examples:
+            >>> report = advkit.evaluate(model, loader, [advkit.FGSM(model)], [advkit.defenses.FeatureSmoothing()])
+            >>> report.score("FGSM", "FeatureSmoothing", "oblivious").protocol
+            'oblivious'
         """
         wanted = None if defense == BARE and protocol != TRANSFERRED else protocol or "adaptive"
         found = [one for one in self.scores if (one.name, one.defense, one.protocol) == (attack, defense, wanted)]
@@ -176,20 +190,38 @@ class RobustnessReport:
         return formats.text(self)
 
     def to_markdown(self, path: str | PathLike[str] | None = None) -> str:
-        """The table and its remarks in Markdown, written to ``path`` as well if there is one."""
+        """The table and its remarks in Markdown, written to ``path`` as well if there is one.
+
+        Examples:
+            >>> print(advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_markdown("table.md"))
+            | attack | accuracy | 95 % interval | success | L2 | Linf | ms/image |
+            ...
+        """
         return _written(formats.markdown(self), path)
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
         """All the numbers, written to ``path`` as well if there is one: a line for each score.
 
-        A line without an attack is of the model when nobody attacks, and one whose attack is "all together" of the
-        worst case over attacks. ``class`` is the attack's, or the defense's, and ``flags`` are the names of the flags
-        that speak of the line. A number that nothing was measured for is left empty.
+        A line without an attack is about the model when nobody attacks, and one whose attack is "all together" about
+        the worst case over attacks. ``class`` is the attack's, or the defense's, and ``flags`` names the flags that
+        concern the line. A number for which nothing was measured is left empty.
+
+        Examples:
+            >>> lines = advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_csv("table.csv").splitlines()
+            >>> lines[2].split(",")[:2]  # beneath the names, and the model when nobody attacks
+            ['none', 'FGSM']
         """
         return _written(formats.as_csv(self), path)
 
     def to_json(self, path: str | PathLike[str] | None = None) -> str:
-        """Everything in JSON, written to ``path`` as well if there is one. NaN becomes null."""
+        """Everything in JSON, written to ``path`` as well if there is one. NaN becomes null.
+
+        Examples:
+            >>> import json
+            >>> text = advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_json("report.json")
+            >>> json.loads(text)["seed"]
+            0
+        """
         return _written(stored.as_json(asdict(self)), path)
 
     def to_html(
@@ -296,7 +328,12 @@ class RobustnessReport:
             source: the JSON text itself, or the path of a file of it.
 
         Raises:
-            InputError: this is no report, or a report of another version of the schema.
+            InputError: this is not a report, or one of another version of the schema.
+
+        Examples:
+            >>> text = advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_json("report.json")
+            >>> advkit.RobustnessReport.from_json("report.json").to_json() == text
+            True
         """
         text = fspath(source)
         if not text.lstrip().startswith("{"):

@@ -18,9 +18,14 @@ class Share:
 
     Attributes:
         images: how many images it is of: those that were evaluated and not lost to errors.
-        accuracy: the share of them that the model gets right, in [0, 1]. Of a random model, the mean over its draws.
+        accuracy: the share of them that the model gets right, in [0, 1]. For a random model, the mean over its draws.
         low: the lower end of the 95 % interval of the accuracy; see `advkit.evaluation.metrics.wilson`.
         high: its upper end.
+
+    Examples:
+        >>> worst = advkit.evaluate(model, loader, [advkit.FGSM(model)]).worst[0]
+        >>> worst.images, worst.accuracy, worst.interval == (worst.low, worst.high)
+        (12, 0.0, True)
     """
 
     images: int

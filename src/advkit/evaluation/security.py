@@ -47,6 +47,12 @@ class SecurityCurve:
         --------------------------------------------
              0    100.0%  75.8% to 100.0%     100.0%
         16/255      0.0%    0.0% to 24.2%       0.0%
+        >>> curve.accuracy == curve.worst, curve.flags  # it does not rise
+        (True, ())
+        >>> low, high = curve.interval[0]
+        >>> closest = advkit.evaluation.security_curve(advkit.DeepFool(model), images, labels)
+        >>> closest.median <= closest.distances.max(), closest.mean < torch.inf
+        (tensor(True), True)
     """
 
     attack: str

@@ -47,6 +47,8 @@ class Comparison:
         (True, 'first')
         >>> compared.remarks[0].startswith("The budgets differ")
         True
+        >>> compared.to_dict()["better"]
+        'first'
     """
 
     images: int
@@ -155,7 +157,7 @@ def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
         n, right, also = classes.get(label, (0, 0, 0))
         classes[label] = (n + 1, right + one, also + other)
     ours, theirs = (
-        {called(score): score.accuracy for score in (*report.attacks, *report.transferred)} for report in (first, second)
+        {called(score): score.accuracy for score in (*one.attacks, *one.transferred)} for one in (first, second)
     )
     return Comparison(
         images=len(pairs),
