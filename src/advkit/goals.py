@@ -60,14 +60,14 @@ class Goal(ABC):
         return replace(self, **parts)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """The loss that attacks climb by default, from logits (N, K): one value an image, shape (N,).
+        """The loss that attacks climb by default, from logits (N, K): one value per image, shape (N,).
 
         The cross-entropy of the label, or minus that of the target.
         """
         return self.climbed(losses.cross_entropy, logits)
 
     def climbed(self, loss: losses.Loss, logits: Tensor) -> Tensor:
-        """What an attack that was given a loss climbs, from logits (N, K): one value an image, shape (N,).
+        """What an attack that was given a loss climbs, from logits (N, K): one value per image, shape (N,).
 
         Raises:
             InputError: the loss gives something else.
@@ -76,7 +76,7 @@ class Goal(ABC):
         if not isinstance(values, Tensor) or values.shape != self.classes.shape:
             seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise InputError(
-                f"the loss gave {seen} for {len(logits)} images; it must give one number an image, of shape "
+                f"the loss gave {seen} for {len(logits)} images; it must give one number per image, of shape "
                 f"({len(logits)},), such as torch.nn.functional.cross_entropy(logits, classes, reduction='none')"
             )
         return values

@@ -1,4 +1,4 @@
-"""Per-sample losses of logits: one number an image, never an average over the batch.
+"""Per-sample losses of logits: one number per image, never an average over the batch.
 
 Every function takes ``logits`` of shape (N, K), floating, and ``labels`` of shape (N,), int64, and returns
 a tensor of shape (N,) in the dtype of the logits.
@@ -20,7 +20,7 @@ from advkit.errors import InputError
 __all__ = ["Loss", "best_other", "cross_entropy", "dlr", "get", "log_odds", "logit", "margin", "targeted_dlr"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""What an attack climbs: logits (N, K) and classes int64 (N,) to one number an image, (N,), that is large where the
+"""What an attack climbs: logits (N, K) and classes int64 (N,) to one number per image, (N,), that is large where the
 model does not say the class. With targets an attack goes down instead."""
 
 
@@ -156,7 +156,7 @@ def get(loss: str | Loss) -> Loss:
 
     Args:
         loss: "ce" for the cross-entropy, "margin" for max_{i != y} Z_i - Z_y, "dlr", "log_odds", "logit"; or a function
-            of logits (N, K) and classes (N,) that gives one number an image, (N,).
+            of logits (N, K) and classes (N,) that gives one number per image, (N,).
 
     Raises:
         InputError: there is no loss of that name.
@@ -172,6 +172,6 @@ def get(loss: str | Loss) -> Loss:
     if loss not in _BY_NAME:
         raise InputError(
             f"there is no loss {loss!r}; the losses are {', '.join(map(repr, _BY_NAME))}, or a function of logits "
-            "(N, K) and classes (N,) that gives one number an image, (N,)"
+            "(N, K) and classes (N,) that gives one number per image, (N,)"
         )
     return _BY_NAME[loss]

@@ -47,7 +47,7 @@ class TwoClass(nn.Module):
         if not isinstance(z, Tensor) or z.shape not in ((len(images),), (len(images), 1)):
             seen = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
             raise ModelError(
-                f"TwoClass needs a network with one logit an image, (N,) or (N, 1); it returned {seen} for "
+                f"TwoClass needs a network with one logit per image, (N,) or (N, 1); it returned {seen} for "
                 f"{len(images)} images"
             )
         half = z.reshape(-1) / 2

@@ -213,7 +213,7 @@ class ImageEach(Hyperparameter):
             raise InputError(f"{name} must be a floating tensor of finite numbers (N, ...); got {seen}")
 
     def __str__(self) -> str:
-        return "a tensor with an image for each image"
+        return "a tensor with one image for each image"
 
     def bad(self) -> Iterator[object]:
         """What is no tensor, or one without an image for each image, or with other things than finite numbers."""

@@ -1,4 +1,4 @@
-"""What is done with one batch: every attack on every contender, and a few numbers an image to show for it."""
+"""What is done with one batch: every attack on every contender, and a few numbers per image to show for it."""
 
 import time
 from collections import defaultdict
@@ -71,7 +71,7 @@ class BatchEvaluator:
         self._balls = balls(planned.attack for planned in plan)
         self._pictures: dict[str, list[Picture]] = {planned.cells[0].attack: [] for planned in plan}
         self._wanted = pictures
-        self._usual: dict[PlannedAttack, float] = {}  # forwards an image, in the batch before
+        self._usual: dict[PlannedAttack, float] = {}  # forwards per image, in the batch before
         self._worked: set[_Names] = set()
         self._failed: dict[_Names, list[Exception]] = defaultdict(list)
 

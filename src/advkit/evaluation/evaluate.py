@@ -77,7 +77,7 @@ def evaluate(
 
     Every attack is pointed at the model that it is to attack, whatever model it was made with. Only images that a
     model gets right are attacked; it has already failed on the others. The loader is gone through once, everything is
-    tried on each batch, and only a few numbers an image are kept: it may be a generator, and longer than memory. The
+    tried on each batch, and only a few numbers per image are kept: it may be a generator, and longer than memory. The
     models are left as they were, see `Attack`, and so are torch's random numbers.
 
     An image on which an attack or a model raises an error is lost, and the report says so. An error on every image is

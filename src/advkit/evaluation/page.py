@@ -152,7 +152,7 @@ def _attacks(report: RobustnessReport) -> str:
     doubted = " A * marks what a flag puts in doubt." if any("*" in row[1] for row in rows) else ""
     caption = (
         f"{order} First to fool: images that no attack above had fooled. L2 and Linf are medians over the successes, "
-        f"in units of pixels; passes are forwards and backwards an image, and ms milliseconds an image.{doubted}"
+        f"in units of pixels; passes are forwards and backwards per image, and ms milliseconds per image.{doubted}"
     )
     more = "".join(f"<p>{escape(sentence)}</p>" for sentence in (*transfers(report), *unbounded(report)))
     return html_table(head, rows, caption, total=bool(whole)) + more
@@ -235,7 +235,7 @@ def _settings(report: RobustnessReport) -> str:
     facts = {
         "Images": f"{report.images:,}, digest {report.data_digest}",
         "Attacks by name": report.verdict or "",
-        "Passes": f"{spent:,.0f} forwards and backwards an image, over all attacks on the bare model",
+        "Passes": f"{spent:,.0f} forwards and backwards per image, over all attacks on the bare model",
         "Time of these attacks": f"{seconds:,.1f} s",
         "Device": f"{report.device} ({report.hardware})",
         "Seed": "none" if report.seed is None else str(report.seed),

@@ -96,7 +96,7 @@ class TrainingDefense(Defense, Recipe, ABC):
                 and attributes tell; what a ``forward`` does beyond them, and the initial weights, do not count.
             autocast: the dtype that the model runs in where that is safe, bfloat16 or float16, in training and under
                 attack; None for the model's own.
-            progress: True for a bar an epoch, False for none, None for one where stderr is a terminal and tqdm is
+            progress: True for a bar per epoch, False for none, None for one where stderr is a terminal and tqdm is
                 installed.
             labels: where the label is in a batch, as for `advkit.AttackTransform`.
             validation_attack: if given, validation is under this attack, with the cross-entropy as its loss, and the

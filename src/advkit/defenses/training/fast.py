@@ -17,7 +17,7 @@ __all__ = ["FastTraining"]
 
 
 class FastTraining(AdversarialRecipe):
-    """Train on images of one step: the gradient's sign at a random point, by two forwards and backwards a batch.
+    """Train on images of one step: the gradient's sign at a random point, by two forwards and backwards per batch.
 
     With n drawn uniformly from [-noise, noise] and cut to the bounds,
 
