@@ -58,7 +58,7 @@ def _default(kind: type, name: str, written: Any, real: Any) -> Any:
     if isinstance(written, griffe.ExprCall) and written.function.canonical_name == "loss":
         written = repr(real)
     for base in kind.__mro__:
-        if name in base.__dict__.get("__annotations__", {}):
+        if name in inspect.get_annotations(base):
             assert eval(str(written), {**vars(sys.modules[base.__module__])}) == real, (kind, name, written, real)
             return written
     raise AssertionError(f"{kind} has no {name}")

@@ -54,7 +54,7 @@ class DtypeError(InputError, TypeError):
 
 
 class ModelError(AdvkitError, RuntimeError):
-    """The model under attack, or in training, returned something that nobody can work with.
+    """The model under attack, or in training, returned something unusable.
 
     Examples:
         >>> broken = lambda pixels: model(pixels) * torch.nan
@@ -94,7 +94,7 @@ class MissingExtraError(AdvkitError, ImportError):
 
 
 class AdvkitWarning(UserWarning):
-    """Something that advkit went on in spite of, and that may make its results worse than they could be.
+    """Something that did not stop advkit, but may make its results worse than they could be.
 
     Examples:
         >>> import warnings

@@ -314,7 +314,7 @@ def test_nothing_is_added_to_a_run_by_another_model(loader, tmp_path):
     first = advkit.evaluate(one, loader, black_box(one), run_folder=tmp_path, flags=False)
     missing = tmp_path / "batches" / "00000000.json"
     missing.unlink()
-    with pytest.raises(errors.InputError, match="answers batch 1 otherwise"):
+    with pytest.raises(errors.InputError, match="other outputs for batch 1"):
         advkit.evaluate(other, loader, black_box(other), run_folder=tmp_path, flags=False)
     assert not missing.exists()
     again = advkit.evaluate(one, loader, black_box(one), run_folder=tmp_path, flags=False)

@@ -208,7 +208,7 @@ class Classifier:
         for name, classes in self.classes.items():
             if (largest := int(classes.long().max())) >= count:
                 raise InputError(
-                    f"{name} must lie in [0, {count}), since the model returned {count} logits an image; "
+                    f"{name} must lie in [0, {count}), since the model returned {count} logits per image; "
                     f"the largest is {largest}"
                 )
 

@@ -34,7 +34,7 @@ class Defense:
             a gradient, zero, and is not differentiable in this sense.
         stochastic: whether the wrapped model draws random numbers, so that its predictions may differ between
             calls.
-        eot_samples: how many draws of a stochastic defense the surrogate takes the mean over.
+        eot_samples: over how many draws of a stochastic defense the surrogate averages.
 
     Examples:
         >>> class Blur(advkit.Defense):
@@ -181,8 +181,8 @@ class _StraightThrough(Behind):
             seen = self.transformation(images)
         if seen.shape != images.shape:
             raise ModelError(
-                f"{type(self.transformation).__name__} makes {tuple(seen.shape)} of images of shape "
-                f"{tuple(images.shape)}, and is not differentiable: write its surrogate(model)"
+                f"{type(self.transformation).__name__} turns images of shape {tuple(images.shape)} into "
+                f"{tuple(seen.shape)}, and is not differentiable: write its surrogate(model)"
             )
         return self.model(seen + (images - images.detach()))  # the value is that of ``seen`` to the bit
 

@@ -1,9 +1,9 @@
 """Red flags: signs that an evaluation says more about its attacks than about its model.
 
 Each is a sentence with the numbers seen, what to do about it, and the paper that warns of it. A flag needs more than
-chance: counts are held against a binomial, and attacks are compared image by image. One image of a hundred raises none.
-`advkit.evaluation.probes` has those that need passes of their own, and `advkit.evaluation.comparison` those that show
-when attacks are held against each other.
+chance: counts are tested against a binomial, and attacks are compared image by image. One image of a hundred raises
+none. `advkit.evaluation.probes` has those that need passes of their own, and `advkit.evaluation.comparison` those that
+show when attacks are compared with each other.
 
 The papers:
 
@@ -70,16 +70,16 @@ CHANCE = 0.01  # how probable the numbers behind a flag may be where nothing is 
 
 @dataclass(frozen=True)
 class Flag:
-    """One sign that an evaluation is not to be trusted.
+    """One sign that an evaluation should not be trusted.
 
     Attributes:
         name: what it is called, such as "zero gradients".
-        sentence: what was seen, with numbers, and what to do.
-        paper: who warns of it.
-        defense: how the report calls the defense of the model that it is about, "none" for the bare model; None where
-            it is about no model of a report.
+        sentence: what was seen, with numbers, and what to do about it.
+        paper: which paper warns of it.
+        defense: how the report calls the defense of the model that it is about, "none" for the bare model; None if it
+            is not about a model of a report.
         attack: the attack whose numbers it puts in doubt; None for all attacks on the model.
-        protocol: the protocol of that; None for all but those whose images were made on another model.
+        protocol: the protocol of that attack; None for all but those whose images were made on another model.
 
     Examples:
         >>> report = advkit.evaluate(lambda pixels: model(pixels).softmax(1), loader, [advkit.PGD(model)])

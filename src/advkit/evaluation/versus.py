@@ -1,4 +1,4 @@
-"""Two reports on the same images: who is right on more of them, and whether that may be chance."""
+"""Two reports on the same images: which model is right on more of them, and whether that may be chance."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _CLASSES = 10  # that a table names
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two reports on the same images, the bare models' verdicts image by image. It prints as sentences and a table.
+    """Two reports on the same images, compared image by image for the bare models. It prints as sentences and a table.
 
     Attributes:
-        images: how many images both reports are of.
+        images: how many images both reports are about.
         clean_accuracy: of the first report and of the second, in [0, 1].
         robust_accuracy: likewise; see `RobustnessReport.robust_accuracy`.
         both: on how many images both models are right under every attack.
         only_first: on how many only the first is.
         only_second: on how many only the second is.
         neither: on how many neither is.
-        p_value: of McNemar's exact test: how probable so lopsided a split of the images on which the two differ, or a
-            more lopsided one, is if both were equally likely to be the one that is right.
-        classes: by class, (images, right in the first, right in the second); empty for reports of an older advkit.
+        p_value: of McNemar's exact test: if on each image on which the two differ either were equally likely to be the
+            one that is right, the probability of a split at least as lopsided as this one.
+        classes: by class, (images, right in the first, right in the second); empty for reports by an older advkit.
         attacks: by the name of an attack that both reports have, the accuracy that it leaves in each; an attack whose
             images were made on a surrogate is called "MIFGSM from another".
         remarks: what makes the two hard to compare, a sentence each.
@@ -88,7 +88,7 @@ class Comparison:
         }
 
     def __str__(self) -> str:
-        """The verdict in a sentence, the numbers, where they differ, and what makes them hard to compare."""
+        """The verdict in a sentence, the numbers, where the two differ, and what makes them hard to compare."""
         rows = [("", "first", "second", "change")]
         rows += [_row("clean accuracy", self.clean_accuracy), _row("robust accuracy", self.robust_accuracy)]
         rows += [_row(f"under {name}", both) for name, both in self.attacks.items()] if len(self.attacks) > 1 else []
@@ -148,7 +148,7 @@ def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
         raise InputError(
             f"these reports are about other images: {first.images} with digest {first.data_digest[:12]}, and "
             f"{second.images} with {second.data_digest[:12]}. Evaluate both models on the same images, in the same "
-            "order; and both with this advkit, since an older one named images by their batches"
+            "order, and both with this version of advkit, since an older one identified images by their batches"
         )
     pairs = list(zip(first.standing, second.standing, strict=True))
     counts = {kind: pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))}

@@ -24,11 +24,11 @@ Work = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Certificates:
-    """What was proved of the N images of a data set.
+    """What was proved about the N images of a data set.
 
     Attributes:
         classes: int64 (N,), on the CPU, with -1 where the procedure abstained.
-        radii: float64 (N,): how far each is proved, in units of pixels.
+        radii: float64 (N,): how far each proof reaches, in units of pixels.
         labels: int64 (N,).
 
     Examples:
@@ -43,7 +43,7 @@ class Certificates:
     labels: Tensor
 
     def accuracy(self, radius: float) -> float:
-        """The certified accuracy: the share of images whose class is right, proved that far or further; in [0, 1]."""
+        """The certified accuracy: the share of images whose class is right and proved that far or further, in [0, 1]."""
         return float(((self.classes == self.labels) & (self.radii >= radius)).double().mean())
 
 
@@ -74,7 +74,7 @@ def certified(
     for index, batch in enumerate(loader):
         sample = Sample(batch, batched=True, where=labels)
         if sample.labels is None:
-            raise InputError("certificates are held against labels, and the loader gives none")
+            raise InputError("certificates are compared with labels, and the loader gives none")
         name = digest(sample.images, sample.labels)
         one = folder.load(index, name) if folder else None
         if one is None:
@@ -120,8 +120,8 @@ class _Folder:
         found = self._read(file)
         if found.get("digest") != name:
             raise InputError(
-                f"batch {index} of the loader is not what it was when the run in {self.path} began; a run that is to "
-                "go on needs the same batches in the same order, so the loader must not shuffle"
+                f"batch {index} of the loader is not what it was when the run in {self.path} began; a resumed run "
+                "needs the same batches in the same order, so the loader must not shuffle"
             )
         return found
 
