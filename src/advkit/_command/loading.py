@@ -127,7 +127,7 @@ def load_weights(model: nn.Module, file: str) -> None:
     missing, more = sorted(wanted - state.keys()), sorted(state.keys() - wanted)
     raise InputError(
         f"{file} has the weights of another network: {len(missing)} are missing ({_few(missing)}), and {len(more)} are "
-        f"not wanted ({_few(more)})"
+        f"unexpected ({_few(more)})"
     )
 
 

@@ -236,13 +236,13 @@ def _names(report: RobustnessReport, data: Images) -> list[str] | None:
 
 
 def _hint(report: RobustnessReport, data: Images) -> None:
-    """A word where the labels may be numbered otherwise than the model's answers."""
+    """A hint if the labels may be numbered differently from the model's classes."""
     classes = len(set(report.labels))
     if classes > 1 and report.images >= 50 and report.clean_accuracy < 2 / classes:
         print(
             f"advkit: the model is right on only {report.clean_accuracy:.1%} of the images when nobody attacks. Does "
-            "it want normalised inputs (--mean, --std), other sizes (--resize, --crop), or are the classes numbered "
-            "otherwise? Folders are numbered by the order of their names.",
+            "it expect normalised inputs (--mean, --std) or other sizes (--resize, --crop), or are the classes "
+            "numbered differently? Folders are numbered in the order of their names.",
             file=sys.stderr,
         )
 

@@ -43,7 +43,7 @@ class Certificates:
     labels: Tensor
 
     def accuracy(self, radius: float) -> float:
-        """The certified accuracy: the share of images whose class is right and proved that far or further, in [0, 1]."""
+        """The certified accuracy: the share of images that are right, and proved that far or further, in [0, 1]."""
         return float(((self.classes == self.labels) & (self.radii >= radius)).double().mean())
 
 
