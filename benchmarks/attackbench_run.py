@@ -1,4 +1,4 @@
-"""advkit's minimal attacks under AttackBench's protocol: 2,000 forwards and backwards an image, and their optimality.
+"""advkit's minimal attacks under AttackBench's protocol: 2,000 forwards and backwards per image, and their optimality.
 
     pip install --no-deps attackbenchlib==2.0.2
     python benchmarks/attackbench_run.py --model my.module:make --images images.npz --norm l2

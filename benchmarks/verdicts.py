@@ -96,7 +96,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model, (images, labels) = given_model(given.model), read(given.images)
     given.out.mkdir(parents=True, exist_ok=True)
-    print("| verdict | left | passes an image | CPU seconds | over the authors' |\n| --- | --: | --: | --: | --: |")
+    print("| verdict | left | passes per image | CPU seconds | over the authors' |\n| --- | --: | --: | --: | --: |")
     rows = {}
     for place, (name, (package, verdict)) in enumerate(VERDICTS.items()):
         path = given.out / f"{given.norm}-{place}.json"

@@ -51,7 +51,7 @@ def trained(data: Data, folder: Path) -> tuple[nn.Module, nn.Module]:
 
 
 class Rounding(InputTransformation):
-    """Eight levels a channel."""
+    """Eight levels per channel."""
 
     differentiable = False
 

@@ -82,7 +82,7 @@ def reference(family: str) -> str:
     """The attacks of a family: a table of what each costs, their equations, and their docstrings."""
     members = [attack for attack in listed() if f".attacks.{family}." in attack.__module__]
     known = costs()
-    rows = [["Attack", "Norm", "Forwards an image", "Backwards an image", "Random"], ["---"] * 5]
+    rows = [["Attack", "Norm", "Forwards per image", "Backwards per image", "Random"], ["---"] * 5]
     for attack in members:
         name = attack.__name__
         rows.append([f"[`{name}`][advkit.attacks.{name}]", norms_of(attack), *known[name]])

@@ -83,6 +83,7 @@ def run(place, monkeypatch, capsys):
 
 
 MODEL = ["--model", "nets_of_a_user:make", "--weights", "net.pt"]
+OTHER = "nets_of_a_user:make(classes=4)"
 
 
 def test_evaluate_writes_a_report_and_goes_on(run, place):
@@ -134,6 +135,23 @@ def test_exit_codes_for_scripts(run):
     assert run("evaluate")[0] == 2
     assert run("--help")[0] == 0
     assert run()[0] == 2
+
+
+def test_images_from_another_model(run):
+    words = ["evaluate", *MODEL, "--data", "arrays.npz", "--attacks", "FGSM(eps=12/255)", "--json"]
+    code, out, err = run(*words, "--transfer-from", "nets_of_a_user:make", "net.pt", "--transfer-from", OTHER)
+    assert (code, err) == (0, "")
+    numbers = json.loads(out)
+    key = "{}FGSM_eps_12_255/accuracy".format
+    assert numbers[key("transferred/nets_of_a_user_make_net.pt/")] == numbers[key("")]  # the same weights
+    assert numbers[key("")] < numbers[key("transferred/nets_of_a_user_make_classes_4/")]
+    for wrong, sentence in (
+        (["net.pt", "net.pt"], "got 2 files"),
+        (["--transfer-from", OTHER], f"names {OTHER} twice"),
+    ):
+        code, _, err = run(*words, "--transfer-from", OTHER, *wrong)
+        assert code == 2
+        assert sentence in err
 
 
 def test_half_of_the_images_are_spread_over_all(run):

@@ -71,7 +71,7 @@ def test_one_logit_is_two_classes(column: bool) -> None:
     torch.testing.assert_close(model.eval()(IMAGES).softmax(1)[:, 1], z.sigmoid())
     assert result.success.all()
     torch.testing.assert_close(result.distance("l2"), z.abs() / layer.weight.detach().norm(), rtol=1e-2, atol=0)
-    with pytest.raises(ModelError, match=r"one logit an image.*it returned shape \(4, 3\)"):
+    with pytest.raises(ModelError, match=r"one logit per image.*it returned shape \(4, 3\)"):
         advkit.TwoClass(NET)(IMAGES)
 
 

@@ -9,7 +9,6 @@ so that the file of an attack holds its algorithm and nothing else. `advkit._eng
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -22,18 +21,18 @@ from advkit._engine.checks import check_bounds, check_choice, check_model
 from advkit._engine.classifier import Classifier, prediction, warn_of_infinite
 from advkit._engine.lengths import BASES, default, is_given, settle
 from advkit._engine.masks import free_pixels, is_per_image
+from advkit._engine.ranges import PixelMask
 from advkit._engine.run import Done, Stage, carry_out
 from advkit._engine.wording import short
-from advkit.errors import InputError
 from advkit.goals import Goal
-from advkit.hyperparameters import Hyperparameter, OneForAll, declared, flag, number
+from advkit.hyperparameters import OneForAll, declared, flag, number
 from advkit.model import Model, placement
 from advkit.norms import Norm
 
 __all__ = ["Access", "AdversarialResult", "Aim", "Attack", "Stage"]
 
 Access = Literal["gradient", "scores", "decisions"]
-"""What an attack sees of a model: gradients, or the logits that it answers with, or only which is the largest."""
+"""What an attack sees of a model: its gradients, its logits, or only which of the logits is the largest."""
 
 Aim = Literal["budget", "minimal"]
 """What an attack looks for: the worst image within a budget, or the closest image that fools the model."""
@@ -54,14 +53,14 @@ class AdversarialResult:
         images: (N, ...), the adversarial images, in the dtype of the originals.
         originals: (N, ...), the images that were attacked.
         labels: int64 (N,), their labels.
-        predictions: int64 (N,), what the model says of ``images``.
+        predictions: int64 (N,), the class that the model predicts for each of ``images``.
         success: bool (N,), whether that is what the attack was after: the target where there is one, otherwise
-            anything but the label. An image that the model got wrong before the attack counts as a success.
+            any class but the label. An image that the model got wrong before the attack counts as a success.
         targets: int64 (N,), or None for an untargeted attack.
         queries: int64 (N,), how many forwards a black-box attack spent on each image; None for other attacks.
-        fooled_by: int64 (N,), of an attack that is made of attacks: the place among ``stages`` of the one that fooled
-            each image, -1 where none did, or none had to; None for other attacks.
-        stages: what each of the attacks that an attack is made of was tried on and cost.
+        fooled_by: int64 (N,), for an attack made of attacks: the index in ``stages`` of the one that fooled the model
+            on each image, -1 where none did or none had to; None for other attacks.
+        stages: for an attack made of attacks, how many images each of them was tried on, and what it cost.
 
     Examples:
         >>> result = advkit.FGSM(model, eps=8 / 255).run(images, labels)
@@ -92,32 +91,14 @@ class AdversarialResult:
         return f"AdversarialResult({int(self.success.sum())} of {len(self.success)} successful)"
 
 
-@dataclass(frozen=True)
-class _Mask(Hyperparameter):
-    """Which pixels may move: True or 1 for those that may."""
-
-    def _check(self, name: str, value: object) -> None:
-        seen = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-        if not isinstance(value, Tensor) or not value.ndim or not bool(((value == 0) | (value == 1)).all()):
-            other = " with other numbers in it" if isinstance(value, Tensor) and value.ndim else ""
-            raise InputError(f"{name} must be a tensor of True and False, or of 1 and 0; got {seen}{other}")
-
-    def __str__(self) -> str:
-        return "a tensor of True for the pixels that may move, for all images or for each"
-
-    def bad(self) -> Iterator[object]:
-        """What is no tensor, or one with other numbers in it."""
-        yield from (True, "mask", torch.tensor(1), torch.tensor([0, 2]), torch.tensor([0.5]))
-
-
 @dataclass(frozen=True, eq=False)
 class Attack(ABC):
     """Base of all attacks: a model, numbers, and `_perturb`.
 
-    A subclass declares its hyperparameters as fields, see `advkit.hyperparameters`, and says three facts of itself
-    where they are not the usual ones: ``access``, what it sees of the model; ``aim``, what it looks for; and
-    ``independent_rows``, whether its rows do not see each other, so that a batch may be attacked in parts. That is
-    faster on a CPU, whose caches hold the activations of a part.
+    A subclass declares its hyperparameters as fields, see `advkit.hyperparameters`, and states three facts about itself
+    where the defaults do not hold: ``access``, what it sees of the model; ``aim``, what it looks for; and
+    ``independent_rows``, whether what happens to one image is independent of the rest of its batch, so that a batch may
+    be attacked in parts. That is faster on a CPU, whose caches can hold the activations of a part.
 
     Args:
         model: pixels (N, ...) in, logits (N, K) out; usually an `nn.Module`. It may be in any mode and on any
@@ -127,26 +108,25 @@ class Attack(ABC):
             deterministic draw from none.
         autocast: `torch.bfloat16` to search with the model under `torch.autocast`, faster where the hardware has
             bfloat16; None for the model as it is. Success is never judged under it: an attack that stops at success
-            (a minimal one, or one with ``early_stop``) asks the model itself of what it found, and starts over on
-            the images that do not fool it. Black-box attacks have no use for it.
+            (a minimal one, or one with ``early_stop``) checks what it found against the model itself, and starts over
+            on the images that do not fool it. Black-box attacks do not use it.
         adaptive: whether the attacker knows the defenses in the model and differentiates their surrogates, see
-            `advkit.defenses.Defense`; False for the naive attacker, who takes the gradient that there is.
+            `advkit.defenses.Defense`; False for the naive attacker, who takes whatever gradient there is.
         compiled: whether searches are recorded as CUDA graphs where the model is on such a GPU; see `compile`.
         mask: the pixels that may move, bool or 0 and 1; None for all. For images (N, C, H, W) it has the shape (H, W)
             or (C, H, W), the same for all images, or (N, H, W) or (N, C, H, W), one for each; with N = C three
-            dimensions are read as (C, H, W), and (N, 1, H, W) leaves no doubt. For flat vectors (N, D) it has the
-            shape (D,) or (N, D). The attack is then on the pixels that may move alone; the others come back to the
-            bit.
+            dimensions are read as (C, H, W), and (N, 1, H, W) is unambiguous. For flat vectors (N, D) it has the
+            shape (D,) or (N, D). Only the pixels that may move are attacked; the others come back bit for bit.
         levels: how many values a pixel of the result can have, at least 2: with 256 it lies on the grid of 8-bit images
-            within ``bounds``, and fools there; None for any value. Success is searched for on the grid, at the cost of
-            some forwards, and a few backwards where rounding undid it. Pixels of the images that are not on the grid
-            are rounded too, save outside a mask.
+            within ``bounds``, and still fools the model; None for any value. The search for success takes place on the
+            grid, which costs some forwards, and a few backwards where rounding undid it. Pixels of the images that are
+            not on the grid are rounded too, except outside a mask.
 
     Raises:
         InputError: a number is out of its range, when the attack is made; or images, labels or targets cannot be
-            used, when it is called, before the model is. Labels that the model has no logit for are found out at
-            its first answer.
-        ModelError: the model returned NaN, or something that is no batch of logits.
+            used, when it is called, before the model is. Labels for which the model has no logit are
+            only discovered once it has been called.
+        ModelError: the model returned NaN, or something that is not a batch of logits.
 
     Examples:
         >>> attack = advkit.PGD(model, eps=4 / 255, steps=5)
@@ -154,6 +134,10 @@ class Attack(ABC):
         'PGD(eps=4/255, steps=5)'
         >>> attack(images, labels).shape == images.shape
         True
+        >>> attack.spatial, attack.stops_at_success, advkit.SIA(model).spatial, advkit.CW(model).stops_at_success
+        (False, False, True, True)
+        >>> attack.classifier.logits(images).shape  # what an author's `_perturb` calls
+        torch.Size([12, 10])
     """
 
     access: ClassVar[Access] = "gradient"
@@ -167,7 +151,7 @@ class Attack(ABC):
     autocast: torch.dtype | None = None
     adaptive: bool = flag(True)
     compiled: bool = flag(False)
-    mask: Tensor | None = declared(None, _Mask(optional=True))
+    mask: Tensor | None = declared(None, PixelMask(optional=True))
     levels: int | None = number(None, at_least=2, at_most=65536, integer=True)
 
     def __init_subclass__(cls, **rest: Any) -> None:
@@ -200,10 +184,11 @@ class Attack(ABC):
 
     @property
     def spatial(self) -> bool:
-        """Whether it matters where pixels lie, as to an attack that draws squares or blurs gradients.
+        """Whether it matters where pixels lie, as it does to an attack that draws squares or blurs gradients.
 
-        With a mask it gets whole images then, its ``mask`` as bool (N, ...), and gradients that are zero outside.
-        Others get the free pixels alone, as flat vectors. By default one with a `tensor` for all images is.
+        With a mask, such an attack gets whole images, its ``mask`` as bool (N, ...), and gradients that are zero
+        outside it. Others get the free pixels alone, as flat vectors. By default, an attack is spatial if it has a
+        `tensor` for all images.
         """
         return self._is_one_for_all
 
@@ -214,7 +199,7 @@ class Attack(ABC):
 
     @property
     def stops_at_success(self) -> bool:
-        """Whether an image leaves the search because the model is fooled, which low precision must not decide."""
+        """Whether an image leaves the search once the model is fooled, which low precision must not decide."""
         return self.aim == "minimal" or bool(getattr(self, "early_stop", False))
 
     def __call__(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> Tensor:
@@ -227,16 +212,25 @@ class Attack(ABC):
 
         Returns:
             The adversarial images: shape, dtype and device of ``images``, within ``bounds``.
+
+        Examples:
+            >>> adversarials = advkit.PGD(model)(images, labels)
+            >>> as_wanted = advkit.PGD(model)(images, labels, targets=targets)
         """
         done = self._carry_out(images, labels, targets)
         warn_of_infinite(done.infinite)
         return done.images
 
     def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
-        """Attack a batch as `__call__` does, and ask the model about the outcome.
+        """Attack a batch as `__call__` does, and report the outcome.
 
         Takes what `__call__` takes and costs one forward more: success is judged on the images returned. A model
-        with a random defense is asked ten times, and its prediction is what it says most often.
+        with a random defense is called ten times, and its prediction is the most frequent one.
+
+        Examples:
+            >>> result = advkit.PGD(model).run(images, labels)
+            >>> result
+            AdversarialResult(12 of 12 successful)
         """
         done = self._carry_out(images, labels, targets)
         warn_of_infinite(done.infinite)
@@ -266,22 +260,27 @@ class Attack(ABC):
         Args:
             model: pixels (N, ...) to logits (N, K).
             adaptive: whether the attacker knows the defenses in the model; see `Attack`.
+
+        Examples:
+            >>> smoothed = advkit.defenses.FeatureSmoothing().wrap(model)
+            >>> advkit.PGD(model, steps=20).on(smoothed).run(images, labels)  # the same numbers, another model
+            AdversarialResult(12 of 12 successful)
         """
         check_model(model)
         return self._with(model=model, adaptive=adaptive)
 
     def compile(self, **options: Any) -> Self:
-        """The same attack, with less time lost around its passes: the same answers, to rounding.
+        """The same attack with less overhead around its passes; the results are the same up to rounding.
 
         Where the model is on a CUDA GPU, an attack that never waits for the device (`FGSM`, `IFGSM`, `MIFGSM`, `PGD`,
-        `SparseL1Descent` without ``early_stop``) is recorded as one CUDA graph for each shape of batch, when that shape
-        comes a second time. The weights may change between batches, and so may images and labels; what the model
-        decides in Python is as it was when it was recorded. An attack that cannot be recorded says so in a warning, and
-        runs as it is.
+        `SparseL1Descent` without ``early_stop``) is recorded as one CUDA graph for each shape of batch, the second time
+        that shape comes up. Weights, images and labels may change between batches; whatever the model decides in Python
+        stays as it was when it was recorded. An attack that cannot be recorded warns, and runs as usual.
 
-        Elsewhere, and with ``options``, it is the model that `torch.compile` rewrites. The first batch waits for the
-        compiler, and so may another shape of batch. `DeepFool`, `CW`, `EAD` and `JSMA` take several gradients of one
-        answer, which torch allows with ``torch._functorch.config.donated_buffer = False``; otherwise its error says so.
+        Elsewhere, and with ``options``, the model is compiled by `torch.compile`. The first batch waits for the
+        compiler, and so may the first of any other shape. `DeepFool`, `CW`, `EAD` and `JSMA` take several gradients of
+        one output, which torch allows with ``torch._functorch.config.donated_buffer = False``; without it, its error
+        says so.
 
         Args:
             **options: for `torch.compile`, such as ``mode="max-autotune"``.
@@ -293,7 +292,7 @@ class Attack(ABC):
         return self._with(model=torch.compile(self.model, **options))
 
     def _predict(self, images: Tensor) -> Tensor:
-        """The model's answer to each image: int64, (N,)."""
+        """The class that the model predicts for each image: int64, (N,)."""
         if not len(images):
             return torch.empty(0, dtype=torch.int64, device=images.device)
         return prediction(self.model, images)
@@ -336,7 +335,7 @@ class Attack(ABC):
 
     @property
     def classifier(self) -> Classifier:
-        """``model`` as an attack asks it: ``logits(x)``, and ``gradient(values, x)`` of something computed from them.
+        """``model`` as an attack calls it: ``logits(x)``, and ``gradient(values, x)`` of something computed from them.
 
         Logits are checked and gradients watched. While `__call__` runs `_perturb` this is ``model`` itself; an attack
         that builds on another may run the other's `_perturb` on a model of its own.

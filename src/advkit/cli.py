@@ -18,36 +18,39 @@ Adversarial attacks on PyTorch image classifiers, from the command line.
 
 `advkit evaluate --help` and so on say more, with examples.
 """
-_CODES = "exit codes: 0 fine; 1 a finding (--fail-under, --fail-on-flags, --fail-if-worse); 2 it could not be done"
+_CODES = "exit codes: 0 fine; 1 --fail-under, --fail-on-flags or --fail-if-worse applied; 2 it could not be done"
 
 _EVALUATE = """\
-Measure the accuracy that attacks leave of a model.
+Measure how much of a model's accuracy attacks leave.
 
 Without --attacks that is "standard", the number to report: the share of images on which the model is right whatever a
 strong attacker does to them within --eps. With --out the report is written there as a page (report.html), as JSON,
-Markdown and CSV, and the work is kept as it goes: the same command goes on where it was stopped.
+Markdown and CSV, and work in progress is kept there: the same command resumes where it was stopped.
 """
 _EVALUATE_EXAMPLES = f"""\
 examples:
-  a model that my_project/nets.py makes with make(), its weights, and a folder of PNGs, a folder for each class:
+  a model that make() in my_project/nets.py makes, its weights, and a folder of PNGs with a folder for each class:
     advkit evaluate --model my_project.nets:make --weights net.safetensors --data photos/ --out report/
 
-  a network of timm's that wants normalised inputs, on 500 images of a large folder, fast:
+  a timm network that expects normalised inputs, on 500 images of a large folder:
     advkit evaluate --model timm:create_model --model-args "'resnet18', pretrained=True" --own-normalisation \\
       --data imagenet/val --resize 256 --crop 224 --images 500 --eps 4/255 --out report/
 
   attacks of your choice, within one budget:
     advkit evaluate --model nets:make --data cifar.npz --eps 8/255 --attacks "FGSM, PGD(steps=40), Square, CW"
 
-  in a CI: fail where less than 40 % is left
+  also with images made on another network, which can expose misleading gradients:
+    advkit evaluate --model nets:make --weights net.pt --data cifar.npz --transfer-from nets:plain plain.pt
+
+  in CI: fail if less than 40 % is left
     advkit evaluate --model nets:make --weights net.pt --data torchvision:CIFAR10 --fail-under 40 --json
 
 {_CODES}
 """
 _ATTACK = """\
-Attack images and write what comes out: PNGs in a folder for each class, with an index.csv that says what became of each
-one, or a file .npz of arrays. PNGs have 8 bits: the attack is rounded to them so that it still fools, and what is
-reported is what the model says of the files as they are written. `advkit evaluate --data` reads both again.
+Attack images and write the results: PNGs in a folder for each class, with an index.csv that says what became of each
+one, or an .npz file of arrays. PNGs have 8 bits: images are rounded in such a way that they still fool the model, and
+the report is about the files as they are written. `advkit evaluate --data` can read both.
 """
 _ATTACK_EXAMPLES = f"""\
 examples:
@@ -61,8 +64,8 @@ List the attacks: what they see of the model, what they look for, in which norms
 their arguments too.
 """
 _COMPARE = """\
-Hold two reports (report.json) about the same images against each other, image by image, with McNemar's exact test: who
-is right on more of them under attack, whether that may be chance, and in which classes.
+Compare two reports (report.json) about the same images, image by image, with McNemar's exact test: which model is right
+on more of them under attack, whether that may be chance, and in which classes.
 """
 _HELP = {
     "evaluate": "how robust is this model?",
@@ -71,8 +74,8 @@ _HELP = {
     "compare": "which of two reports is better, and whether that may be chance",
 }
 _DATA = (
-    "a folder with a folder for each class, numbered by the order of their names; a file .npz with `images`, uint8 (N, "
-    "H, W, C) or (N, H, W), or floating (N, C, H, W) in [0, 1], and `labels`, integers (N,); torchvision:NAME; or "
+    "a folder with a folder for each class, numbered in the order of their names; an .npz file with `images`, uint8 "
+    "(N, H, W, C) or (N, H, W), or floating (N, C, H, W) in [0, 1], and `labels`, integers (N,); torchvision:NAME; or "
     "module:function that returns a data set of (image, label)"
 )
 
@@ -110,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"advkit: {error}", file=sys.stderr)
         return verbs.UNUSABLE
     except KeyboardInterrupt:
-        again = "; the same command goes on from here" if getattr(given, "out", None) else ""
+        again = "; the same command resumes from here" if getattr(given, "out", None) else ""
         print(f"\nadvkit: stopped{again}", file=sys.stderr)
         return 130
     except Exception:
@@ -125,13 +128,22 @@ def _parser() -> ArgumentParser:
     several = parser.add_subparsers(title="commands", metavar="")
     evaluate = _command(several, "evaluate", verbs.judge, _EVALUATE, _EVALUATE_EXAMPLES)
     _add_inputs(evaluate)
-    _add_budget(evaluate, '--norm and --eps are those of "standard"; and of attacks that are not given their own')
+    _add_budget(evaluate, 'for "standard" and "autoattack", and for attacks that are not given their own')
     evaluate.add_argument(
         "--attacks",
         default="standard",
         help='"standard" (the default) or "autoattack", or a list such as "PGD(eps=8/255, steps=40), CW"',
     )
-    evaluate.add_argument("--out", metavar="DIR", help="where the report goes, and the work as it is done")
+    evaluate.add_argument(
+        "--transfer-from",
+        nargs="+",
+        action="append",
+        metavar=("MODULE:NAME", "FILE"),
+        help="also show the model images that were made on this one, such as a network trained on the same data, with "
+        "weights from FILE; arguments go in brackets, \"timm:create_model('resnet18')\"; normalised as --model is, "
+        "if it is not an advkit.Normalized already; may be repeated",
+    )
+    evaluate.add_argument("--out", metavar="DIR", help="where the report goes, and work in progress")
     evaluate.add_argument(
         "--curve", metavar="EPS,EPS", help="also accuracies over these budgets, by PGD: 0,2/255,8/255"
     )
@@ -139,17 +151,17 @@ def _parser() -> ArgumentParser:
     evaluate.add_argument(
         "--stop-when-fooled", action="store_true", help="try each attack only on what those before it left"
     )
-    evaluate.add_argument("--seed", type=int, default=0, help="of random numbers (0)")
-    evaluate.add_argument("--fail-under", metavar="PERCENT", help="exit with 1 where robust accuracy is lower")
-    evaluate.add_argument("--fail-on-flags", action="store_true", help="exit with 1 where a red flag was raised")
+    evaluate.add_argument("--seed", type=int, default=0, help="seed of the random numbers (0)")
+    evaluate.add_argument("--fail-under", metavar="PERCENT", help="exit with 1 if robust accuracy is lower")
+    evaluate.add_argument("--fail-on-flags", action="store_true", help="exit with 1 if a red flag was raised")
     attack = _command(several, "attack", verbs.attack, _ATTACK, _ATTACK_EXAMPLES)
     _add_inputs(attack)
-    _add_budget(attack, "of the attack, where it is not given its own")
+    _add_budget(attack, "for the attack, if it is not given its own")
     attack.add_argument("--attack", required=True, help='such as "PGD(eps=8/255, steps=40)"')
     attack.add_argument(
         "--out", required=True, metavar="DIR|FILE.npz", help="a new folder for PNGs, or a file of arrays"
     )
-    attack.add_argument("--seed", type=int, default=0, help="of random numbers (0)")
+    attack.add_argument("--seed", type=int, default=0, help="seed of the random numbers (0)")
     listing = _command(several, "list", verbs.listing, _LIST, "example:\n  advkit list PGD Square")
     listing.add_argument("names", nargs="*", metavar="NAME", help="attacks; all of them, in a table, if none is named")
     compare = _command(
@@ -162,7 +174,7 @@ def _parser() -> ArgumentParser:
     compare.add_argument("first", help="a report.json")
     compare.add_argument("second", help="another")
     compare.add_argument(
-        "--fail-if-worse", action="store_true", help="exit with 1 where the second is worse by more than chance"
+        "--fail-if-worse", action="store_true", help="exit with 1 if the second is worse by more than chance"
     )
     return parser
 
@@ -186,7 +198,8 @@ def _add_inputs(parser: ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="MODULE:NAME",
-        help="what Python can import, also from the current directory: a function that makes the model, or the model",
+        help="a name that Python can import, also from the current directory: a function that makes the model, or the "
+        "model",
     )
     model.add_argument(
         "--model-args", default="", metavar="ARGS", help="for the function: \"'resnet18', num_classes=10\""
@@ -194,24 +207,26 @@ def _add_inputs(parser: ArgumentParser) -> None:
     model.add_argument(
         "--weights",
         metavar="FILE",
-        help="a state_dict: .safetensors, or torch's .pt and .pth; nothing but tensors is read, and no code is run",
+        help="a state_dict: .safetensors, or torch's .pt and .pth; only tensors are read, and no code is run",
     )
     model.add_argument(
-        "--mean", metavar="M,M,M", help="the network wants inputs normalised by these: (pixel - mean) / std"
+        "--mean", metavar="M,M,M", help="the network expects inputs normalised by these: (pixel - mean) / std"
     )
     model.add_argument("--std", metavar="S,S,S", help="pixels are in [0, 1]; one number, or one for each channel")
-    model.add_argument("--own-normalisation", action="store_true", help="read mean and std off the model itself (timm)")
+    model.add_argument(
+        "--own-normalisation", action="store_true", help="read mean and std from the model itself (timm)"
+    )
     model.add_argument("--device", help="such as cuda:1; the first GPU if there is one, or the CPU")
     data = parser.add_argument_group("the images")
     data.add_argument("--data", required=True, metavar="DATA", help=_DATA)
-    data.add_argument("--images", type=_count, metavar="N", help="so many of them, evenly spaced; all if not given")
+    data.add_argument("--images", type=_count, metavar="N", help="use this many, evenly spaced; all if not given")
     data.add_argument("--batch-size", type=_count, default=128, metavar="N", help="how many at once (128)")
     data.add_argument("--workers", type=_count_or_none, default=0, metavar="N", help="processes that read images (0)")
-    data.add_argument("--resize", type=_count, metavar="N", help="scale the shorter side to so many pixels")
-    data.add_argument("--crop", type=_count, metavar="N", help="then cut out the middle, a square so wide")
+    data.add_argument("--resize", type=_count, metavar="N", help="scale the shorter side to this many pixels")
+    data.add_argument("--crop", type=_count, metavar="N", help="then crop a square of this size from the centre")
     data.add_argument("--grey", action="store_true", help="read images with one channel")
-    data.add_argument("--split", default="test", help='of a data set of torchvision\'s ("test")')
-    data.add_argument("--root", default="data", help='where torchvision keeps its data ("data")')
+    data.add_argument("--split", default="test", help='of a torchvision data set ("test")')
+    data.add_argument("--root", default="data", help='where torchvision stores its data ("data")')
     data.add_argument("--download", action="store_true", help="let torchvision fetch what is missing")
 
 

@@ -1,4 +1,10 @@
-"""Adversarial data: attacked batches on the fly, and adversarial copies of data sets, in memory or on disk."""
+"""Adversarial data: attacked batches on the fly, and adversarial copies of data sets, in memory or on disk.
+
+Examples:
+    >>> for adversarials, labels in advkit.data.attacked(loader, advkit.PGD(model)):
+    ...     accuracy = (model(adversarials).argmax(1) == labels).float().mean()
+    >>> copy = advkit.data.generate(advkit.PGD(model), loader.dataset, "adversarial")
+"""
 
 import os
 from bisect import bisect_right
@@ -34,8 +40,8 @@ class AdversarialDataset(Dataset[tuple[Tensor, int]]):
     """Adversarial images, in the dtype of the originals, and the labels of the originals.
 
     Made by `generate` and `load`. On disk it is mapped into memory, a few files at a time, and read as it is used; it
-    can be pickled, so that DataLoader workers can use it. An image that is not as it was written, or that is in
-    another's place, is an error when it is read.
+    can be pickled, so that DataLoader workers can use it. Reading an image that is not as it was written, or in the
+    wrong place, raises an error.
 
     Args:
         shards: the records, in the order of the data set: arrays, or the files of a folder.
@@ -110,30 +116,30 @@ def generate(
 ) -> AdversarialDataset:
     """An adversarial copy of a data set, made in batches.
 
-    With a ``path`` the copy is written as it is made, in shards that are either whole or absent. Stopped at any
-    moment and called again with the same arguments, it goes on with the shards that are missing, and the files
-    come out byte for byte as without the stop. For that the data set has to give the same image each time, so
-    random augmentation belongs behind the copy. Several processes that call it with the same arguments,
-    such as those of torchrun, share out the missing shards: each takes the next that no other works on, and all
-    return the same data set when it is complete. (Not on Windows, nor on a drive without file locks: there
+    With a ``path`` the copy is written as it is made, in shards that are written whole or not at all. Stopped at any
+    moment and called again with the same arguments, it continues with the missing shards, and the files are byte for
+    byte those of an uninterrupted run. For that the data set has to give the same image each time, so random
+    augmentation belongs after the copy. Several processes that call it with the same arguments,
+    such as those of torchrun, share out the missing shards: each takes the next one that no other is working on, and
+    all return the same data set when it is complete. (Not on Windows, nor on a drive without file locks: there
     each makes all of it.)
 
-    Random numbers depend on ``seed`` and on the place of a batch in the data set, and on nothing else: the attack
-    draws from a generator of its own, a model that draws from the default RNG (of the CPU or its own device) finds
-    it seeded by the same two, and afterwards the default RNG is as it was.
+    Random numbers depend on ``seed`` and on the position of a batch in the data set, and on nothing else: the attack
+    draws from its own generator, a model that draws from the default RNG (of the CPU or its own device) finds it
+    seeded by the same two, and afterwards the default RNG is as it was.
 
     Args:
         attack: the attack and, inside it, its model. It must have no generator.
         data: a data set with a length, whose items hold an image and its label as `advkit.AttackTransform` finds
-            them, all images of one shape; or a `DataLoader` that does not shuffle, for its batch size, its
-            workers and its collate function. All of the data set is copied, ``drop_last`` or not.
+            them, all images of one shape; or a `DataLoader` that does not shuffle, whose batch size, workers and
+            collate function are used. The whole data set is copied, ``drop_last`` or not.
         path: a directory for the copy, which is made if need be; None to keep it in memory.
         batch_size: how many images are attacked at once. If None, the loader's, or else 64 for a model on a CPU,
-            whose caches larger ones overflow, and 256 elsewhere.
-        shard_size: how many images a file holds, best a multiple of the batch size. That many images are in
+            where larger batches overflow the caches, and 256 elsewhere.
+        shard_size: how many images a file holds, preferably a multiple of the batch size. That many images are in
             memory at once.
         seed: what random attacks draw depends on it.
-        progress: True for a bar, False for none, None for one where stderr is a terminal and tqdm is installed.
+        progress: True for a bar, False for none, None for one if stderr is a terminal and tqdm is installed.
         labels: where the label is in an item, or in a batch that the loader's collate function made, as for
             `advkit.AttackTransform`.
 
@@ -143,10 +149,10 @@ def generate(
     Raises:
         InputError: the loader shuffles or has no batch size of its own, the data set is empty, has no length or
             no labels, a number is out of range, the attack has a generator, or the path holds something else: a
-            copy made with other arguments (which are named), or somebody else's files.
+            copy made with other arguments (the error names them), or unrelated files.
         DtypeError: ``attack`` is not an `Attack`, or the data set gives PIL images.
-        OSError: the disk is full, or something else is wrong with it. What was written stays, and the next call goes on
-            from there.
+        OSError: the disk is full, or has another problem. What was written stays, and the next call continues from
+            there.
 
     Examples:
         >>> copy = advkit.data.generate(advkit.PGD(model, steps=3), loader.dataset, "cifar10-pgd")
@@ -176,7 +182,7 @@ def load(path: str | os.PathLike[str]) -> AdversarialDataset:
     """The adversarial data set that `generate` wrote, mapped into memory. No pickle is read.
 
     Raises:
-        InputError: there is none at ``path``, it is not finished, or a file is damaged: it has another size, claims
+        InputError: there is none at ``path``, it is not finished, or a file is damaged: it has the wrong size, claims
             to hold something else, or is a copy of another. A single wrong bit is found when its image is read.
 
     Examples:
@@ -212,7 +218,7 @@ def augment(
     adversarial images.
 
     Args:
-        clean: a data set of (image, label), the images tensors. Its items may be dicts and hold more, which is left
+        clean: a data set of (image, label), the images tensors. Its items may be dicts and contain more, which is left
             out; image and label are found by the rules of `advkit.AttackTransform`.
         adversarial: another, whose images have the same shape and dtype, such as what `generate` returns.
         labels: where the label is in an item of ``clean``, as for `advkit.AttackTransform`.

@@ -1,4 +1,12 @@
-"""What advkit raises and warns of: sentences that say what was wrong, what was seen and what to do."""
+"""What advkit raises and warns of: sentences that say what was wrong, what was seen and what to do.
+
+Examples:
+    >>> try:
+    ...     advkit.FGSM(model)(255 * images, labels)
+    ... except advkit.errors.InputError as error:
+    ...     print(error)
+    images lie in [...], outside bounds=(0, 1). If a filter ...
+"""
 
 __all__ = [
     "AdvkitError",
@@ -46,7 +54,7 @@ class DtypeError(InputError, TypeError):
 
 
 class ModelError(AdvkitError, RuntimeError):
-    """The model under attack, or in training, returned something that nobody can work with.
+    """The model under attack, or in training, returned something unusable.
 
     Examples:
         >>> broken = lambda pixels: model(pixels) * torch.nan
@@ -86,7 +94,7 @@ class MissingExtraError(AdvkitError, ImportError):
 
 
 class AdvkitWarning(UserWarning):
-    """Something that advkit went on in spite of, and that may make its results worse than they could be.
+    """Something that did not stop advkit, but may make its results worse than they could be.
 
     Examples:
         >>> import warnings

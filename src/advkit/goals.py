@@ -1,4 +1,12 @@
-"""What an attack is after: the loss to climb and the test of success, as objects rather than flags."""
+"""What an attack is after: the loss to climb and the test for success, as objects rather than flags.
+
+Examples:
+    >>> logits = torch.tensor([[3.0, 1.0, 2.0]])
+    >>> advkit.goals.Untargeted(torch.tensor([0])).margin(logits)  # 0 is the label: by how much it leads
+    tensor([1.])
+    >>> advkit.goals.Targeted(torch.tensor([1])).margin(logits)  # 1 is the target: by how much it lags
+    tensor([2.])
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
@@ -19,13 +27,13 @@ __all__ = ["Goal", "Targeted", "Untargeted"]
 class Goal(ABC):
     """What counts as success for each image of a batch.
 
-    A goal of your own defines `margin` and `success`. One that is not about leaving whatever class the model says also
+    A goal of your own defines `margin` and `success`. One that is not about leaving the predicted class also
     defines `held` and `rivals`, and `climbed` too if the loss of its classes is to go down.
     Fields that it adds, tensors with a value for each image, are cut to the rows at hand.
 
     Args:
         classes: int64 tensor of shape (N,): the class to leave (`Untargeted`) or to reach (`Targeted`).
-        place: int64 (N,), where the images are in a batch that has a mask; None without.
+        place: int64 (N,), the indices of the images in a batch that has a mask; None without one.
 
     Examples:
         >>> class ByOne(advkit.Untargeted):  # another class leads by more than 1
@@ -52,42 +60,42 @@ class Goal(ABC):
         return replace(self, **parts)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """The loss that attacks climb by default, from logits (N, K): one value an image, shape (N,).
+        """The loss that attacks climb by default, from logits (N, K): one value per image, shape (N,).
 
         The cross-entropy of the label, or minus that of the target.
         """
         return self.climbed(losses.cross_entropy, logits)
 
     def climbed(self, loss: losses.Loss, logits: Tensor) -> Tensor:
-        """What an attack that was given a loss climbs, from logits (N, K): one value an image, shape (N,).
+        """What an attack that was given a loss climbs, from logits (N, K): one value per image, shape (N,).
 
         Raises:
-            InputError: the loss gives something else.
+            InputError: the loss returns something else.
         """
         values = loss(logits, self.classes)
         if not isinstance(values, Tensor) or values.shape != self.classes.shape:
             seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise InputError(
-                f"the loss gave {seen} for {len(logits)} images; it must give one number an image, of shape "
+                f"the loss gave {seen} for {len(logits)} images; it must give one number per image, of shape "
                 f"({len(logits)},), such as torch.nn.functional.cross_entropy(logits, classes, reduction='none')"
             )
         return values
 
     def held(self, logits: Tensor) -> Tensor:
-        """The class that a rival has to beat, from logits (N, K): int64, (N, 1). By default what the model says."""
+        """The class that a rival has to beat, from logits (N, K): int64, (N, 1). By default the prediction."""
         return logits.detach().argmax(1, keepdim=True)
 
     def rivals(self, logits: Tensor, count: int) -> Tensor:
-        """The classes that success may lie with, from logits (N, K): int64, (N, m), at most ``count``.
+        """The classes that would mean success, from logits (N, K): int64, (N, m), at most ``count``.
 
-        By default those with the largest logits apart from the one that is held, the largest first.
+        By default those with the largest logits other than the one that is held, the largest first.
         """
         others = logits.detach().scatter(1, self.held(logits), -torch.inf)
         count = min(count, logits.shape[1] - 1)
         return others.argmax(1, keepdim=True) if count == 1 else others.topk(count).indices
 
     def towards(self, rivals: Tensor) -> "Goal":
-        """The same goal by way of one rival each, int64 (N,): only its margin is another, Z_held - Z_rival."""
+        """The same goal by way of one rival each, int64 (N,): only the margin differs, Z_held - Z_rival."""
         return _Towards(self.classes, self, rivals)
 
     @abstractmethod
@@ -96,10 +104,10 @@ class Goal(ABC):
 
     @abstractmethod
     def success(self, logits: Tensor) -> Tensor:
-        """Whether the model's answer, the first of its largest logits, is what was wanted: bool, shape (N,)."""
+        """Whether the prediction, the first of the largest logits, is what was wanted: bool, shape (N,)."""
 
     def clearly(self, logits: Tensor) -> Tensor:
-        """Whether it is by more than rounding may undo in a batch of another size: bool, shape (N,)."""
+        """Whether it is so by more than the rounding differences between batch sizes: bool, shape (N,)."""
         return self.success(logits) & (self.margin(logits) < -rounding_margin(magnitude(logits, self.classes)))
 
 
@@ -122,7 +130,7 @@ class Untargeted(Goal):
         return losses.margin(logits, self.classes)
 
     def success(self, logits: Tensor) -> Tensor:
-        """True where the model does not say the label."""
+        """True where the model does not predict the label."""
         return logits.argmax(1) != self.classes
 
 
@@ -147,7 +155,7 @@ class Targeted(Goal):
         return -super().climbed(loss, logits)
 
     def held(self, logits: Tensor) -> Tensor:
-        """The class with the largest logit but the target."""
+        """The class with the largest logit other than the target."""
         return logits.detach().scatter(1, self.classes[:, None], -torch.inf).argmax(1, keepdim=True)
 
     def rivals(self, logits: Tensor, count: int) -> Tensor:
@@ -163,7 +171,7 @@ class Targeted(Goal):
         return -losses.margin(logits, self.classes)
 
     def success(self, logits: Tensor) -> Tensor:
-        """True where the model says the target."""
+        """True where the model predicts the target."""
         return logits.argmax(1) == self.classes
 
 

@@ -156,7 +156,11 @@ def per_image(cls: type) -> tuple[str, ...]:
     """The fields of a class of which a tensor of shape (N,) is one value for each image.
 
     Those that are declared to be, and those that are not declared at all. A tensor of another shape, such as one
-    perturbation for all images, is the same for all. Of `whole_images` it is a tensor (N, ...).
+    perturbation for all images, is the same for all. For `whole_images` it is a tensor (N, ...).
+
+    Examples:
+        >>> advkit.hyperparameters.per_image(advkit.FGSM)
+        ('model', 'bounds', 'generator', 'autocast', 'eps')
     """
     known = of(cls)
     declared_so = {name for name, what in known.items() if isinstance(what, Number) and what.per_image}
@@ -166,7 +170,12 @@ def per_image(cls: type) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1024)
 def whole_images(cls: type) -> tuple[str, ...]:
-    """The fields of a class of which a tensor (N, ...) is an image for each image."""
+    """The fields of a class of which a tensor (N, ...) is an image for each image.
+
+    Examples:
+        >>> advkit.hyperparameters.whole_images(advkit.HopSkipJump)
+        ('starting_points',)
+    """
     return tuple(name for name, what in of(cls).items() if isinstance(what, ImageEach))
 
 

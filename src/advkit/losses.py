@@ -1,7 +1,11 @@
-"""Per-sample losses of logits: one number an image, never an average over the batch.
+"""Per-sample losses of logits: one number per image, never an average over the batch.
 
 Every function takes ``logits`` of shape (N, K), floating, and ``labels`` of shape (N,), int64, and returns
 a tensor of shape (N,) in the dtype of the logits.
+
+Examples:
+    >>> attack = advkit.PGD(model, loss="margin")  # by name
+    >>> attack = advkit.PGD(model, loss=advkit.losses.dlr)  # or as a function
 """
 
 from collections.abc import Callable
@@ -16,8 +20,8 @@ from advkit.errors import InputError
 __all__ = ["Loss", "best_other", "cross_entropy", "dlr", "get", "log_odds", "logit", "margin", "targeted_dlr"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""What an attack climbs: logits (N, K) and classes int64 (N,) to one number an image, (N,), that is large where the
-model does not say the class. With targets an attack goes down instead."""
+"""What an attack climbs: logits (N, K) and classes int64 (N,) to one number per image, (N,), that is large where the
+model does not predict the class. With targets an attack descends it instead."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -44,7 +48,7 @@ def best_other(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far the label leads, Z_y - max_{i != y} Z_i: positive where the model says the label. Shape (N,).
+    """How far the label leads, Z_y - max_{i != y} Z_i: positive where the model predicts the label. Shape (N,).
 
     Examples:
         >>> advkit.losses.margin(torch.tensor([[3.0, 1.0, 0.0], [1.0, 3.0, 0.0]]), torch.tensor([0, 0]))
@@ -60,7 +64,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     errs, and the same when the logits are shifted or scaled. Croce & Hein, "Reliable evaluation of
     adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020. Two
     classes have no third logit; for them it is minus the margin, unscaled. The same holds where the third largest
-    logit is out of the race, such as one that is masked with -inf.
+    logit does not count, such as one that is masked with -inf.
 
     Examples:
         >>> logits = torch.tensor([[4.0, 2.0, 0.0], [4.0, 2.0, 0.0]])
@@ -78,7 +82,7 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     -(Z_y - Z_t) / (Z_(1) - (Z_(3) + Z_(4)) / 2), with Z_(k) the k-th largest logit: positive where the target leads
     the label. Croce & Hein, as for `dlr`. Fewer than four classes have no fourth logit; for them it is minus
     the difference, unscaled. Z_(1) - Z_(3) would not do: for the last of three it is that difference itself. The same
-    holds where the fourth largest logit is out of the race, such as one that is masked with -inf.
+    holds where the fourth largest logit does not count, such as one that is masked with -inf.
 
     Examples:
         >>> logits = torch.tensor([[4.0, 2.0, 1.0, -1.0, -5.0]])
@@ -109,8 +113,8 @@ def _ratio(lead: Tensor, logits: Tensor, rank: int) -> Tensor:
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     """The odds against the label, log sum_{i != y} exp Z_i - Z_y. Shape (N,), in nats.
 
-    Cross-entropy is its softplus: both rise in the same direction, but this one has a gradient that floats can hold
-    where the model is so sure of the label that its cross-entropy is rounded to zero.
+    Cross-entropy is its softplus: both rise in the same direction, but the gradient of this one does not underflow
+    where the model is so confident of the label that its cross-entropy is rounded to zero.
 
     Examples:
         >>> logits, labels = torch.tensor([[200.0, 0.0]]), torch.tensor([0])
@@ -128,7 +132,7 @@ def _negative_margin(logits: Tensor, labels: Tensor) -> Tensor:
 def logit(logits: Tensor, labels: Tensor) -> Tensor:
     """Minus the logit of the label, -Z_y. Shape (N,).
 
-    With targets, whose loss goes down, it is their logits that are raised, which never saturates: Zhao, Liu &
+    With targets, where the loss is descended, this raises their logits, and never saturates: Zhao, Liu &
     Larson, "On success and simplicity: a second look at transferable targeted attacks", NeurIPS 2021.
 
     Examples:
@@ -152,7 +156,7 @@ def get(loss: str | Loss) -> Loss:
 
     Args:
         loss: "ce" for the cross-entropy, "margin" for max_{i != y} Z_i - Z_y, "dlr", "log_odds", "logit"; or a function
-            of logits (N, K) and classes (N,) that gives one number an image, (N,).
+            of logits (N, K) and classes (N,) that returns one number per image, (N,).
 
     Raises:
         InputError: there is no loss of that name.
@@ -168,6 +172,6 @@ def get(loss: str | Loss) -> Loss:
     if loss not in _BY_NAME:
         raise InputError(
             f"there is no loss {loss!r}; the losses are {', '.join(map(repr, _BY_NAME))}, or a function of logits "
-            "(N, K) and classes (N,) that gives one number an image, (N,)"
+            "(N, K) and classes (N,) that gives one number per image, (N,)"
         )
     return _BY_NAME[loss]

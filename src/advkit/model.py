@@ -1,4 +1,4 @@
-"""The model under attack: normalisation in front of it, and the state it is in while it is attacked."""
+"""The model under attack: normalisation in front of it, and its state while it is attacked."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -69,12 +69,12 @@ class Normalized(nn.Module):
         """A network with the normalisation that its maker says it wants.
 
         Args:
-            net: the network. One of timm's says it itself, in its ``pretrained_cfg``.
-            weights: the weights of torchvision's that it has, such as ``ResNet18_Weights.DEFAULT``, their
-                ``transforms()``, or an image processor of Hugging Face; None to ask the network.
+            net: the network. A timm network states it itself, in its ``pretrained_cfg``.
+            weights: its torchvision weights, such as ``ResNet18_Weights.DEFAULT``, their ``transforms()``, or an image
+                processor from Hugging Face; None to ask the network.
 
         Raises:
-            InputError: neither says it.
+            InputError: neither states it.
 
         Examples:
             >>> import torchvision
@@ -102,22 +102,22 @@ class Normalized(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Several models as one: the mean of what they say.
+    """Several models as one: the mean of their outputs.
 
-    For transfer attacks: images that fool several stand-ins fool a stranger more often. Each model has its own
-    normalisation inside, see `Normalized`, and gets the images where and in the dtype that it works in.
+    For transfer attacks: images that fool several stand-ins fool an unknown model more often. Each model has its own
+    normalisation inside, see `Normalized`, and gets the images on its own device and in its own dtype.
 
     Liu et al., "Delving into transferable adversarial examples and black-box attacks", ICLR 2017, for
     probabilities, and Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, for logits.
 
     Args:
-        models: pixels (N, ...) to logits (N, K), of the same classes; at least one.
-        mean: of what: "logits", "probabilities", whose logarithm is returned, or "log_probabilities". With the last and
+        models: pixels (N, ...) to logits (N, K), for the same classes; at least one.
+        mean: of "logits", "probabilities", whose logarithm is returned, or "log_probabilities". With the last and
             ``loss="logit"`` an attack climbs the mean of the models' cross-entropies.
 
     Raises:
         InputError: there is no model, one cannot be called, or the mean is of none of these.
-        ModelError: when asked, if the models have different numbers of classes, or one returns no logits.
+        ModelError: when called, if the models have different numbers of classes, or one returns no logits.
 
     Examples:
         >>> both = advkit.Ensemble([model, advkit.Normalized(net, mean=0.5, std=0.5)])
@@ -172,8 +172,8 @@ def _logits(output: Any) -> Tensor:
     found = found_in(output)
     if not isinstance(found, Tensor) or found.ndim != 2:
         raise ModelError(
-            f"a model of an Ensemble returned {described(found)}, and its mean is one of logits (N, K); say where they "
-            "are: advkit.Logits(model, key=...)"
+            f"a model of an Ensemble returned {described(found)} instead of logits (N, K); say where they are: "
+            "advkit.Logits(model, key=...)"
         )
     return found
 
@@ -184,7 +184,7 @@ def _workplace(model: Model, images: Tensor) -> tuple[torch.device, torch.dtype]
 
 
 class _Defense(Protocol):
-    """What a defended model has to know of its defense; see `advkit.defenses.Defense`."""
+    """What a defended model has to know about its defense; see `advkit.defenses.Defense`."""
 
     stochastic: bool
 
@@ -192,7 +192,7 @@ class _Defense(Protocol):
 
 
 class Defended(nn.Module):
-    """A model behind a defense: an ordinary module, of which attacks know what to differentiate instead.
+    """A model behind a defense: an ordinary module, for which attacks know what to differentiate instead.
 
     `advkit.defenses.Defense.wrap` makes them. They may sit anywhere in a larger model: `attacking` finds them.
 
@@ -229,7 +229,7 @@ class Defended(nn.Module):
 
 
 def is_stochastic(model: Model) -> bool:
-    """Whether some defense in the model draws random numbers, so that it may answer otherwise when asked again.
+    """Whether some defense in the model draws random numbers, so that its outputs may differ from call to call.
 
     Examples:
         >>> advkit.model.is_stochastic(advkit.defenses.RandomCropRescale().wrap(model))
@@ -241,7 +241,7 @@ def is_stochastic(model: Model) -> bool:
 
 
 def defended(model: Model) -> list[Defended]:
-    """The modules behind a model that have a defense in front of them, also where the model is a function of them.
+    """The modules behind a model that have a defense in front of them, even if the model is a function of them.
 
     Examples:
         >>> smoothed = advkit.defenses.FeatureSmoothing().wrap(model)
@@ -253,20 +253,20 @@ def defended(model: Model) -> list[Defended]:
 
 @contextmanager
 def attacking(*models: Model, adaptive: bool = False) -> Iterator[None]:
-    """The state in which models are attacked; the caller's is back afterwards, also after an exception.
+    """The state in which models are attacked; the caller's is restored afterwards, even after an exception.
 
     Inside, every module is in eval mode, gradients are recorded whatever the caller's mode, and no parameter
-    asks for a gradient. Afterwards each module has its own training flag back (a frozen BatchNorm stays frozen)
-    and each parameter its own ``requires_grad``. A recurrent layer on CUDA stays in training mode with its
+    requires a gradient. Afterwards each module has its own training flag back (a frozen BatchNorm stays frozen)
+    and each parameter its own ``requires_grad``. A recurrent layer on CUDA is put into training mode with its
     dropout at zero, which computes the same: cuDNN refuses its backward in eval mode. A `DistributedDataParallel`
-    answers as the module inside it, so that no process waits for another. What a model of the user's writes to its
-    buffers when it is asked, such as the observers of quantisation-aware training, is forgotten.
+    behaves as the module inside it, so that no process waits for another. Whatever a model writes to its buffers
+    when it is called, as the observers of quantisation-aware training do, is undone.
 
     One thread at a time may be inside with the same module; others wait.
 
     Args:
         models: the models, each a module or a function of modules; see `modules_behind`.
-        adaptive: whether each `Defended` module answers through the surrogate of its defense, which an attacker
+        adaptive: whether each `Defended` module is replaced by the surrogate of its defense, which an attacker
             who knows the defense differentiates.
 
     Raises:

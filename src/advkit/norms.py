@@ -1,7 +1,12 @@
-"""L0, L1, L2 and Linf as objects: how far two images are apart, the ball around zero, the steepest step.
+"""L0, L1, L2 and Linf as objects: how far apart two images are, the ball around zero, the steepest step.
 
 All of them measure each image of a batch on its own, over all its features: a pixel of three channels counts
 as three. Tensors are (N, ...) and floating; a budget ``eps`` is a float or a tensor of shape (N,).
+
+Examples:
+    >>> adversarials = advkit.PGD(model, eps=0.5, norm="l2")(images, labels)
+    >>> bool((advkit.norms.L2.distance(adversarials, images) <= 0.5 + 1e-5).all())
+    True
 """
 
 from abc import ABC, abstractmethod

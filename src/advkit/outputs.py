@@ -1,4 +1,4 @@
-"""What a network returns, as logits (N, K): of one logit, or with other things beside them."""
+"""What a network returns, as logits (N, K): from a single logit, or from an output with other things in it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +15,15 @@ __all__ = ["Logits", "TwoClass"]
 class TwoClass(nn.Module):
     """A network with one logit for two classes, as a classifier: logits (-z/2, z/2), of class 0 and of class 1.
 
-    Their softmax gives class 1 the probability sigmoid(z), and the model says class 1 where z is positive. Labels are 0
-    and 1.
+    Their softmax gives class 1 the probability sigmoid(z), and the model predicts class 1 where z is positive. Labels
+    are 0 and 1.
 
     Args:
         net: images (N, ...) to one logit each, (N,) or (N, 1), as `torch.nn.BCEWithLogitsLoss` wants it; not a
             probability.
 
     Raises:
-        ModelError: when asked, if the network returned anything else.
+        ModelError: when called, if the network returned anything else.
 
     Examples:
         >>> cat_or_dog = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 1))
@@ -47,7 +47,7 @@ class TwoClass(nn.Module):
         if not isinstance(z, Tensor) or z.shape not in ((len(images),), (len(images), 1)):
             seen = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
             raise ModelError(
-                f"TwoClass needs a network with one logit an image, (N,) or (N, 1); it returned {seen} for "
+                f"TwoClass needs a network with one logit per image, (N,) or (N, 1); it returned {seen} for "
                 f"{len(images)} images"
             )
         half = z.reshape(-1) / 2
@@ -57,17 +57,17 @@ class TwoClass(nn.Module):
 class Logits(nn.Module):
     """A network that returns more than its logits, as a model that returns them alone.
 
-    There is no need for it where they can be told: attacks take ``output.logits`` or ``output["logits"]`` of
-    themselves, as models of Hugging Face and torchvision's Inception have it, and the first of a tuple or list of which
-    nothing else has two dimensions (N, K).
+    It is not needed where the logits are recognisable: by themselves, attacks take ``output.logits`` or
+    ``output["logits"]``, as in Hugging Face models and torchvision's Inception, and the first element of a tuple or
+    list in which nothing else has two dimensions (N, K).
 
     Args:
         net: images (N, ...) to something with logits in it.
-        key: where they are: the key or attribute they stand under, their place in a tuple or list, or a function of the
-            whole output that returns them; None for the rule above.
+        key: where they are: their key or attribute, their index in a tuple or list, or a function of the whole output
+            that returns them; None for the rule above.
 
     Raises:
-        ModelError: when asked, if nothing is there.
+        ModelError: when called, if nothing is there.
 
     Examples:
         >>> with_features = lambda pixels: {"features": pixels.flatten(1), "scores": model(pixels)}

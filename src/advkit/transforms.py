@@ -1,4 +1,10 @@
-"""Attacks as torchvision transforms: one image or a batch, with a label or without, in a v1 or v2 `Compose`."""
+"""Attacks as torchvision transforms: one image or a batch, with a label or without, in a v1 or v2 `Compose`.
+
+Examples:
+    >>> from torchvision.transforms import v2
+    >>> train = v2.Compose([v2.RandomHorizontalFlip(), advkit.transforms.FGSMTransform(model, p=0.5)])
+    >>> image, label = train(images[0], int(labels[0]))
+"""
 
 import multiprocessing
 from typing import Any
@@ -22,24 +28,24 @@ __all__ = ["AttackTransform", "FGSMTransform"]
 class AttackTransform(nn.Module):
     """Any attack, as a transform for `torchvision.transforms.Compose` or `torchvision.transforms.v2.Compose`.
 
-    It stands after the images have become tensors and before anything that takes them out of the bounds of the
+    Put it after the images have become tensors and before anything that takes them out of the bounds of the
     attack: the normalisation belongs inside the model, as `advkit.Normalized`. It is called with
 
     - one image (C, H, W), or a batch (N, C, H, W): floating within the attack's bounds, or uint8;
-    - one such image and more, as several arguments, a tuple, a list, a dict, or any nesting of them. As in
-      torchvision's v2, the images are the ``tv_tensors.Image`` in it, or else the first tensor (of 3 dimensions at
-      least). They keep their type, and everything else passes through.
+    - one such image and other things, as several arguments, a tuple, a list, a dict, or any nesting of them. As in
+      torchvision's v2, the images are the ``tv_tensors.Image`` in it, or else the first tensor (of at least 3
+      dimensions). They keep their type, and everything else passes through.
 
-    The label is the integer, or tensor or array of integers of shape (N,) or (N, 1), that stands under a key
-    "label", "labels" or "target"; or else the one that follows the image in a tuple or list. Where there is none
-    (soft labels do not count), it is the model's own prediction, for one more forward pass. Where several integers
-    could be the label, those that are all different and not all classes of the model number the images; if that does
-    not settle it, say which it is with ``labels``.
+    The label is the integer, or tensor or array of integers of shape (N,) or (N, 1), under a key "label",
+    "labels" or "target"; or else the one that follows the image in a tuple or list. Where there is none (soft labels
+    do not count), it is the model's own prediction, for one more forward pass. Where several integers could be the
+    label, one whose values are all different, and not all of them classes of the model, is taken for an index of the
+    images; if that does not settle it, say which it is with ``labels``.
 
     uint8 pixels are attacked as the bounds' 256 levels (eps=8/255 is 8 of them with bounds (0, 1)), with ``levels=256``
-    if the attack has no ``levels`` of its own: what comes back fools the model as bytes. The change of an attack with a
-    budget stays within it; an image that any other attack fools the model with on no level that was tried is returned
-    as it was.
+    if the attack has no ``levels`` of its own: what comes back fools the model as bytes. With an attack that has a
+    budget, the change stays within it; with any other attack, an image for which nothing on these levels was found to
+    fool the model is returned as it was.
 
     The model is not a submodule of this one, which has no parameters: `train`, `to` and `state_dict` leave the model
     alone. While it is attacked the model is in eval mode, and afterwards it is as it was.
@@ -48,9 +54,8 @@ class AttackTransform(nn.Module):
         attack: the attack and, inside it, its model.
         p: the probability that an image is attacked, drawn for each image from torch's default RNG. With ``p=1``
             nothing is drawn.
-        labels: where the label is: the key or field that it stands under, its place in the tuple, list or arguments,
-            or a function of the whole sample that returns it, or None for the model's own prediction. If None, the
-            rules above.
+        labels: where the label is: its key or field, its index in the tuple, list or arguments, or a function of the
+            whole sample that returns it, or returns None for the model's own prediction. If None, the rules above.
 
     Raises:
         InputError: ``p`` is outside [0, 1], the attack has a budget for each image of some batch, or there is no
@@ -104,7 +109,7 @@ class AttackTransform(nn.Module):
 
 
 class FGSMTransform(AttackTransform):
-    """`FGSM` as a transform: see `AttackTransform` for what it takes and where it stands.
+    """`FGSM` as a transform: see `AttackTransform` for what it takes and where to put it.
 
     Args:
         model: pixels (N, C, H, W) to logits (N, K).

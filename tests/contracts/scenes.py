@@ -236,7 +236,7 @@ def judge(
 
 
 class Rounding(InputTransformation):
-    """Four levels a channel. Its true gradient is zero."""
+    """Four levels per channel. Its true gradient is zero."""
 
     differentiable = False
 

@@ -95,7 +95,7 @@ def test_classes_that_the_model_does_not_have(case: Case, name: str) -> None:
         pytest.skip("takes no targets")
     model = Counting(conv_net(classes=4))
     given: dict[str, Any] = {"labels": torch.tensor([0, 1, 2]), name: TOO_LARGE}
-    words = rf"{name} must lie in \[0, 4\), since the model returned 4 logits an image; the largest is 4"
+    words = rf"{name} must lie in \[0, 4\), since the model returned 4 logits per image; the largest is 4"
     with pytest.raises(InputError, match=words):
         case.make(model)(draw(3, *IMAGE), **given)
     assert model.calls == 1

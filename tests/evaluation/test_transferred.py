@@ -1,11 +1,14 @@
 """Images that are made on surrogates and shown to the models that are evaluated."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import advkit
 from advkit import errors
 from advkit.defenses import BitDepthReduction
+from advkit.evaluation import Flag
 from contracts.scenes import Passes, said_by
 from evaluation.masked import EPS, Masked, trained
 
@@ -88,7 +91,25 @@ def test_every_form_of_a_report_tells_of_them(scene, tmp_path):
     row = next(line for line in str(single).splitlines() if "MIFGSM" in line)
     assert len(row.split("%")) == 3  # what the bare model's own gradient leaves, and the surrogate's
     other = advkit.evaluate(masked, loader, attacks, transfer_from={"another": surrogate}, flags=False)
-    assert any("transferred from other models" in remark for remark in other.compare(report).remarks)
+    compared = other.compare(report)
+    assert any(
+        "transferred from other models: another in the first, another and both" in one for one in compared.remarks
+    )
+    assert compared.attacks[f"{name} from another"] == (found["another"],) * 2 != compared.attacks[name]
+
+
+def test_bars_and_comparisons_tell_surrogates_apart(scene):
+    """And a flag about a defense is no reason to doubt what is compared, the bare models."""
+    net, surrogate, _, _, loader = scene
+    models = {"another": surrogate, "itself": net}
+    attacks, defenses = {"MI": advkit.MIFGSM(net, eps=EPS)}, {"bits": BitDepthReduction(bits=3)}
+    report = advkit.evaluate(net, loader, attacks, defenses, transfer_from=models, flags=False)
+    report = replace(report, flags=(Flag("above clean accuracy", "an attack helps", "nobody", "bits"),))
+    assert not report.compare(report).remarks
+    (axes,) = advkit.evaluation.accuracy_bars(report, protocol="transferred").axes
+    wanted = [score.accuracy for one in models for score in report.scores if score.surrogate == one]
+    assert [bar.get_width() for bar in sorted(axes.patches, key=lambda bar: bar.get_y())][2:] == wanted
+    assert [text.get_text() for text in axes.texts if "MI" in text.get_text()] == ["MI from another", "MI from itself"]
 
 
 def test_they_are_made_once_and_late(scene):

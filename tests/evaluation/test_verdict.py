@@ -188,7 +188,7 @@ def test_what_is_no_verdict_is_told(arguments: dict[str, object], words: str) ->
 def test_a_budget_beside_attacks_that_have_theirs_is_refused() -> None:
     """Which of the two would count could only be guessed."""
     net, images, labels = trained_net()
-    with pytest.raises(InputError, match="attacks that are given have their own"):
+    with pytest.raises(InputError, match="Attacks that you pass have their own"):
         advkit.evaluate(net, [(images, labels)], [advkit.FGSM(net, eps=0.1)], eps=0.2)
     with pytest.raises(InputError, match="norm and bounds are for a verdict"):
         advkit.evaluate(net, [(images, labels)], [advkit.FGSM(net)], norm="l2", bounds=(0.0, 1.0))

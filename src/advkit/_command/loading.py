@@ -30,6 +30,7 @@ def model_named(
     std: Sequence[float] | None = None,
     own_normalisation: bool = False,
     device: torch.device | None = None,
+    surrogate: bool = False,
 ) -> nn.Module:
     """The model of a name such as ``my.module:make``, ready to be attacked.
 
@@ -41,8 +42,9 @@ def model_named(
         std: likewise.
         own_normalisation: whether the model or its library says by what.
         device: where it goes.
+        surrogate: whether it is one to transfer images from. One that is `Normalized` by itself is left as it is.
     """
-    found = named(name, "--model")
+    found = named(name, "--transfer-from" if surrogate else "--model")
     if not isinstance(found, nn.Module):
         found = called(found, name, given)
     if not isinstance(found, nn.Module):
@@ -50,7 +52,8 @@ def model_named(
     model = found
     if weights is not None:
         load_weights(model, weights)
-    model = _normalised(model, mean, std, own_normalisation)
+    if not (surrogate and isinstance(model, Normalized)):
+        model = _normalised(model, mean, std, own_normalisation)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # the second where torch knows no CUDA
@@ -124,7 +127,7 @@ def load_weights(model: nn.Module, file: str) -> None:
     missing, more = sorted(wanted - state.keys()), sorted(state.keys() - wanted)
     raise InputError(
         f"{file} has the weights of another network: {len(missing)} are missing ({_few(missing)}), and {len(more)} are "
-        f"not wanted ({_few(more)})"
+        f"unexpected ({_few(more)})"
     )
 
 

@@ -34,6 +34,7 @@ def judge(given: Namespace) -> int:
     """``advkit evaluate``."""
     least = None if given.fail_under is None else _percent(given.fail_under)
     model, data = _model(given), _data(given)
+    surrogates = _surrogates(given)
     eps = None if given.eps is None else number(given.eps)
     attacks: str | dict[str, Attack] | list[Attack] = given.attacks
     verdict = given.attacks in VERDICTS
@@ -48,6 +49,7 @@ def judge(given: Namespace) -> int:
         attacks,
         **({"norm": given.norm} if verdict and given.norm else {}),
         eps=eps if verdict else None,
+        transfer_from=surrogates,
         stop_when_fooled=given.stop_when_fooled,
         seed=given.seed,
         run_folder=None if out is None else out / "run",
@@ -122,18 +124,42 @@ def compare(given: Namespace) -> int:
 
 
 def _model(given: Namespace) -> torch.nn.Module:
+    return _made(given, given.model, given.model_args, given.weights)
+
+
+def _made(
+    given: Namespace, name: str, arguments: str, weights: str | None = None, *, surrogate: bool = False
+) -> torch.nn.Module:
     mean, std = (
         None if each is None else [number(part) for part in each.split(",")] for each in (given.mean, given.std)
     )
     return model_named(
-        given.model,
-        given.model_args,
-        weights=given.weights,
+        name,
+        arguments,
+        weights=weights,
         mean=mean,
         std=std,
         own_normalisation=given.own_normalisation,
         device=_place(given),
+        surrogate=surrogate,
     )
+
+
+def _surrogates(given: Namespace) -> dict[str, torch.nn.Module] | None:
+    """The models to transfer images from, by what a report calls them: their names, and those of their weights."""
+    found: dict[str, torch.nn.Module] = {}
+    for name, *files in given.transfer_from or ():
+        if len(files) > 1:
+            raise InputError(
+                f"--transfer-from takes a model and a file of weights, and got {len(files)} files for {name}; write "
+                "--transfer-from again for another model"
+            )
+        maker, _, rest = name.partition("(")
+        called = " ".join([name, *(Path(file).name for file in files)])
+        if called in found:
+            raise InputError(f"--transfer-from names {called} twice")
+        found[called] = _made(given, maker, rest.removesuffix(")"), *files, surrogate=True)
+    return found or None
 
 
 def _place(given: Namespace) -> torch.device:
@@ -210,13 +236,13 @@ def _names(report: RobustnessReport, data: Images) -> list[str] | None:
 
 
 def _hint(report: RobustnessReport, data: Images) -> None:
-    """A word where the labels may be numbered otherwise than the model's answers."""
+    """A hint if the labels may be numbered differently from the model's classes."""
     classes = len(set(report.labels))
     if classes > 1 and report.images >= 50 and report.clean_accuracy < 2 / classes:
         print(
             f"advkit: the model is right on only {report.clean_accuracy:.1%} of the images when nobody attacks. Does "
-            "it want normalised inputs (--mean, --std), other sizes (--resize, --crop), or are the classes numbered "
-            "otherwise? Folders are numbered by the order of their names.",
+            "it expect normalised inputs (--mean, --std) or other sizes (--resize, --crop), or are the classes "
+            "numbered differently? Folders are numbered in the order of their names.",
             file=sys.stderr,
         )
 

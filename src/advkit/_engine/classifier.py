@@ -52,7 +52,13 @@ class Classifier:
     Args:
         model: the model under attack.
         classes: class indices, int64 of shape (N,), by the name under which the caller gave them.
-        autocast: what the model may round to where torch holds that for harmless; None for no such rounding.
+        autocast: what the model may round to where torch considers that harmless; None for no such rounding.
+
+    Examples:
+        >>> classifier = advkit.FGSM(model).classifier  # what `_perturb` finds as self.classifier
+        >>> x = images.clone().requires_grad_()
+        >>> classifier.gradient(advkit.losses.margin(classifier.logits(x), labels), x).shape
+        torch.Size([12, 3, 16, 16])
     """
 
     def __init__(
@@ -203,7 +209,7 @@ class Classifier:
         for name, classes in self.classes.items():
             if (largest := int(classes.long().max())) >= count:
                 raise InputError(
-                    f"{name} must lie in [0, {count}), since the model returned {count} logits an image; "
+                    f"{name} must lie in [0, {count}), since the model returned {count} logits per image; "
                     f"the largest is {largest}"
                 )
 

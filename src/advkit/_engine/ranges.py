@@ -12,7 +12,7 @@ from advkit import losses, norms
 from advkit._engine.checks import check_choice, check_number, check_per_row
 from advkit.errors import InputError
 
-__all__ = ["Choice", "Flag", "Hyperparameter", "ImageEach", "Number", "OfLosses", "OfNorms", "OneForAll"]
+__all__ = ["Choice", "Flag", "Hyperparameter", "ImageEach", "Number", "OfLosses", "OfNorms", "OneForAll", "PixelMask"]
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,26 @@ class ImageEach(Hyperparameter):
             raise InputError(f"{name} must be a floating tensor of finite numbers (N, ...); got {seen}")
 
     def __str__(self) -> str:
-        return "a tensor with an image for each image"
+        return "a tensor with one image for each image"
 
     def bad(self) -> Iterator[object]:
         """What is no tensor, or one without an image for each image, or with other things than finite numbers."""
         yield from (0.5, torch.tensor([0.5]), torch.ones(1, 2, dtype=torch.int64), torch.full((1, 2), math.nan))
+
+
+@dataclass(frozen=True)
+class PixelMask(Hyperparameter):
+    """Which pixels may move: True or 1 for those that may."""
+
+    def _check(self, name: str, value: object) -> None:
+        seen = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+        if not isinstance(value, Tensor) or not value.ndim or not bool(((value == 0) | (value == 1)).all()):
+            other = " with other numbers in it" if isinstance(value, Tensor) and value.ndim else ""
+            raise InputError(f"{name} must be a tensor of True and False, or of 1 and 0; got {seen}{other}")
+
+    def __str__(self) -> str:
+        return "a tensor of True for the pixels that may move, for all images or for each"
+
+    def bad(self) -> Iterator[object]:
+        """What is no tensor, or one with other numbers in it."""
+        yield from (True, "mask", torch.tensor(1), torch.tensor([0, 2]), torch.tensor([0.5]))

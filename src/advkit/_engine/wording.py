@@ -7,9 +7,11 @@ __all__ = ["short"]
 
 
 def short(value: object) -> str:
-    """A hyperparameter as the field writes it: an eps of 0.0314 is 8/255."""
-    if isinstance(value, float) and 0 < value < 1 and abs(value * 255 - round(value * 255)) < 1e-6:
-        return f"{round(value * 255)}/255"
+    """A hyperparameter as the field writes it: an eps of 0.0314 is 8/255, and one of 0.2 is not 51/255."""
+    if isinstance(value, float) and 0 < value < 1 and float(f"{value:.3g}") != value:
+        levels = round(255 * value, 1)
+        if abs(255 * value - levels) < 1e-6 and levels:
+            return f"{levels:g}/255"
     if isinstance(value, Tensor) and value.ndim and value.dtype == torch.bool:
         return f"[{int(value.sum())} of {value.numel()}]"
     if isinstance(value, Tensor) and value.ndim:

@@ -99,7 +99,7 @@ class BatchFiles:
         """Refuse to go on with another run."""
         if there.get("format") != _FORMAT:
             raise InputError(
-                f"{self.path} was written by another version of advkit, and this one cannot go on with it; give this "
+                f"{self.path} was written by another version of advkit, and this one cannot resume it; give this "
                 "run a folder of its own"
             )
         others = [name for name in {**there, **here} if there.get(name) != here.get(name)]

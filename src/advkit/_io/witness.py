@@ -1,8 +1,8 @@
-"""What a model answered, so that a run that goes on can tell whether it is still the same model.
+"""A model's outputs, so that a resumed run can tell whether it is still the same model.
 
-Layers and weights tell most models apart, and nothing else tells a function or an attribute from another: the model is
-asked about a few images again, and where attacks take gradients, for those as well. Numbers are kept, and not a digest
-of them, since other devices round otherwise.
+Layers and weights tell most models apart, but not one function or attribute from another. So the model is run on a few
+images again, and differentiated where attacks take gradients. The numbers are kept, rather than a digest of them, since
+other devices round differently.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,10 @@
-"""The attacks: one paper, one file; in folders by what an attacker sees and gives back."""
+"""The attacks: one paper, one file, in folders by what an attacker sees and what is returned.
+
+Examples:
+    >>> attacks = [advkit.attacks.PGD(model), advkit.attacks.DeepFool(model)]  # advkit.PGD for short
+    >>> [attack.aim for attack in attacks]
+    ['budget', 'minimal']
+"""
 
 from advkit.attacks.budget import (
     APGD,

@@ -1,7 +1,7 @@
 """What a defense is: read this first, then one file beside it.
 
 A defense wraps a model, or trains one, or both in turn. One that wraps says what it does to gradients, and attacks on
-the wrapped model go by that:
+the wrapped model take that into account:
 
     defense.wrap(model) -> Defended -> attack -> defense.surrogate(model), which is differentiated
 """
@@ -25,16 +25,16 @@ class Defense:
     """Base of all defenses. A subclass writes `wrap`, or `fit`, or both.
 
     An attack on a wrapped model is that of an attacker who knows the defense (an adaptive one, Tramer et al. 2020): it
-    differentiates `surrogate`, without being asked to. For a defense of your own, say whether it is
-    ``differentiable`` and ``stochastic``. One that is not differentiable also needs a `surrogate`; otherwise attacks on
-    it are an error, since a gradient of zero would pass for robustness.
+    differentiates `surrogate` without being asked to. For a defense of your own, say whether it is
+    ``differentiable`` and ``stochastic``. One that is not differentiable also needs a `surrogate`; otherwise attacking
+    it raises an error, since a gradient of zero would pass for robustness.
 
     Attributes:
         differentiable: whether the gradient through the wrapped model is one that an attack can climb. Rounding has
             a gradient, zero, and is not differentiable in this sense.
         stochastic: whether the wrapped model draws random numbers, so that its predictions may differ between
             calls.
-        eot_samples: how many draws of a stochastic defense the surrogate takes the mean over.
+        eot_samples: over how many draws of a stochastic defense the surrogate averages.
 
     Examples:
         >>> class Blur(advkit.Defense):
@@ -61,6 +61,11 @@ class Defense:
 
         Raises:
             InputError: this defense trains models and does not wrap them.
+
+        Examples:
+            >>> defended = advkit.defenses.BitDepthReduction(bits=3).wrap(model)
+            >>> defended(images).shape
+            torch.Size([12, 10])
         """
         raise InputError(f"{type(self).__name__} does not wrap models, it trains them: call fit(model, ...)")
 
@@ -69,6 +74,11 @@ class Defense:
 
         Raises:
             InputError: this defense wraps models and does not train them.
+
+        Examples:
+            >>> training = advkit.defenses.FastTraining(eps=4 / 255)
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            >>> robust = training.fit(model, loader, optimizer, epochs=1, progress=False)
         """
         raise InputError(f"{type(self).__name__} does not train models, it wraps them: call wrap(model)")
 
@@ -84,6 +94,12 @@ class Defense:
 
         Raises:
             NoGradientError: the defense is not differentiable, and does not say what to differentiate instead.
+
+        Examples:
+            >>> defense = advkit.defenses.BitDepthReduction(bits=3)
+            >>> surrogate = defense.surrogate(model)  # BPDA: the same logits, with the gradient of the identity
+            >>> torch.equal(surrogate(images), defense.wrap(model)(images))
+            True
         """
         one_draw = self._one_draw(model)
         return Expectation(one_draw, self.eot_samples) if self.stochastic else one_draw
@@ -115,7 +131,7 @@ def _marking(wrap: Callable[[Any, Model], nn.Module]) -> Callable[[Any, Model], 
 class InputTransformation(Defense, nn.Module, ABC):
     """Base of the defenses that change the images before the model sees them: a subclass writes `forward`.
 
-    It is a module from images to images, which can also be used in a pipeline by itself. The surrogate of one that is
+    It is a module from images to images, which can also be used in a pipeline on its own. The surrogate of one that is
     not differentiable is BPDA with the identity: forward through the transformation, and backward as if it were not
     there (Athalye, Carlini & Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, section 4.1).
     A stochastic one draws for each image of a batch separately.
@@ -165,8 +181,8 @@ class _StraightThrough(Behind):
             seen = self.transformation(images)
         if seen.shape != images.shape:
             raise ModelError(
-                f"{type(self.transformation).__name__} makes {tuple(seen.shape)} of images of shape "
-                f"{tuple(images.shape)}, and is not differentiable: write its surrogate(model)"
+                f"{type(self.transformation).__name__} turns images of shape {tuple(images.shape)} into "
+                f"{tuple(seen.shape)}, and is not differentiable: write its surrogate(model)"
             )
         return self.model(seen + (images - images.detach()))  # the value is that of ``seen`` to the bit
 

@@ -1,4 +1,4 @@
-"""Defenses, one after the other."""
+"""Several defenses, one after the other."""
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -28,7 +28,7 @@ class Stack(Defense):
         defenses: the members, in order.
         differentiable: whether all are.
         stochastic: whether any is.
-        eot_samples: the largest of any that is stochastic.
+        eot_samples: the largest of those that are stochastic.
 
     Raises:
         InputError: there is no defense.

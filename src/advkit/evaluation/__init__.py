@@ -1,4 +1,10 @@
-"""How well a model stands up to attacks: measured, reported and pictured."""
+"""How well a model stands up to attacks: measured, reported and pictured.
+
+Examples:
+    >>> report = advkit.evaluation.evaluate(model, loader, "standard", eps=8 / 255)  # advkit.evaluate for short
+    >>> report.robust_accuracy
+    0.0
+"""
 
 from advkit.evaluation.evaluate import PROTOCOLS, evaluate
 from advkit.evaluation.flags import Flag

@@ -1,4 +1,4 @@
-"""What `evaluate` was given: checked, by names that differ, and as JSON can say it."""
+"""The arguments of `evaluate`: checked, under distinct names, and as JSON can hold them."""
 
 import platform
 from collections import Counter
@@ -60,8 +60,8 @@ def check_transfer(surrogates: Mapping[str, nn.Module], plan: Iterable[PlannedAt
     """Refuse surrogates that no attack makes images on."""
     if surrogates and not any(planned.cells[0].surrogate for planned in plan):
         raise InputError(
-            "transfer_from is for attacks that follow gradients, and none of these does: those that ask the model for "
-            "its outputs ask the one that they attack; give evaluate another attack as well, such as advkit.MIFGSM"
+            "transfer_from is for attacks that follow gradients, and none of these does: those that see only outputs "
+            "query the model that they attack; give evaluate another attack as well, such as advkit.MIFGSM"
         )
 
 
@@ -69,7 +69,7 @@ def check_whole(models: Iterable[nn.Module], ranks: Ranks) -> None:
     """Refuse models of which each process has a part only, where each is to work by itself."""
     if ranks.count > 1 and any(is_sharded(model) for model in models):
         raise InputError(
-            f"a model is sharded over processes, which can only answer together, and each of the {ranks.count} that "
+            f"a model is sharded over processes, which can only run it together, but each of the {ranks.count} that "
             "evaluate works on batches of its own. Call evaluate(..., share=False) in all of them: each then goes "
             "through all batches, in step with the others"
         )

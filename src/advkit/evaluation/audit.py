@@ -1,4 +1,4 @@
-"""Whether the gradients of a model are to be believed: one question, for whoever plans which attacks to carry out."""
+"""Whether the gradients of a model can be trusted, for whoever plans which attacks to carry out."""
 
 import math
 from dataclasses import dataclass
@@ -34,23 +34,23 @@ _HARMLESS = frozenset({"not probed", "constant answers"})
 _RIGHT, _LEFT = 64, 48  # images that are looked at
 
 Verdict = Literal["believed", "stronger attacks", "misleading", "unstable", "unknown"]
-"""What an audit comes to: gradients may be believed; they may, and attacks along them have to be stronger; they do not
-tell what the model answers; the answers themselves depend on more than the image; or too little could be looked at."""
+"""What an audit concludes: gradients can be trusted; they can, but attacks along them have to be stronger; they say
+little about the outputs; the outputs themselves depend on more than the image; or too little could be examined."""
 
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """Whether the gradients of a model are to be believed, on which images not, and why.
+    """Whether the gradients of a model can be trusted, on which images they cannot, and why.
 
     Attributes:
-        verdict: see `Verdict`. The worst of what the causes say.
+        verdict: see `Verdict`. The worst that the causes suggest.
         causes: a flag for each thing that was seen.
         doubted: bool (N,), the images on which one of the causes was seen. Only ``examined`` ones can be among them.
         fooled: bool (N,), the images among those that were left that a search of the audit fooled within the budget.
             They are no longer robust, whatever the verdict.
         examined: bool (N,), the images that were looked at.
-        forwards: how many times the model answered for an image.
-        backwards: how many answers were differentiated.
+        forwards: how many forwards of single images the model made.
+        backwards: how many backwards.
     """
 
     verdict: Verdict
@@ -63,12 +63,12 @@ class Audit:
 
     @property
     def believed(self) -> bool:
-        """Whether nothing was seen that speaks against following gradients."""
+        """Whether there is nothing against following gradients."""
         return self.verdict in ("believed", "stronger attacks")
 
     @property
     def share(self) -> float:
-        """The share of the images that were looked at on which one of the causes was seen; NaN of none."""
+        """Of the images that were examined, the share on which one of the causes was seen; NaN without images."""
         return int(self.doubted.sum()) / n if (n := int(self.examined.sum())) else math.nan
 
 
@@ -84,8 +84,8 @@ def audit(
     """Look at the gradients of the model that an attack was carried out on.
 
     At most 64 of the images are looked at for signs of masked gradients anywhere, and at most 48 of those that the
-    attack left for whether gradients foretell the answers there. If nothing is wrong so far, other searches try their
-    luck on these.
+    attack left for whether gradients foretell the answers there. If nothing is wrong so far, other searches are
+    tried on these.
 
     Args:
         attack: an attack with a budget, on the model; of several, the one that left fewest. How it takes gradients is

@@ -1,4 +1,4 @@
-"""What is done with one batch: every attack on every contender, and a few numbers an image to show for it."""
+"""What is done with one batch: every attack on every contender, and a few numbers per image to show for it."""
 
 import time
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""How much accuracy attacks leave of a model, bare and behind defenses."""
+"""How much of a model's accuracy attacks leave, bare and behind defenses."""
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence, Sized
@@ -77,65 +77,65 @@ def evaluate(
 ) -> RobustnessReport:
     """Measure a model's accuracy, and what each attack leaves of it, bare and behind each defense.
 
-    Every attack is pointed at the model that it is to attack, whatever model it was made with. Only images that a
-    model gets right are attacked; it has already failed on the others. The loader is gone through once, everything is
-    tried on each batch, and only a few numbers an image are kept: it may be a generator, and longer than memory. The
-    models are left as they were, see `Attack`, and so are torch's random numbers.
+    Every attack is pointed at the model under evaluation, whatever model it was made with. Only images that a model
+    gets right are attacked; it has already failed on the others. The loader is gone through once, everything is tried
+    on each batch, and only a few numbers per image are kept: it may be a generator, and larger than memory. The models
+    are left as they were, see `Attack`, and so is torch's random state.
 
     An image on which an attack or a model raises an error is lost, and the report says so. An error on every image is
-    raised, after three batches at the latest; an error in the arguments at once.
+    raised, after three batches at the latest; an error in the arguments, immediately.
 
     In several processes, as under ``torchrun``, each takes every n-th batch, and all return the same report. Each
-    needs a loader of its own over the same batches in the same order, and the model on a device of its own.
+    needs its own loader over the same batches in the same order, and the model on its own device.
 
     Args:
         model: pixels (N, ...) to logits (N, K), in any mode and on any device.
         loader: batches (images, labels), such as a `DataLoader`: floating (N, ...) within the attacks' bounds,
-            and integer (N,) or (N, 1). They may be on another device than the model. Batches that are dicts, or have
-            more in them, are understood as by `advkit.data.attacked`.
-        attacks: attacks, which the report calls by ``str(attack)``, with a number after a name that comes again;
-            or attacks by the names that the report should use. Or the name of a verdict: "standard" for the number to
-            report, from few passes, and more of them where gradients are not to be trusted; or "autoattack" for that
-            of AutoAttack, to compare with papers. Each of its attacks is tried on what those before it left.
+            and integer (N,) or (N, 1). They may be on another device than the model. Batches that are dicts, or contain
+            more, are understood as by `advkit.data.attacked`.
+        attacks: attacks, which the report calls by ``str(attack)``, with a number after a name that occurs again;
+            or a dict of attacks by the names that the report should use. Or the name of a verdict: "standard" for the
+            number to report, which takes few passes, and more of them where gradients cannot be trusted; or
+            "autoattack" for that of AutoAttack, to compare with papers. Each of its attacks is tried on what those
+            before it left.
         defenses: defenses to wrap around ``model``, and models that have theirs built in, such as one that was
             trained against attacks; or these by the names that the report should use. None for the bare model alone.
-        protocols: who attacks the defenses, some of "oblivious" (images made against the bare model), "naive"
+        protocols: who attacks the defenses, any of "oblivious" (images made against the bare model), "naive"
             (the gradient of the defended model as it comes) and "adaptive" (knows the defense; see
-            `advkit.defenses.Defense`). For the bare model they are one.
+            `advkit.defenses.Defense`). For the bare model they are the same.
         norm: of the budget of a verdict: "linf", which is also what None means, "l2" or "l1". Attacks that are given
-            have norms, budgets and bounds of their own, and these three are refused beside them.
+            have their own norms, budgets and bounds, and these three arguments are refused together with them.
         eps: the budget of a verdict, in units of pixels; 8/255 of their range if None, in Linf alone.
         bounds: the lowest and the highest value of a pixel, for a verdict; (0, 1) if None.
-        surrogate: what attacks that know of it differentiate in place of ``model``, pixels (N, ...) to logits (N, K),
+        surrogate: what attacks that know it differentiate in place of ``model``, pixels (N, ...) to logits (N, K),
             such as the same network without the step that rounds; what is attacked and judged is the model. None for
-            the model's own gradient. It is for a model that stands alone; a defense brings its own.
+            the model's own gradient. It is for the bare model; a defense brings its own.
         transfer_from: models to make images on as well, by the names that the report should use, such as a network that
             was trained on the same data, or an `advkit.Ensemble` of several. Each attack that follows gradients is
             pointed at each of them, and its images are shown to the bare model and to each defense, under the protocol
-            "transferred". They count for ``robust_accuracy``, and for what the adaptive attacker leaves. A model whose
-            gradients lie may withstand its own and fall to another's, which is a flag.
-        certify: whether to prove as well, by bounds on what the bare model answers, of which images no attack can fool
-            it within the budgets of these; see `advkit.evaluation.verify`. The report then has ``verified_accuracy``
-            below ``robust_accuracy``: the truth lies between. It takes a sequential network.
+            "transferred". They count for ``robust_accuracy``, and for what the adaptive attacker leaves. A model with
+            misleading gradients may withstand its own and fall to another's, which raises a flag.
+        certify: whether to prove as well, by bounds on the outputs of the bare model, on which images no attack can
+            fool it within the budgets of ``attacks``; see `advkit.evaluation.verify`. The report then has
+            ``verified_accuracy`` below ``robust_accuracy``: the truth lies between. It takes a sequential network.
         stop_when_fooled: whether an attack is only tried on the images that all attacks before it left. It takes
-            less time, and only the worst case over attacks, which is the same, means what it otherwise does: the
-            accuracy of an attack is what it leaves together with those before it.
-        draws: how many times a model with a random defense is asked about each image. Its accuracy is the mean.
-        seed: what random attacks and defenses draw from, for each batch anew, so that a report can be had again,
-            also by other numbers of processes and after a kill. Generators that attacks were given are not used. None
+            less time. The worst case over attacks stays the same; but the accuracy of an attack is then what it and
+            those before it leave together.
+        draws: how many times a model with a random defense is run on each image. Its accuracy is the mean.
+        seed: for random attacks and defenses, for each batch anew, so that a report can be reproduced, even with
+            another number of processes or after an interruption. Generators that attacks were given are not used. None
             for torch's default generators and the attacks' own.
         flags: whether to look for reasons to doubt the numbers, which takes passes of their own on some of the
             images after the last batch; see `advkit.evaluation.flags`.
-        run_folder: a folder to keep the results of each batch in as they come. The same call with the same folder
-            goes on where the last one was killed. The loader has to give the same batches again. Another model is
-            refused: by its layers, its weights, and its outputs for a few of the images. So is another
-            attack, by its class, fields and attributes, and the code of a class of your own.
-        pictures: how many images to keep of those that attacks fooled the bare model with, for
+        run_folder: a folder for the results of each batch, written as they come. The same call with the same folder
+            resumes where the last one was killed. The loader has to give the same batches again. Another model is
+            recognised by its layers, its weights, and its outputs for a few of the images, and refused. So is another
+            attack, by its class, fields and attributes, and by the code of a class of your own.
+        pictures: how many of the images with which attacks fooled the bare model to keep, for
             `RobustnessReport.to_html` to show: grey or RGB, one of each attack before a second of any.
-        share: whether the processes of torch.distributed, where there are several, share the work. All of them have to
-            call then, and wait for each other; False for one that evaluates by itself.
-        progress: True for a progress bar, False for none, None for one where stderr is a terminal and tqdm is
-            installed.
+        share: whether the processes of torch.distributed, if there are several, share the work. All of them then have
+            to call this, and wait for each other; False for one that evaluates by itself.
+        progress: True for a progress bar, False for none, None for one if stderr is a terminal and tqdm is installed.
 
     Returns:
         The scores.
@@ -145,7 +145,7 @@ def evaluate(
             ``norm``, ``eps`` or ``bounds`` beside attacks that have their own; or the loader gives other batches to
             another process, or than it gave before the kill.
         ModelError: the model returned NaN for every image, or something that is no batch of logits.
-        NoGradientError: the model or a defense has neither a gradient nor a surrogate, and all attacks need one. Where
+        NoGradientError: the model or a defense has neither a gradient nor a surrogate, and all attacks need one. If
             some see only outputs, these are carried out, and a flag says which were not. Or a model to transfer from
             has none.
         MissingExtraError: ``progress`` is True and tqdm is not installed.
@@ -274,6 +274,6 @@ def _circumstances(records: Mapping[int, Record], setup: Mapping[str, Any], mode
 
 
 _TWO_BUDGETS = (
-    '{given} {verb} for a verdict, as in evaluate(..., "standard", norm="l2", eps=0.5), and attacks that are given '
-    "have their own: say it to them, as in advkit.PGD(model, eps=4 / 255)"
+    '{given} {verb} for a verdict, as in evaluate(..., "standard", norm="l2", eps=0.5). Attacks that you pass have '
+    "their own: set it there, as in advkit.PGD(model, eps=4 / 255)"
 )

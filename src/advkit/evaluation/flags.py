@@ -1,9 +1,9 @@
 """Red flags: signs that an evaluation says more about its attacks than about its model.
 
 Each is a sentence with the numbers seen, what to do about it, and the paper that warns of it. A flag needs more than
-chance: counts are held against a binomial, and attacks are compared image by image. One image of a hundred raises none.
-`advkit.evaluation.probes` has those that need passes of their own, and `advkit.evaluation.comparison` those that show
-when attacks are held against each other.
+chance: counts are tested against a binomial, and attacks are compared image by image. One image of a hundred raises
+none. `advkit.evaluation.probes` has those that need passes of their own, and `advkit.evaluation.comparison` those that
+show when attacks are compared with each other.
 
 The papers:
 
@@ -70,21 +70,23 @@ CHANCE = 0.01  # how probable the numbers behind a flag may be where nothing is 
 
 @dataclass(frozen=True)
 class Flag:
-    """One sign that an evaluation is not to be trusted.
+    """One sign that an evaluation should not be trusted.
 
     Attributes:
         name: what it is called, such as "zero gradients".
-        sentence: what was seen, with numbers, and what to do.
-        paper: who warns of it.
-        defense: how the report calls the defense of the model that it is about, "none" for the bare model; None where
-            it is about no model of a report.
+        sentence: what was seen, with numbers, and what to do about it.
+        paper: which paper warns of it.
+        defense: how the report calls the defense of the model that it is about, "none" for the bare model; None if it
+            is not about a model of a report.
         attack: the attack whose numbers it puts in doubt; None for all attacks on the model.
-        protocol: the protocol of that; None for all but those whose images were made on another model.
+        protocol: the protocol of that attack; None for all but those whose images were made on another model.
 
     Examples:
         >>> report = advkit.evaluate(lambda pixels: model(pixels).softmax(1), loader, [advkit.PGD(model)])
         >>> print(report.flags[0])
         probabilities: on 12 of 12 images the model returns numbers that sum to 1 instead of logits...
+        >>> report.flags[0].doubts("none", "PGD", None)  # what PGD left of the bare model
+        True
     """
 
     name: str
@@ -113,6 +115,11 @@ def rising(name: str, eps: Sequence[float], right: Tensor) -> tuple[Flag, ...]:
         name: of the attack.
         eps: E budgets, ascending.
         right: bool (E, N), whether the model is right on each of the same N images under attack, at each budget.
+
+    Examples:
+        >>> right = torch.tensor([[False] * 30 + [True] * 70, [True] * 100])  # 70 % at 2/255, 100 % at 8/255
+        >>> advkit.evaluation.flags.rising("PGD", [2 / 255, 8 / 255], right)[0].name
+        'accuracy rises with eps'
     """
     counts = right.sum(1).tolist()
     lows = [min(range(later), key=counts.__getitem__) for later in range(1, len(counts))]
@@ -133,10 +140,15 @@ def rises(name: str, model: str, low: float, high: float, right_low: Tensor, rig
 
 
 def beats(winner: Tensor, loser: Tensor) -> bool:
-    """Whether the first of two yes-or-no outcomes on the same images, bool (N,) each, has more yes than by chance.
+    """Whether the first of two yes-or-no outcomes on the same images, bool (N,) each, is yes more often than by chance.
 
-    McNemar's test, exact and one-sided, at 1 %: of the images that tell the two apart, as many would be the winner's
-    by tosses of a coin once in a hundred times at most. It takes seven images of seven.
+    McNemar's test, exact and one-sided, at 1 %: tossing a coin for each image on which the two differ would give the
+    winner as many at most once in a hundred times. Seven images of seven are enough.
+
+    Examples:
+        >>> withstood = torch.tensor([True] * 10)
+        >>> [advkit.evaluation.flags.beats(withstood, torch.arange(10) >= lost) for lost in (6, 7)]
+        [False, True]
     """
     won, lost = int((winner & ~loser).sum()), int((loser & ~winner).sum())
     return tail(won, won + lost, 0.5) < CHANCE

@@ -1,4 +1,4 @@
-"""Whether a model's gradient foretells its answers: what the change of the log-odds has to do with it."""
+"""Whether a model's gradient predicts its outputs: how the change of the log-odds correlates with it."""
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ _TINY = 1 / 100  # of the length; the change of a smooth function falls as much
 
 
 def foretold(called: str, model: Model, left: Survivors, bounds: tuple[float, float], *, adaptive: bool) -> list[Sign]:
-    """The sign for gradients that do not foretell how the answers change along random directions.
+    """The sign for gradients that do not predict how the outputs change along random directions.
 
     Through the surrogate of a defense that has no gradient this is not asked: that it is another function than the
     defense is known. Nor is it asked of a defense that says it is random.
@@ -104,14 +104,14 @@ class _Directions:
         seen = f"on {int(rows.sum())} of {n} images that no attack fooled, "
         if kind == "still":
             sentence = (
-                f"{called} returns the same logits to the last bit when every pixel moves by {self.length:.3g}, though "
+                f"{called} returns exactly the same logits when every pixel moves by {self.length:.3g}, although "
                 "its gradient is not zero; it remembers earlier images, or looks its outputs up, so evaluate a fresh "
                 "copy, and attack the model behind it"
             )
             return [Sign(Flag("answers that stand still", seen + sentence + ".", ATHALYE), rows)]
         if kind == "jumpy":
             sentence = (
-                f"the outputs of {called} change as much when the pixels move by {self.length * _TINY:.2g} as by "
+                f"the outputs of {called} change just as much when the pixels move by {self.length * _TINY:.2g} as by "
                 f"{self.length:.2g}, so its gradient predicts nothing; it draws random numbers that depend on the "
                 "image, or is discontinuous everywhere, so attack the model behind it, or the mean over such draws"
             )

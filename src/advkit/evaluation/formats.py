@@ -147,7 +147,7 @@ def together(report: RobustnessReport) -> tuple[WorstCase, ...]:
 
 
 def _remarks(report: RobustnessReport, width: int | None) -> list[str]:
-    """What stands beneath the table: lines, after an empty one for each paragraph."""
+    """The text beneath the table: lines, after an empty one for each paragraph."""
     paragraphs = [
         *_verdict(report),
         *verified(report),
@@ -176,7 +176,7 @@ def _verdict(report: RobustnessReport) -> list[str]:
     return [
         f'Robust accuracy within {far}, "{report.verdict}": {_percent(worst.accuracy)}, with 95 % confidence '
         f"{100 * worst.low:.1f} to {100 * worst.high:.1f}. It is an upper bound: another attack may find more. First "
-        f"fooled: {', '.join(fooled)}. {spent:,.0f} passes (forwards and backwards) an image."
+        f"fooled: {', '.join(fooled)}. {spent:,.0f} passes (forwards and backwards) per image."
     ]
 
 
@@ -186,7 +186,7 @@ def verified(report: RobustnessReport) -> list[str]:
         return []
     low, high = _percent(report.verified_accuracy), _percent(report.robust_accuracy)
     return [
-        f"Verified: {low}, of which it is proved that no attack within the budget can fool the model. On these images "
+        f"Verified: {low}, for which it is proved that no attack within the budget can fool the model. On these images "
         f"the truth lies between {low.removesuffix(' %')} and {high}."
     ]
 

@@ -21,14 +21,14 @@ _TOP = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An image that an attack fooled the bare model with, beside its original.
+    """An image with which an attack fooled the bare model, and its original.
 
     Attributes:
         attack: how the report calls the attack.
         label: the true class.
-        original: the image before the attack, as a PNG file in base64: rounded to 8 bits, which is for the eye alone.
+        original: the image before the attack, as a PNG file in base64: rounded to 8 bits, for viewing only.
         adversarial: the image after it, likewise.
-        before: the model's three most confident classes for the original, and how confident it is: softmax, in [0, 1].
+        before: the model's three most confident classes for the original, and its confidence: softmax, in [0, 1].
         after: likewise for the adversarial image.
         l2: how far the image was moved, in units of pixels.
         linf: likewise.
@@ -38,6 +38,9 @@ class Picture:
         >>> picture = report.pictures[0]
         >>> picture.before[0][0] == picture.label, picture.after[0][0] == picture.label
         (True, False)
+        >>> import json
+        >>> advkit.evaluation.Picture.from_json(json.loads(report.to_json())["pictures"][0]) == picture
+        True
     """
 
     attack: str

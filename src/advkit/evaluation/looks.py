@@ -1,4 +1,4 @@
-"""What a model's answers and gradients look like, image by image."""
+"""What a model's outputs and gradients look like, image by image."""
 
 from dataclasses import dataclass
 

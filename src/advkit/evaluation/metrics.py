@@ -1,4 +1,4 @@
-"""How well predictions agree with labels, as numbers."""
+"""How well predictions agree with labels, in numbers."""
 
 import math
 from collections.abc import Iterable
@@ -6,17 +6,22 @@ from collections.abc import Iterable
 __all__ = ["Confusion", "macro", "wilson"]
 
 Confusion = Iterable[tuple[int, int, int]]
-"""(label, prediction, how often), for the pairs that came up."""
+"""(label, prediction, how often), for each pair that came up."""
 
 _NORMAL_97_5 = 1.959963984540054  # the quantile of the normal distribution with 2.5 % beyond it
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was seen in ``count`` images: (low, high), both in [0, 1].
+    """The 95 % interval of a share observed over ``count`` images: (low, high), both in [0, 1].
 
     Wilson's score interval ("Probable inference, the law of succession, and statistical inference", JASA 1927, eq. 7),
-    which also holds near 0 and 1, where accuracies under attack are. It speaks of other images of the same kind, not
-    of other runs on the same ones. NaN where there was no image.
+    which also holds near 0 and 1, where accuracies under attack tend to be. It is about other images of the same kind,
+    not about other runs on the same ones. NaN if there was no image.
+
+    Examples:
+        >>> low, high = advkit.evaluation.metrics.wilson(0.5, 100)
+        >>> print(f"{low:.3f} to {high:.3f}")
+        0.404 to 0.596
     """
     if not count:
         return math.nan, math.nan
@@ -31,7 +36,12 @@ def macro(confusion: Confusion) -> tuple[float, float, float]:
     """Precision, recall and F1, each the mean over the classes that are the label or the prediction of some image.
 
     Campbell & Lasselle 2024, eq. 13 to 15. A class that is never predicted has precision 0, one that is no image's
-    label has recall 0, and F1 is 0 where both are. NaN where there was no image.
+    label has recall 0, and F1 is 0 where both are. NaN if there was no image.
+
+    Examples:
+        >>> precision, recall, f1 = advkit.evaluation.metrics.macro([(0, 0, 8), (0, 1, 2), (1, 1, 10)])
+        >>> recall  # of class 0 8 of 10, of class 1 all
+        0.9
     """
     hits: dict[int, int] = {}
     labelled: dict[int, int] = {}

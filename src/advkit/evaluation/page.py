@@ -54,8 +54,8 @@ def page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in parts if part)
-        + f"\n<footer>Written by advkit {escape(report.advkit_version)}. This file needs no other, and asks no other "
-        "computer for anything.</footer>\n</main>\n</body>\n</html>\n"
+        + f"\n<footer>Written by advkit {escape(report.advkit_version)}. This file is self-contained and loads nothing "
+        "from elsewhere.</footer>\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -118,7 +118,8 @@ def _losses(report: RobustnessReport) -> str:
     sentences = lost(report)
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return (
-        f'<div class="flags" role="note"><p>Images were lost to errors, and are in no number.</p><ul>{items}</ul></div>'
+        '<div class="flags" role="note"><p>Images were lost to errors, and are in none of the numbers.</p>'
+        f"<ul>{items}</ul></div>"
         if sentences
         else ""
     )
@@ -152,7 +153,7 @@ def _attacks(report: RobustnessReport) -> str:
     doubted = " A * marks what a flag puts in doubt." if any("*" in row[1] for row in rows) else ""
     caption = (
         f"{order} First to fool: images that no attack above had fooled. L2 and Linf are medians over the successes, "
-        f"in units of pixels; passes are forwards and backwards an image, and ms milliseconds an image.{doubted}"
+        f"in units of pixels; passes are forwards and backwards per image, and ms milliseconds per image.{doubted}"
     )
     more = "".join(f"<p>{escape(sentence)}</p>" for sentence in (*transfers(report), *unbounded(report)))
     return html_table(head, rows, caption, total=bool(whole)) + more
@@ -171,7 +172,7 @@ def _defenses(report: RobustnessReport) -> str:
             rows.append((clean.name, name, *cells))
     caption = (
         "Accuracy left, with its 95 % interval. Oblivious: images made against the bare model. Naive: the gradient of "
-        "the defended model as it comes. Adaptive: the attacker who knows the defense, which is the number that counts."
+        "the defended model as it comes. Adaptive: the attacker knows the defense, which is the number that counts."
     )
     caption += " Transferred: images made on a surrogate." if TRANSFERRED in protocols else ""
     return html_table(["Defense", "Attack", *protocols], rows, caption, texts=1)
@@ -235,7 +236,7 @@ def _settings(report: RobustnessReport) -> str:
     facts = {
         "Images": f"{report.images:,}, digest {report.data_digest}",
         "Attacks by name": report.verdict or "",
-        "Passes": f"{spent:,.0f} forwards and backwards an image, over all attacks on the bare model",
+        "Passes": f"{spent:,.0f} forwards and backwards per image, over all attacks on the bare model",
         "Time of these attacks": f"{seconds:,.1f} s",
         "Device": f"{report.device} ({report.hardware})",
         "Seed": "none" if report.seed is None else str(report.seed),
@@ -304,13 +305,13 @@ _STRIP = (
     "the accuracy when nobody attacks.</p>"
 )
 _READING = """\
-<p>An attack changes an image so little that a person hardly sees it, and asks what the model then takes
-it for. <strong>Robust accuracy</strong> is the share of images on which the model is right whatever the attacks that
-were tried did within their budget. It can only be too high: an attack that fails proves nothing, and a stronger one may
-find more.</p>
+<p>An attack changes an image so little that a person hardly notices, and looks for a change that makes the model wrong.
+<strong>Robust accuracy</strong> is the share of images on which the model is right whatever the attacks that were tried
+did within their budget. It can only be too high: an attack that fails proves nothing, and a stronger one may find
+more.</p>
 <p>The <strong>budget</strong> says how far an image may be moved. Linf 8/255 changes no value of any pixel by more than
 8 of 255 levels; L2 bounds the length of the whole change, L1 its sum, L0 the number of values that change.</p>
 <p>The <strong>interval</strong> says what the accuracy may be on other images of the same kind (Wilson's, 95 %). It
-says nothing of stronger attacks.</p>
-<p>A <strong>red flag</strong> is a sign that attacks were misled, as where a defense hides its gradient. No flag is no
-proof.</p>"""
+says nothing about stronger attacks.</p>
+<p>A <strong>red flag</strong> is a sign that attacks were misled, for instance by a defense that hides its gradient.
+The absence of flags proves nothing.</p>"""

@@ -14,7 +14,7 @@ from advkit.model import Model, defended
 
 __all__ = ["Asked", "Passes", "counting", "foreseen"]
 
-_USUAL = 50  # forwards an image, of an attack that does not say how many it takes
+_USUAL = 50  # forwards per image, of an attack that does not say how many it takes
 
 
 class Asked(nn.Module):

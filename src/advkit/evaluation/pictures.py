@@ -38,31 +38,31 @@ def picture_rows(
 ) -> Figure:
     """Draw what an attack did to a few images, a row for each.
 
-    A row has the original and the model's most confident classes for it, the perturbation, magnified around mid-grey
+    A row shows the original and the model's most confident classes for it, the perturbation, magnified around mid-grey
     by the factor beneath it, and the adversarial image and the model's most confident classes for that. Images that
-    the model got right and that the attack fooled it with come first, each class once before any comes again.
+    the model got right and on which the attack succeeded come first, each class once before any is repeated.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        result: what `Attack.run` returned, of images (N, C, H, W) with C = 1 (grey) or C = 3 (RGB).
+        result: what `Attack.run` returned, for images (N, C, H, W) with C = 1 (grey) or C = 3 (RGB).
         class_names: a name for each of the K classes; their indices if None.
-        path: a file to save the picture in; its suffix says the format.
+        path: a file to save the picture in; its suffix sets the format.
         count: how many rows, if there are as many images.
         top: how many classes to show.
         bounds: the lowest and the highest value of a pixel.
-        dpi: pixels an inch of the file; the picture is about 8 inches wide.
+        dpi: pixels per inch of the file; the picture is about 8 inches wide.
 
     Returns:
-        The figure. It belongs to no window, and nothing of pyplot's state is touched.
+        The figure. It belongs to no window, and pyplot's state is not touched.
 
     Raises:
-        InputError: there is no image, it is neither grey nor RGB, or ``class_names`` are too few.
+        InputError: there is no image, it is neither grey nor RGB, or there are too few ``class_names``.
         MissingExtraError: matplotlib is not installed.
 
     Examples:
         >>> result = advkit.PGD(model).run(images, labels)
         >>> figure = advkit.evaluation.picture_rows(model, result, path="rows.png", count=3)
-        >>> len(figure.axes)  # five a row: two images with their classes, and the perturbation between them
+        >>> len(figure.axes)  # five per row: two images with their classes, and the perturbation between them
         15
     """
     check_number("count", count, at_least=1, integer=True)

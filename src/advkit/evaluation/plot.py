@@ -1,7 +1,7 @@
-"""What an evaluation found, drawn: accuracies, security curves, confusions, and adversarial images to look at.
+"""The results of an evaluation as figures: accuracies, security curves, confusions, and adversarial images.
 
-Every function returns a figure that belongs to no window, and touches nothing of pyplot's state. Widths are in inches:
-3.3 is a column of a paper, 7 its whole width. Nothing is told apart by colour alone.
+Every function returns a figure that belongs to no window, and does not touch pyplot's state. Widths are in inches:
+3.3 is a column of a paper, 7 its whole width. Nothing relies on colour alone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from advkit.evaluation.drawing import (
     text_style,
     wrapped_name,
 )
+from advkit.evaluation.formats import called
 from advkit.evaluation.pictures import picture_rows
 from advkit.evaluation.plan import TRANSFERRED
 from advkit.evaluation.report import RobustnessReport, Score
@@ -61,15 +62,16 @@ def accuracy_bars(
     """Draw the accuracy of each defense under each attack, as groups of bars with their 95 % intervals.
 
     A group for each attack, and one for none, has a bar for each defense, in the order of the legend, whose numbers
-    stand beside the bars. After figures 16 to 18 of Campbell & Lasselle 2024.
+    stand beside the bars. Each surrogate of transferred attacks has a group of its own. After figures 16 to 18 of
+    Campbell & Lasselle 2024.
 
     Args:
         report: what `advkit.evaluate` returned.
-        path: a file to save the picture in; its suffix says the format.
-        protocol: "adaptive", "naive" or "oblivious": how the defended models were attacked. Or "transferred", of the
-            attacks that were, on the bare model as well.
+        path: a file to save the picture in; its suffix sets the format.
+        protocol: "adaptive", "naive" or "oblivious": how the defended models were attacked. Or "transferred", for
+            images from surrogates, on the bare model as well.
         width: in inches, at least 2. The height is what the bars need.
-        dpi: pixels an inch of the file.
+        dpi: pixels per inch of the file.
 
     Raises:
         InputError: the report has defenses, and none of its scores is of this protocol.
@@ -85,9 +87,9 @@ def accuracy_bars(
     defenses = report.defenses
     if (len(defenses) > 1 or protocol == TRANSFERRED) and protocol not in report.protocols:
         raise InputError(f"the report has no protocol {protocol!r}; it has {list(report.protocols)}")
-    shown = report.transferred if protocol == TRANSFERRED else report.attacks
-    attacks = list(dict.fromkeys(score.name for score in shown))
-    groups = [defenses, *([report.score(name, one.name, protocol) for one in defenses] for name in attacks)]
+    attacks = [called(score) for score in (report.transferred if protocol == TRANSFERRED else report.attacks)]
+    known = {(called(score), score.defense): score for score in report.scores if score.protocol in (protocol, None)}
+    groups = [defenses, *([known[name, one.name] for one in defenses] for name in attacks)]
     figure = new_figure(dpi)
     from matplotlib.patches import Patch
 
@@ -147,10 +149,10 @@ def security_curves(
 
     Args:
         curves: what `security_curve` returned, at least one, in the same norm; by the names that the legend should
-            use, or a sequence, which is called by the attacks.
-        path: a file to save the picture in; its suffix says the format.
+            use, or as a sequence, named after the attacks.
+        path: a file to save the picture in; its suffix sets the format.
         width: in inches, at least 2.
-        dpi: pixels an inch of the file.
+        dpi: pixels per inch of the file.
 
     Raises:
         InputError: there is no curve, or the curves are in different norms.
@@ -218,19 +220,19 @@ def confusion_matrix(
 ) -> Figure:
     """Draw what the images of each class were taken for, in percent of the class.
 
-    The shades go with the square root, so that rare confusions show. Numbers stand in the cells where there is room.
-    Of more classes than can be told apart, those with the most frequent confusions are drawn, as many as have room for
-    numbers, and a column has what their images were taken for beside.
+    The shading follows the square root, so that rare confusions show. Cells have numbers where there is room. If there
+    are too many classes to tell apart, those that are confused most often are drawn, as many as have room for numbers,
+    and an extra column holds everything else that their images were taken for.
 
     Args:
         counts: a score of a report, or int64 (K, K): how often an image of class i was taken for class j.
         class_names: a name for each of the K classes or more; their indices if None.
-        path: a file to save the picture in; its suffix says the format.
+        path: a file to save the picture in; its suffix sets the format.
         width: in inches, at least 2.
-        dpi: pixels an inch of the file.
+        dpi: pixels per inch of the file.
 
     Raises:
-        InputError: the matrix is not square or has no class, or ``class_names`` are too few.
+        InputError: the matrix is not square or has no class, or there are too few ``class_names``.
         MissingExtraError: matplotlib is not installed.
 
     Examples:

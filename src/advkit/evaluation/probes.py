@@ -1,8 +1,8 @@
-"""The flags that need passes of their own: what a model's answers and gradients look like on a few dozen images.
+"""The flags that need passes of their own: what a model's outputs and gradients look like on a few dozen images.
 
-First what is wrong with them anywhere, on images that the model gets right. Then, on the images that no attack fooled
-within its budget, which are what a high accuracy rests on, whether the gradient foretells the answers there; and where
-nothing has been found, whether another search fools what the attacks did not (`advkit.evaluation.searches`).
+First what is wrong with them anywhere, on images that the model gets right. Then, on the images on which every attack
+failed within its budget, on which a high accuracy rests, whether the gradient predicts the outputs there; and if
+nothing has been found, whether another search succeeds where the attacks did not (`advkit.evaluation.searches`).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What is kept of a batch: a few numbers an image, and not the images."""
+"""What is kept of a batch: a few numbers per image, and not the images."""
 
 import json
 from collections.abc import Iterable, Sequence

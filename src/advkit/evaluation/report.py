@@ -34,7 +34,7 @@ __all__ = ["BARE", "AttackScore", "DefenseScore", "Failure", "RobustnessReport",
 class RobustnessReport:
     """What `advkit.evaluate` found: prints as a table, and goes to Markdown, CSV and JSON, and back from JSON.
 
-    ``report["FGSM"]`` is the bare model's score under the attack of that name; `score` finds the others.
+    ``report["FGSM"]`` is the bare model's score under the attack of that name; `score` finds all others.
 
     Attributes:
         images: how many images were evaluated.
@@ -42,10 +42,10 @@ class RobustnessReport:
         scores: one for each defense, attack and protocol, in the order in which they were given.
         worst: what all attacks together leave of each defense under each protocol.
         flags: reasons to doubt the numbers, a sentence each.
-        failures: the images lost to errors, which are in no number.
+        failures: the images lost to errors, which are in none of the numbers.
         standing: for each image, in the loader's order, whether the bare model is right on it under every attack; see
             `robust`.
-        proved: likewise, whether it is proved that no attack within the budget can fool it; nothing without
+        proved: likewise, whether it is proved that no attack within the budget can fool it; empty without
             ``certify=True``. See `verified`.
         labels: the class of each image, in the same order.
         surrogates: the models that images were transferred from, by name: the class of each, and a digest of its
@@ -54,10 +54,10 @@ class RobustnessReport:
         verdict: "standard" or "autoattack", if the attacks were given by that name.
         not_tried: the kinds of attacks of which none was carried out, as parts of a sentence.
         stop_when_fooled: whether each attack was only tried on what those before it left; its accuracy is then what
-            it and those before it leave.
-        seed: what the random numbers were drawn from; None if from elsewhere.
+            it and those before it leave together.
+        seed: of the random numbers; None if they were not seeded.
         device: where the models were, such as "cpu" or "cuda:0".
-        hardware: what that is.
+        hardware: the name of that device.
         data_digest: of the images and labels.
         advkit_version: the version of advkit that measured.
         torch_version: the version of torch that it ran on.
@@ -65,10 +65,19 @@ class RobustnessReport:
 
     Examples:
         >>> report = advkit.evaluate(model, loader, [advkit.FGSM(model), advkit.PGD(model)])
-        >>> report["FGSM"].success_rate, report.worst[0].accuracy
-        (1.0, 0.0)
-        >>> advkit.RobustnessReport.from_json(report.to_json()) == report
+        >>> report.clean_accuracy, report["FGSM"].success_rate, report.worst[0].accuracy
+        (1.0, 1.0, 0.0)
+        >>> [(score.name, score.accuracy) for score in report.attacks]
+        [('FGSM', 0.0), ('PGD', 0.0)]
+        >>> others = {"other": advkit.Normalized(net, mean=0.5, std=0.5)}  # to make images on as well
+        >>> attack, defenses = advkit.PGD(model, eps=0.5 / 255), [advkit.defenses.FeatureSmoothing()]
+        >>> more = {"transfer_from": others, "certify": True, "flags": False}
+        >>> report = advkit.evaluate(model, loader, [attack], defenses, **more)
+        >>> report.protocols, [score.surrogate for score in report.transferred]
+        (('oblivious', 'naive', 'adaptive', 'transferred'), ['other'])
+        >>> report.verified_accuracy <= report.robust_accuracy
         True
+        >>> undecided = report.robust & ~report.verified  # neither fooled nor proved, image by image
     """
 
     images: int
@@ -102,15 +111,15 @@ class RobustnessReport:
     def robust_accuracy(self) -> float:
         """The share of images on which the bare model is right under every attack within the budget, in [0, 1].
 
-        Of "standard", the number to report. It is an upper bound: another attack may find more.
+        With "standard", this is the number to report. It is an upper bound: another attack may find more.
         """
         return next((worst.accuracy for worst in self.worst if worst.defense == BARE), self.clean_accuracy)
 
     @property
     def robust(self) -> Tensor:
-        """Which images these are: bool (N,), on the CPU, in the loader's order; False where one was lost to an error.
+        """On which images the bare model is right under every attack: bool (N,), on the CPU, in the loader's order.
 
-        Of a model that is asked several times, those on which most of its answers are right under every attack.
+        For a random model, those where most of its predictions are. False for an image that was lost to an error.
         """
         return torch.tensor(self.standing, dtype=torch.bool, device="cpu")
 
@@ -125,7 +134,7 @@ class RobustnessReport:
 
     @property
     def verified(self) -> Tensor:
-        """Which images these are: bool (N,), on the CPU, in the loader's order; (0,) without ``certify=True``."""
+        """For which images that is proved: bool (N,), on the CPU, in the loader's order; (0,) without certificates."""
         return torch.tensor(self.proved, dtype=torch.bool, device="cpu")
 
     @property
@@ -154,11 +163,16 @@ class RobustnessReport:
         Args:
             attack: how the report calls the attack.
             defense: how the report calls the defense; "none" for the bare model.
-            protocol: "oblivious", "naive" or "adaptive"; adaptive if None. For the bare model they are one. Or
-                "transferred", also for the bare model; of several surrogates it is the one that leaves least.
+            protocol: "oblivious", "naive" or "adaptive"; adaptive if None. For the bare model they are the same. Or
+                "transferred", for the bare model too; of several surrogates it is the one that leaves least.
 
         Raises:
             KeyError: there is none.
+
+        Examples:
+            >>> report = advkit.evaluate(model, loader, [advkit.FGSM(model)], [advkit.defenses.FeatureSmoothing()])
+            >>> report.score("FGSM", "FeatureSmoothing", "oblivious").protocol
+            'oblivious'
         """
         wanted = None if defense == BARE and protocol != TRANSFERRED else protocol or "adaptive"
         found = [one for one in self.scores if (one.name, one.defense, one.protocol) == (attack, defense, wanted)]
@@ -173,24 +187,42 @@ class RobustnessReport:
         raise KeyError(f"the report has no protocol {wanted!r}; it has {list(self.protocols)}")
 
     def __str__(self) -> str:
-        """A table that fits 80 columns; names wrap where they have to. What else there is to say stands beneath it."""
+        """A table that fits 80 columns; names wrap where they have to. Remarks follow beneath it."""
         return formats.text(self)
 
     def to_markdown(self, path: str | PathLike[str] | None = None) -> str:
-        """The table and its remarks in Markdown, written to ``path`` as well if there is one."""
+        """The table and its remarks in Markdown, written to ``path`` as well if there is one.
+
+        Examples:
+            >>> print(advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_markdown("table.md"))
+            | attack | accuracy | 95 % interval | success | L2 | Linf | ms/image |
+            ...
+        """
         return _written(formats.markdown(self), path)
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
         """All the numbers, written to ``path`` as well if there is one: a line for each score.
 
-        A line without an attack is of the model when nobody attacks, and one whose attack is "all together" of the
-        worst case over attacks. ``class`` is the attack's, or the defense's, and ``flags`` are the names of the flags
-        that speak of the line. A number that nothing was measured for is left empty.
+        A line without an attack is about the model when nobody attacks, and one whose attack is "all together" about
+        the worst case over attacks. ``class`` is the attack's, or the defense's, and ``flags`` names the flags that
+        concern the line. A number for which nothing was measured is left empty.
+
+        Examples:
+            >>> lines = advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_csv("table.csv").splitlines()
+            >>> lines[2].split(",")[:2]  # beneath the names, and the model when nobody attacks
+            ['none', 'FGSM']
         """
         return _written(formats.as_csv(self), path)
 
     def to_json(self, path: str | PathLike[str] | None = None) -> str:
-        """Everything in JSON, written to ``path`` as well if there is one. NaN becomes null."""
+        """Everything in JSON, written to ``path`` as well if there is one. NaN becomes null.
+
+        Examples:
+            >>> import json
+            >>> text = advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_json("report.json")
+            >>> json.loads(text)["seed"]
+            0
+        """
         return _written(stored.as_json(asdict(self)), path)
 
     def to_html(
@@ -201,11 +233,11 @@ class RobustnessReport:
         class_names: Sequence[str] | None = None,
         curves: "Sequence[SecurityCurve] | Mapping[str, SecurityCurve]" = (),
     ) -> str:
-        """A page for people: one file that needs no other, on a screen, on a telephone and in print.
+        """A page for people: one self-contained file, for a screen, a phone and print.
 
-        On top the verdict with its interval, and the flags; below it what each attack found, security curves, pictures
-        of images before and after an attack, and what it took. The page asks no other computer for anything, runs no
-        script, and follows the reader's light or dark setting.
+        At the top is the verdict with its interval, and the flags; below it what each attack found, security curves,
+        images before and after an attack, and what it took. The page loads nothing from elsewhere, runs no script, and
+        follows the reader's light or dark setting.
 
         Args:
             path: a file to write it to as well.
@@ -228,19 +260,19 @@ class RobustnessReport:
     def to_dict(self) -> dict[str, float | int | bool | str]:
         """The numbers as one flat dict, for TensorBoard, W&B, MLflow and the like.
 
-        The keys stay what they are from one version to the next; more may come. Of the bare model: ``images``,
+        The keys are stable from one version to the next, though more may be added. For the bare model: ``images``,
         ``clean_accuracy``, ``robust_accuracy`` (each also with ``_low`` and ``_high``, the ends of its 95 % interval),
         ``verified_accuracy`` if the report has one, ``flags`` and ``failures`` (how many), ``eps_linf`` and so on (the
         budgets), ``verdict`` ("" if there is none), ``stop_when_fooled``, ``seed``, ``device``, ``hardware``,
-        ``data_digest``, ``advkit_version``, ``torch_version`` and ``python_version``. Of each attack, after its name
+        ``data_digest``, ``advkit_version``, ``torch_version`` and ``python_version``. For each attack, after its name
         and a slash, ``accuracy`` with its ends, ``success_rate``, ``attacked``, ``first_to_fool``, ``precision``,
         ``recall``, ``f1``, ``median_l0`` to ``median_linf``, ``seconds_per_image``, ``forwards_per_image`` and
-        ``backwards_per_image``. Of a defense, after its name, ``clean_accuracy``, ``precision``, ``recall`` and ``f1``;
-        after its name and a protocol's, ``robust_accuracy``; and after the attack's as well what there is of an attack.
-        Of transferred images the protocol is followed by the surrogate's name, and for the bare model both stand first.
+        ``backwards_per_image``. For a defense, after its name, ``clean_accuracy``, ``precision``, ``recall`` and
+        ``f1``; after its name and a protocol's, ``robust_accuracy``; and after the attack's as well, the numbers of an
+        attack. For transferred images the surrogate's name follows the protocol; for the bare model, both come first.
 
-        What is no letter, digit, dot or dash in a name becomes ``_``: ``PGD_eps_8_255_steps_40/accuracy``. A number
-        that nothing was measured for is NaN, and what is None is left out.
+        Whatever is not a letter, digit, dot or dash in a name becomes ``_``: ``PGD_eps_8_255_steps_40/accuracy``. A
+        number for which nothing was measured is NaN, and what is None is left out.
 
         Examples:
             >>> report = advkit.evaluate(model, loader, [advkit.PGD(model, steps=5)])
@@ -252,7 +284,7 @@ class RobustnessReport:
         return as_dict(self)
 
     def to_dataframe(self) -> "DataFrame":
-        """The lines of `to_csv` as a pandas table: numbers as floats, NaN where nothing was measured.
+        """The lines of `to_csv` as a pandas `DataFrame`: numbers as floats, NaN where nothing was measured.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -265,11 +297,11 @@ class RobustnessReport:
         return as_dataframe(self)
 
     def compare(self, other: "RobustnessReport") -> Comparison:
-        """Hold this report against another on the same images, image by image.
+        """Compare this report with another on the same images, image by image.
 
-        Whether the model is right on an image under every attack is a pair of yes and no for each image, of which
-        McNemar's exact test says whether the difference may be chance. Two accuracies alone don't tell: their intervals
-        may overlap although one model is right wherever the other is, and on more.
+        For each image, each of the two models is right under every attack or not; McNemar's exact test says whether
+        the difference may be chance. Two accuracies alone don't tell: their intervals may overlap although one model
+        is right wherever the other is, and on more images.
 
         Args:
             other: the second report.
@@ -278,8 +310,8 @@ class RobustnessReport:
             What differs; it prints.
 
         Raises:
-            InputError: the other report is about other images, or one of them is of an advkit that kept no verdict for
-                each image.
+            InputError: the reports are about different images, or one of them comes from an advkit that did not keep a
+                verdict for each image.
 
         Examples:
             >>> before = advkit.evaluate(model, loader, [advkit.PGD(model)])
@@ -297,7 +329,12 @@ class RobustnessReport:
             source: the JSON text itself, or the path of a file of it.
 
         Raises:
-            InputError: this is no report, or a report of another version of the schema.
+            InputError: this is not a report, or one of another version of the schema.
+
+        Examples:
+            >>> text = advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_json("report.json")
+            >>> advkit.RobustnessReport.from_json("report.json").to_json() == text
+            True
         """
         text = fspath(source)
         if not text.lstrip().startswith("{"):

@@ -14,13 +14,18 @@ BARE = "none"  # what the report calls the bare model, among the defenses
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """A share of images that a model gets right. A number that nothing was measured for is NaN.
+    """A share of images that a model gets right. A number for which nothing was measured is NaN.
 
     Attributes:
-        images: how many images it is of: those that were evaluated and not lost to errors.
-        accuracy: the share of them that the model gets right, in [0, 1]. Of a random model, the mean over its draws.
+        images: how many images it is a share of: those that were evaluated and not lost to errors.
+        accuracy: the share of them that the model gets right, in [0, 1]. For a random model, the mean over its draws.
         low: the lower end of the 95 % interval of the accuracy; see `advkit.evaluation.metrics.wilson`.
         high: its upper end.
+
+    Examples:
+        >>> worst = advkit.evaluate(model, loader, [advkit.FGSM(model)]).worst[0]
+        >>> worst.images, worst.accuracy, worst.interval == (worst.low, worst.high)
+        (12, 0.0, True)
     """
 
     images: int
@@ -43,8 +48,8 @@ class Score(Share):
         recall: macro recall, in [0, 1].
         f1: macro F1, in [0, 1].
         prediction_seconds: the time from an image to its prediction (Campbell & Lasselle 2024, section 4), averaged
-            over images. Under attack the attack is part of it.
-        confusion: (label, prediction, how often) of each pair that came up; a random model counts in every draw.
+            over images. Under attack it includes the attack.
+        confusion: (label, prediction, how often) for each pair that came up; a random model counts in every draw.
 
     Examples:
         >>> score = advkit.evaluate(model, loader, [advkit.FGSM(model)])["FGSM"]
@@ -76,8 +81,8 @@ class DefenseScore(Score):
     Attributes:
         name: how the report calls the defense; "none" for the bare model.
         defense: the class of the defense, or of the model.
-        arguments: what it was made with, by name, and a digest of its weights where it has any.
-        draws: how many times a random model was asked about each image; 1 for others.
+        arguments: what it was made with, by name, and a digest of its weights if it has any.
+        draws: how many times a random model was run on each image; 1 for others.
 
     Examples:
         >>> defenses = {"crops": advkit.defenses.RandomCropRescale()}
@@ -100,18 +105,19 @@ class AttackScore(Score):
         name: how the report calls the attack.
         attack: the attack's class.
         defense: how the report calls the defense; "none" for the bare model.
-        protocol: "oblivious", "naive" or "adaptive"; None for the bare model, where the three are one. Or
-            "transferred", of images that were made on another model, the surrogate.
-        surrogate: how the report calls it; None for other protocols.
+        protocol: "oblivious", "naive" or "adaptive"; None for the bare model, where the three are the same. Or
+            "transferred", for images that were made on another model, the surrogate.
+        surrogate: how the report calls the surrogate; None for other protocols.
         attacked: how many images were attacked: those that the model gets right in some draw.
-        first_to_fool: how many images this attack fooled and none before it in the list did, within the budgets that
-            `WorstCase` counts; together they are what all attacks took. None in a report of an older advkit.
-        success_rate: the share of the images that the model got right before the attack, and wrong after.
-        median_l0: of the successful perturbations, in features; likewise the others, in units of pixels.
-        seconds_per_image: wall-clock time of the attack over the number of images attacked.
-        forwards_per_image: forwards through the network for each image attacked; a surrogate that averages over ten
-            draws makes ten. The forward that judges the outcome is not among them.
-        backwards_per_image: backwards through it.
+        first_to_fool: on how many images this attack was the first in the list to fool the model, within the budgets
+            that `WorstCase` counts; together they are what all attacks took. None in a report of an older advkit.
+        success_rate: of the images that the model got right before the attack, the share that it got wrong after it.
+        median_l0: the median L0 norm of the successful perturbations, in features; likewise the others, in units of
+            pixels.
+        seconds_per_image: wall-clock time of the attack divided by the number of images attacked.
+        forwards_per_image: forwards through the network per image attacked; a surrogate that averages over ten draws
+            makes ten. The forward that judges the outcome is not included.
+        backwards_per_image: backwards through it, likewise.
         arguments: the attack's hyperparameters by name, as numbers, strings, lists and None.
 
     Examples:
@@ -146,10 +152,11 @@ class AttackScore(Score):
 class WorstCase(Share):
     """What all attacks together leave: an image counts only where the model is right under every one of them.
 
-    For a random model each image has the attack that leaves the smallest share of draws right. Where some attacks have
-    a budget, an image that a minimal attack fooled counts only if it was moved no further than a budget allows.
+    For a random model, the attack that counts for an image is the one that leaves the smallest share of draws right.
+    Where some attacks have a budget, the success of a minimal attack counts only if the image was moved no further than
+    a budget allows.
 
-    Transferred images count for the bare model, and for the adaptive attacker, whom nothing forbids them.
+    Transferred images count for the bare model, and for the adaptive attacker, who is free to use them.
 
     Attributes:
         defense: how the report calls the defense; "none" for the bare model.
@@ -174,8 +181,8 @@ class Failure:
 
     Attributes:
         batch: the index of the batch in the loader.
-        rows: the images' places in it.
-        attack: the attack that raised; None where the model raised without one.
+        rows: the indices of the images in it.
+        attack: the attack that raised; None if the model raised without one.
         defense: how the report calls the defense.
         protocol: as in `AttackScore`.
         error: what was raised.

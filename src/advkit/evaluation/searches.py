@@ -1,7 +1,6 @@
-"""Other searches for the images that no attack fooled: what they find tells what the attacks lacked.
+"""Other searches on the images on which every attack failed: what they find shows what the attacks lacked.
 
-They are small, and judge nothing: an image that they fool shows that an accuracy is too high, one that they do not
-fool shows nothing.
+They are small, and decide nothing: where they succeed, an accuracy is too high; where they fail, that shows nothing.
 """
 
 import math

@@ -27,16 +27,17 @@ _BUDGETS = 11  # of a curve that is told none
 
 @dataclass(frozen=True, eq=False)
 class SecurityCurve:
-    """A model's accuracy under one attack, for each of several budgets. It prints as a table.
+    """A model's accuracy under one attack, at each of several budgets. It prints as a table.
 
     Attributes:
-        attack: the attack, as it writes itself.
+        attack: the attack, as it prints.
         norm: the norm that the budgets are in.
         eps: E budgets, ascending, in units of pixels.
         right: bool (E, N), on the CPU: whether the model is right on each image, at each budget. A model with a random
-            defense is right where most of its answers are.
-        distances: floating (N,), on the CPU, of an attack without a budget: how far away the closest image was that it
-            found the model wrong on; 0 where it is wrong to begin with, infinite where none was found. None of others.
+            defense is right where most of its predictions are.
+        distances: floating (N,), on the CPU, for an attack without a budget: how far away the closest image was that
+            it found to fool the model; 0 where the model is wrong from the start, infinite where none was found. None
+            for other attacks.
 
     Examples:
         >>> curve = advkit.evaluation.security_curve(advkit.PGD(model), images, labels, eps=[0, 16 / 255])
@@ -47,6 +48,12 @@ class SecurityCurve:
         --------------------------------------------
              0    100.0%  75.8% to 100.0%     100.0%
         16/255      0.0%    0.0% to 24.2%       0.0%
+        >>> curve.accuracy == curve.worst, curve.flags  # it does not rise
+        (True, ())
+        >>> low, high = curve.interval[0]
+        >>> closest = advkit.evaluation.security_curve(advkit.DeepFool(model), images, labels)
+        >>> closest.median <= closest.distances.max(), closest.mean < torch.inf
+        (tensor(True), True)
     """
 
     attack: str
@@ -57,12 +64,12 @@ class SecurityCurve:
 
     @property
     def mean(self) -> float | None:
-        """The mean of the distances of images that the model is right on; infinite if one was not reached."""
+        """The mean distance of the images that the model gets right; infinite if the attack failed on any of them."""
         return None if self.distances is None else self._of_right().mean().item()
 
     @property
     def median(self) -> float | None:
-        """Their median: half of them are closer. None without distances, NaN of no image."""
+        """The median distance of the same images. None without distances, NaN without images."""
         return None if self.distances is None else self._of_right().quantile(0.5, interpolation="higher").item()
 
     def _of_right(self) -> Tensor:
@@ -83,7 +90,7 @@ class SecurityCurve:
 
     @property
     def worst(self) -> tuple[float, ...]:
-        """The share of the images that no budget up to each one breaks: an accuracy that cannot rise, in [0, 1]."""
+        """The share of images that withstand all budgets up to each one: an accuracy that cannot rise, in [0, 1]."""
         return _shares(self.right.cummin(0).values)
 
     @property
@@ -115,10 +122,10 @@ def security_curve(
 ) -> SecurityCurve:
     """Measure a model's accuracy under an attack at several budgets, in one pass over the images.
 
-    An attack that has a budget is given each image once for each budget, all in one batch: memory is that of a batch
-    so many times as large. Its step size, if it has one, is scaled with the budget. Every other attack looks for the
-    closest image that fools the model, or for any, and is run once: its distances are the whole curve, and the curve
-    knows their mean and median. Images that the model gets wrong to begin with are not attacked.
+    An attack with a budget gets each image once for each budget, all in one batch, which takes as many times the
+    memory. Its step size, if it has one, is scaled with the budget. Every other attack looks for the closest image that
+    fools the model, or for any, and is run once: its distances give the whole curve, and the curve has their mean and
+    median. Images that the model gets wrong from the start are not attacked.
 
     Biggio & Roli, "Wild patterns: ten years after the rise of adversarial machine learning", Pattern Recognition
     2018, on security evaluation curves.
@@ -126,7 +133,7 @@ def security_curve(
     Args:
         attack: any attack, pointed at the model. Its own ``eps`` says what its ``alpha`` belongs to.
         images: floating (N, ...) with ``labels``, or a loader of batches (images, labels); batches that are dicts, or
-            have more in them, are understood as by `advkit.data.attacked`.
+            contain more, are understood as by `advkit.data.attacked`.
         labels: int64 (N,) or (N, 1), or None with a loader.
         eps: the budgets, in units of pixels, at least 0; 0 is the accuracy when nobody attacks. None for the distances
             that an attack without a budget found, eleven from 0 to the largest: the whole curve.

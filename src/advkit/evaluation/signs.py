@@ -1,4 +1,4 @@
-"""What a look at a model's answers and gradients makes of them: a sentence for each sign that is no chance."""
+"""What a look at a model's outputs and gradients reveals: a sentence for each sign that is more than chance."""
 
 from dataclasses import dataclass
 
@@ -41,13 +41,13 @@ _MOSTLY_NOISE = (
 _SENTENCES = {
     "NaN gradients": (
         0.0,
-        "the loss of {who} has a gradient that is NaN; look for a root, a division or a logarithm of zero",
+        "the loss of {who} has a gradient that is NaN; look for a square root, a division or a logarithm of zero",
         CARLINI,
     ),
     "infinite gradients": (
         0.0,
-        "the loss of {who} has a gradient that is infinite; look for the root of zero, or for a division by it, whose "
-        "slope is infinite where its value is not",
+        "the loss of {who} has a gradient that is infinite; look for the square root of zero, or for a division by it, "
+        "whose slope is infinite where its value is not",
         CARLINI,
     ),
     "constant answers": (
@@ -91,8 +91,8 @@ _SENTENCES = {
     ),
     "gradient inside forward": (
         FEW,
-        "{who} takes a gradient inside its forward pass; what attacks differentiate may leave that step out, or be of "
-        "no use behind it, so attack the model without the step as well, and give it a surrogate",
+        "{who} takes a gradient inside its forward pass; what attacks differentiate may leave that step out, or be "
+        "useless behind it, so attack the model without the step as well, and give it a surrogate",
         TEST_TIME,
     ),
     "probabilities": (
@@ -103,7 +103,7 @@ _SENTENCES = {
     ),
     "unbounded attack": (
         FEW,
-        f"{{who}} is still right after {STEPS} steps of an attack that may change every pixel to anything, although "
+        f"{{who}} is still right after {STEPS} steps of an attack that may set every pixel to any value, although "
         "it assigns other images to other classes; its gradients are misleading, so use a surrogate for what masks "
         "them, or black-box attacks",
         ATHALYE,

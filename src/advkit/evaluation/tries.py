@@ -1,4 +1,4 @@
-"""The searches that try their luck on images that no attack fooled."""
+"""The searches that are tried on images on which every attack failed."""
 
 import math
 from dataclasses import dataclass

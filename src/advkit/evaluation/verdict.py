@@ -108,13 +108,13 @@ class Blind(Square):
 
 @dataclass(frozen=True, eq=False)
 class SecondLook(Attack):
-    """More attacks on what `MultiTargeted` left, where gradients do not tell the truth.
+    """More attacks on what `MultiTargeted` left, where gradients cannot be trusted.
 
-    Gradients do not where they promise success within the budget that `MultiTargeted` did not have, on more images than
-    an honest network shows. If they do not, an audit looks at gradients and answers on some of the images, and tries
-    its luck with other searches. If there is nothing to be found, the images come back as they are. Otherwise `APGDT`
-    and `Square` are tried on them; or only on those that the audit fooled, or whose promise was broken, if that may be
-    chance.
+    They cannot where they promise success within the budget on more images than for an honest network, and
+    `MultiTargeted` had none. Where they make no such promises, an audit looks at gradients and outputs on some of the
+    images, and tries other searches. If it finds nothing, the images come back as they are. Otherwise `APGDT` and
+    `Square` are tried on them; or, if it may be chance, only on those on which the audit succeeded or a promise was
+    broken.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

@@ -1,4 +1,4 @@
-"""Which images no attack can fool within a budget: proved, by bounds on what the network answers."""
+"""On which images no attack can fool a network within a budget: proved, by bounds on its outputs."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -38,15 +38,15 @@ def verify(
     eps: float = 8 / 255,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Which images the model is right on, and provably on every image within the budget.
+    """On which images the model is right, and provably so on every image within the budget.
 
     First by intervals, and where these don't suffice by CROWN, see `margin_bounds`. True is a proof, for the network as
-    its layers say and to rounding errors of its own logits. False is none: the image may be fooled, or the bounds may
-    be too loose.
+    its layers define it and up to rounding errors of its own logits. False proves nothing: an attack may succeed, or
+    the bounds may be too loose.
 
     Args:
-        model: pixels (N, ...) to logits (N, K): an `nn.Sequential` of layers that bounds can be followed through, also
-            behind `advkit.Normalized`, in any mode; what is proved is about eval mode. It is not changed.
+        model: pixels (N, ...) to logits (N, K): an `nn.Sequential` of layers through which bounds can be propagated,
+            also behind `advkit.Normalized`, in any mode; the proof is about eval mode. It is not changed.
         images: floating (N, ...), within the bounds.
         labels: int64 (N,).
         norm: of the budget: "linf", "l2" or "l1".
@@ -57,7 +57,7 @@ def verify(
         bool (N,), on the images' device.
 
     Raises:
-        InputError: a layer cannot be followed, which the sentence names; or another argument is wrong.
+        InputError: bounds cannot be propagated through a layer, which the error names; or another argument is wrong.
 
     Examples:
         >>> proved = advkit.evaluation.verify(model, images, labels, eps=0.5 / 255)
@@ -77,7 +77,7 @@ def margin_bounds(
     bounds: tuple[float, float] = (0.0, 1.0),
     method: Literal["interval", "crown"] = "crown",
 ) -> Tensor:
-    """How far the label's logit stays above each other one on every image within the budget, at the least.
+    """Lower bounds on how far the label's logit stays above each other one, on every image within the budget.
 
     Args:
         model: as for `verify`, like the others.
@@ -87,10 +87,10 @@ def margin_bounds(
         eps: the budget.
         bounds: of the pixels.
         method: "interval" for interval bound propagation (Gowal et al. 2019), which takes about two forwards; or
-            "crown" for linear bounds taken backwards (Zhang et al. 2018), which are never looser, and take many.
+            "crown" for linear bounds propagated backwards (Zhang et al. 2018), which are never looser, and take many.
 
     Returns:
-        (N, K), in the dtype of the work, on the images' device; 0 in the label's own place.
+        (N, K), in the dtype of the work, on the images' device; 0 for the label itself.
 
     Raises:
         InputError: as for `verify`.

@@ -1,4 +1,4 @@
-"""Two reports on the same images: who is right on more of them, and whether that may be chance."""
+"""Two reports on the same images: which model is right on more of them, and whether that may be chance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from advkit import norms
 from advkit.errors import DtypeError, InputError
+from advkit.evaluation.formats import called
+from advkit.evaluation.scores import BARE
 
 if TYPE_CHECKING:
     from advkit.evaluation.report import RobustnessReport
@@ -20,20 +22,21 @@ _CLASSES = 10  # that a table names
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two reports on the same images, the bare models' verdicts image by image. It prints as sentences and a table.
+    """Two reports on the same images, compared image by image for the bare models. It prints as sentences and a table.
 
     Attributes:
-        images: how many images both reports are of.
+        images: how many images both reports are about.
         clean_accuracy: of the first report and of the second, in [0, 1].
         robust_accuracy: likewise; see `RobustnessReport.robust_accuracy`.
         both: on how many images both models are right under every attack.
         only_first: on how many only the first is.
         only_second: on how many only the second is.
         neither: on how many neither is.
-        p_value: of McNemar's exact test: how probable so lopsided a split of the images on which the two differ, or a
-            more lopsided one, is if both were equally likely to be the one that is right.
-        classes: by class, (images, right in the first, right in the second); empty for reports of an older advkit.
-        attacks: by the name of an attack that both reports have, the accuracy that it leaves in each.
+        p_value: of McNemar's exact test: if on each image on which the two differ either were equally likely to be the
+            one that is right, the probability of a split at least as lopsided as this one.
+        classes: by class, (images, right in the first, right in the second); empty for reports by an older advkit.
+        attacks: by the name of an attack that both reports have, the accuracy that it leaves in each; an attack whose
+            images were made on a surrogate is called "MIFGSM from another".
         remarks: what makes the two hard to compare, a sentence each.
 
     Examples:
@@ -44,6 +47,8 @@ class Comparison:
         (True, 'first')
         >>> compared.remarks[0].startswith("The budgets differ")
         True
+        >>> compared.to_dict()["better"]
+        'first'
     """
 
     images: int
@@ -83,7 +88,7 @@ class Comparison:
         }
 
     def __str__(self) -> str:
-        """The verdict in a sentence, the numbers, where they differ, and what makes them hard to compare."""
+        """The verdict in a sentence, the numbers, where the two differ, and what makes them hard to compare."""
         rows = [("", "first", "second", "change")]
         rows += [_row("clean accuracy", self.clean_accuracy), _row("robust accuracy", self.robust_accuracy)]
         rows += [_row(f"under {name}", both) for name, both in self.attacks.items()] if len(self.attacks) > 1 else []
@@ -143,7 +148,7 @@ def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
         raise InputError(
             f"these reports are about other images: {first.images} with digest {first.data_digest[:12]}, and "
             f"{second.images} with {second.data_digest[:12]}. Evaluate both models on the same images, in the same "
-            "order; and both with this advkit, since an older one named images by their batches"
+            "order, and both with this version of advkit, since an older one identified images by their batches"
         )
     pairs = list(zip(first.standing, second.standing, strict=True))
     counts = {kind: pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))}
@@ -151,7 +156,9 @@ def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
     for label, (one, other) in zip(first.labels or second.labels, pairs, strict=False):
         n, right, also = classes.get(label, (0, 0, 0))
         classes[label] = (n + 1, right + one, also + other)
-    theirs = {score.name: score.accuracy for score in second.attacks}
+    ours, theirs = (
+        {called(score): score.accuracy for score in (*one.attacks, *one.transferred)} for one in (first, second)
+    )
     return Comparison(
         images=len(pairs),
         clean_accuracy=(first.clean_accuracy, second.clean_accuracy),
@@ -162,7 +169,7 @@ def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
         neither=counts[False, False],
         p_value=mcnemar(counts[True, False], counts[False, True]),
         classes=dict(sorted(classes.items())),
-        attacks={one.name: (one.accuracy, theirs[one.name]) for one in first.attacks if one.name in theirs},
+        attacks={name: (accuracy, theirs[name]) for name, accuracy in ours.items() if name in theirs},
         remarks=tuple(_remarks(first, second)),
     )
 
@@ -192,11 +199,12 @@ def _remarks(first: RobustnessReport, second: RobustnessReport) -> list[str]:
         what = "other arguments of the same names" if _names(first) == _names(second) else what
         found.append(f"The attacks differ, so that a model may look better for having been attacked by less: {what}.")
     if first.surrogates != second.surrogates:
-        named = [", ".join(report.surrogates) or "none" for report in (first, second)]
-        found.append(f"Images were transferred from other models: {named[0]} in the first, {named[1]} in the second.")
+        named = [" and ".join(report.surrogates) or "none" for report in (first, second)]
+        what = f"{named[0]} in the first, {named[1]} in the second"
+        what = what if named[0] != named[1] else "they have the same names, but other classes or weights"
+        found.append(f"Images were transferred from other models: {what}.")
     for which, report in (("first", first), ("second", second)):
-        if report.flags:
-            doubts = ", ".join(dict.fromkeys(flag.name for flag in report.flags))
+        if doubts := ", ".join(dict.fromkeys(flag.name for flag in report.flags if flag.defense in (None, BARE))):
             found.append(f"The {which} report has red flags ({doubts}): its robust accuracy may be too high.")
         if report.failures:
             lost = sum(len(failure.rows) for failure in report.failures)

@@ -40,7 +40,12 @@ class RobustValidation(Callback):  # type: ignore[misc, unused-ignore]
         MissingExtraError: on import, Lightning is not installed.
 
     Examples:
-        ::
+        >>> from advkit.integrations.lightning import RobustValidation
+        >>> robust = RobustValidation(advkit.PGD(model, eps=8 / 255), batches=8)
+        >>> robust.name
+        'val_robust_accuracy'
+
+        In a training::
 
             robust = RobustValidation(advkit.PGD(module.net, eps=8 / 255), batches=8)
             best = ModelCheckpoint(monitor="val_robust_accuracy", mode="max")

@@ -37,7 +37,12 @@ class RobustEvaluation(TrainerCallback):  # type: ignore[misc, unused-ignore]
         MissingExtraError: on import, transformers is not installed.
 
     Examples:
-        ::
+        >>> from advkit.integrations.transformers import RobustEvaluation
+        >>> attack = advkit.PGD(advkit.Logits(model), eps=2 * 8 / 255, bounds=(-1, 1))
+        >>> RobustEvaluation(attack, batches=8).name
+        'eval_robust_accuracy'
+
+        In a training::
 
             attack = advkit.PGD(advkit.Logits(model), eps=2 * 8 / 255, bounds=(-1, 1))
             trainer = Trainer(model, arguments, eval_dataset=data, callbacks=[RobustEvaluation(attack)])

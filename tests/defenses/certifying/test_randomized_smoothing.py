@@ -112,7 +112,7 @@ def test_what_is_kept_and_what_is_refused() -> None:
     assert (classes.shape, radii.shape) == ((4,), (4,))
     assert [len(part) for part in smoothing.certify(model, images[:0])] == [0, 0]
     assert smoothing.certify(model, images.bfloat16(), n=10)[1].dtype == torch.float32
-    with pytest.raises(InputError, match=r"smoothed with sigma=0.3 already"):
+    with pytest.raises(InputError, match=r"already smoothed with sigma=0.3"):
         RandomizedSmoothing(0.5).certify(wrapped, images, n=10)
     with pytest.raises(ModelError, match="NaN"):
         smoothing.certify(lambda pixels: model(pixels) * torch.nan, images, n=10)

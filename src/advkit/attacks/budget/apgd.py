@@ -227,7 +227,7 @@ class APGD(_AutoPGD):
         steps: how many steps a run has, at least 1.
         restarts: how many runs, at least 1, each on the images that those before it have not fooled.
         loss: what is climbed: "ce", "dlr", "margin" or "log_odds", or a function of logits (N, K) and classes (N,) that
-            gives one number an image; see `advkit.losses.get`. With targets it is descended, and "dlr" is the targeted
+            gives one number per image; see `advkit.losses.get`. With targets it is descended, and "dlr" is the targeted
             one of `APGDT`. "dlr" of two classes, or of three with targets, is a difference of logits that is not
             divided by anything, since there are too few for that.
         eot_samples: how often a random model is asked for each gradient, at least 1; the mean is taken.

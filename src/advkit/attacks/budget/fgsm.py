@@ -30,7 +30,7 @@ class FGSM(Attack):
         eps: the size of the step in units of pixels, at least 0: a number, or a tensor of shape (N,); 8/255 of the
             range of ``bounds`` if not given.
         loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
-            gives one number an image; see `advkit.losses.get`. With targets it is descended.
+            gives one number per image; see `advkit.losses.get`. With targets it is descended.
         bounds: the lowest and the highest value of a pixel.
         generator: not drawn from.
 

@@ -46,7 +46,7 @@ class MIFGSM(Attack):
         accumulate: "gradient" as in the paper, or "sign": g <- decay * g + sign(grad) / ||sign(grad)||_1, which is
             eq. (3) of Campbell & Lasselle, "Enhancing the robustness of deep neural networks", WPI 2024.
         loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
-            gives one number an image; see `advkit.losses.get`. With targets it is descended.
+            gives one number per image; see `advkit.losses.get`. With targets it is descended.
         bounds: the lowest and the highest value of a pixel.
         generator: not drawn from.
 

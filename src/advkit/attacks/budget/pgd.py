@@ -39,7 +39,7 @@ class PGD(Attack):
         norm: "linf" or "l2", or `advkit.norms.Linf` or `advkit.norms.L2`.
         early_stop: let an image leave as soon as it is fooled; it then stands where it first was.
         loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
-            gives one number an image; see `advkit.losses.get`. With targets it is descended.
+            gives one number per image; see `advkit.losses.get`. With targets it is descended.
         eot_samples: how often a random model is asked for each gradient, at least 1; the mean is taken.
         bounds: the lowest and the highest value of a pixel.
         generator: where the random start is drawn from; torch's default generator if None.

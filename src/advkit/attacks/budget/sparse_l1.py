@@ -42,7 +42,7 @@ class SparseL1Descent(Attack):
         alpha: the length of a step in L1, positive: a number, or a tensor of shape (N,); a fifth of ``eps`` if None.
         early_stop: let an image leave as soon as it is fooled; it then stands where it first was.
         loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
-            gives one number an image; see `advkit.losses.get`. With targets it is descended.
+            gives one number per image; see `advkit.losses.get`. With targets it is descended.
         bounds: the lowest and the highest value of a pixel.
         generator: where the random start is drawn from; torch's default generator if None.
 

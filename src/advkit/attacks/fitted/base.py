@@ -69,7 +69,7 @@ class Fitted(Attack):
             checkpoint: a file that is written after each epoch, completely or not at all. If it exists, the fit goes on
                 from there and ends as one without a stop would have, if the loader gives the same batches for the same
                 random numbers. That of another attack or of another model is refused.
-            progress: True for a bar an epoch, False for none, None for one where stderr is a terminal and tqdm is
+            progress: True for a bar per epoch, False for none, None for one where stderr is a terminal and tqdm is
                 installed.
             labels: where the label is in a batch, as for `advkit.AttackTransform`.
 

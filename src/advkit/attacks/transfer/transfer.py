@@ -45,7 +45,7 @@ class Transfer(Attack):
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
         steps: how many steps, at least 1. With targets it takes some 300, and ``loss="logit"``.
         loss: what is climbed: "ce", "margin", "dlr", "log_odds" or "logit", or a function of logits (N, K) and classes
-            (N,) that gives one number an image; see `advkit.losses.get`. With targets it is descended.
+            (N,) that gives one number per image; see `advkit.losses.get`. With targets it is descended.
         bounds: the lowest and the highest value of a pixel.
         generator: where parts draw from; torch's default generator if None.
 

@@ -1,12 +1,15 @@
 """torchattacks 3.5.1 by its names, arguments, order and defaults, carried out by advkit's attacks.
 
-    import advkit.compat.torchattacks as torchattacks
+Change the import, and code written for torchattacks runs. The classes are a table over `advkit.attacks`, and their
+results differ from those of torchattacks only by design: `AutoAttack` takes as many steps as its authors' code, ten
+times those of torchattacks; attacks that look for the closest image, or see only outputs, return an image unchanged
+where they fail; images outside [0, 1] are refused; nothing reseeds torch, and a ``seed`` is that of the attack alone;
+the model is attacked in eval mode, and each of its modules comes back as it was. A warning says so once.
 
-and what was written for torchattacks runs. The classes are a table over `advkit.attacks`, and what they find differs
-from what torchattacks finds where that is by design: `AutoAttack` has the authors' numbers of steps, where
-torchattacks has a tenth; what looks for the closest image, or asks for answers alone, returns an image that it fails on
-unchanged; images outside [0, 1] are refused; nothing reseeds torch, and a ``seed`` is that of the attack alone; the
-model is attacked in eval mode, and each of its modules comes back as it was. A warning says so once.
+Examples:
+    >>> import advkit.compat.torchattacks as torchattacks
+    >>> attack = torchattacks.PGD(model, eps=8 / 255, alpha=2 / 255, steps=10, random_start=True)
+    >>> adversarials = attack(images, labels)
 """
 
 from advkit.compat.torchattacks.attack import Attack as Attack

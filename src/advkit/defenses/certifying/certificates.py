@@ -23,11 +23,11 @@ Work = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Certificates:
-    """What was proved of the N images of a data set.
+    """What was proved about the N images of a data set.
 
     Attributes:
         classes: int64 (N,), on the CPU, with -1 where the procedure abstained.
-        radii: float64 (N,): how far each is proved, in units of pixels.
+        radii: float64 (N,): how far each proof reaches, in units of pixels.
         labels: int64 (N,).
 
     Examples:
@@ -42,7 +42,7 @@ class Certificates:
     labels: Tensor
 
     def accuracy(self, radius: float) -> float:
-        """The certified accuracy: the share of images whose class is right, proved that far or further; in [0, 1]."""
+        """The certified accuracy: the share of images that are right, and proved that far or further, in [0, 1]."""
         return float(((self.classes == self.labels) & (self.radii >= radius)).double().mean())
 
 
@@ -74,7 +74,7 @@ def certified(
     for index, batch in enumerate(loader):
         sample = Sample(batch, batched=True, where=labels)
         if sample.labels is None:
-            raise InputError("certificates are held against labels, and the loader gives none")
+            raise InputError("certificates are compared with labels, and the loader gives none")
         name = digest(sample.images, sample.labels)
         if index in stored:
             one = _known(folder, index, name, model, sample.images if index in asked else None)
@@ -132,8 +132,8 @@ def _known(folder: BatchFiles, index: int, name: str, model: Model, images: Tens
     one = folder.read(index, lambda content: _Kept(**content))
     if one.digest != name:
         raise InputError(
-            f"batch {index} of the loader is not what it was when the run in {folder.path} began; a run that is to "
-            "go on needs the same batches in the same order, so the loader must not shuffle"
+            f"batch {index} of the loader is not what it was when the run in {folder.path} began; a resumed run "
+            "needs the same batches in the same order, so the loader must not shuffle"
         )
     if images is not None and one.answers and not is_known(one.answers, introduced(model, images)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Training on interval bounds, so that they can prove something afterwards."""
+"""Training on interval bounds, so that bounds can prove something afterwards."""
 
 from collections.abc import Iterable, Sized
 from typing import Any
@@ -23,28 +23,28 @@ class IBPTraining(TrainingDefense):
     """Train on the worst logits that interval bound propagation allows within a Linf budget.
 
     Gowal et al., "On the effectiveness of interval bound propagation for training verifiably robust models",
-    arXiv:1810.12715, 2018. With z the logits of an image, and z' those of a worst case that no attack can surpass,
+    arXiv:1810.12715, 2018. With z the logits of an image, and z' those of a worst case that no attack can exceed,
 
         kappa * J(z, y) + (1 - kappa) * J(z', y)
 
     where J is the cross-entropy. z' has the label's logit at 0 and each other one as far above it as intervals allow,
-    with the last layer merged into the difference. Networks that are trained otherwise have intervals too wide to prove
-    anything. The budget starts at 0, rises from the end of ``warmup`` for ``ramp`` epochs, and kappa falls from 1
-    meanwhile.
+    with the last layer merged into the difference. For networks trained in other ways, intervals are too wide to prove
+    anything. The budget starts at 0, and rises for ``ramp`` epochs after the end of ``warmup``, while kappa falls from
+    1.
 
-    It is for networks that bounds can be followed through, see `advkit.evaluation.verify`, without dropout and without
-    BatchNorm in training mode, which make no image's answer its own.
+    It is for networks through which bounds can be propagated, see `advkit.evaluation.verify`, without dropout and
+    without BatchNorm in training mode, with which the output for an image does not depend on that image alone.
 
     Args:
-        eps: the budget in Linf, in units of pixels, at least 0. It helps if it is a little more than what is to be
+        eps: the budget in Linf, in units of pixels, at least 0. It helps if it is a little larger than what is to be
             proved.
-        kappa: the weight of clean images in the end, from 0 to 1.
-        warmup: epochs of clean images alone, at least 0; they may be parts of epochs.
-        ramp: epochs in which the budget grows, at least 0; likewise.
+        kappa: the weight of clean images at the end, from 0 to 1.
+        warmup: epochs on clean images alone, at least 0; fractions of an epoch are allowed.
+        ramp: epochs over which the budget grows, at least 0; likewise.
         bounds: the lowest and the highest value of a pixel.
 
     Raises:
-        InputError: a number is out of its range; or the model cannot be followed, when it is trained.
+        InputError: a number is out of its range; or, when training, bounds cannot be propagated through the model.
 
     Examples:
         >>> small = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 10))

@@ -1,4 +1,4 @@
-"""Randomized smoothing: what a model says most often under noise, which no small perturbation can change."""
+"""Randomized smoothing: what a model predicts most often under noise, which no small perturbation can change."""
 
 import math
 import os
@@ -32,16 +32,16 @@ _ANY = (-float("inf"), float("inf"))
 
 
 class RandomizedSmoothing(TrainingDefense):
-    """The class that a model gives most often to an image under Gaussian noise, with a radius that proves it.
+    """The class that a model predicts most often for an image under Gaussian noise, with a radius that is proved.
 
     Cohen, Rosenfeld & Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019: if the model
-    says class A of the image with noise N(0, sigma^2) with a probability of at least p > 1/2, then the smoothed
-    classifier says A of every image within sigma * Phi^-1(p) of it in L2 (theorem 1, with 1 - p for the runner-up).
-    The probability is not known, but bounded from draws: `certify` errs with a probability of ``alpha`` at most, for
-    each image. `predict` does not ask for a radius, and takes fewer draws.
+    predicts class A for the image with noise N(0, sigma^2) with a probability of at least p > 1/2, then the smoothed
+    classifier predicts A for every image within sigma * Phi^-1(p) of it in L2 (theorem 1, with 1 - p for the
+    runner-up). The probability is not known, but bounded from draws: `certify` errs with a probability of at most
+    ``alpha``, for each image. `predict` needs no radius, and takes fewer draws.
 
-    `fit` trains the model on noise of the same size, as they do, without which it sees images that it has
-    never learned. `wrap` gives the smoothed classifier as a model: the logarithms of the shares of ``samples`` votes,
+    `fit` trains the model on noise of the same size, as they do; without that it faces images unlike any that it has
+    learned. `wrap` returns the smoothed classifier as a model: the logarithms of the shares of ``samples`` votes,
     drawn anew for each call. Votes have no gradient. An attacker who knows that climbs the logarithm of the mean
     probabilities over ``eot_samples`` draws (Salman et al., "Provably robust deep learning via adversarially trained
     smoothed classifiers", NeurIPS 2019).
@@ -50,9 +50,9 @@ class RandomizedSmoothing(TrainingDefense):
 
     Args:
         sigma: the standard deviation of the noise, in units of pixels, greater than 0.
-        samples: votes of the wrapped model for an image, at least 1.
-        eot_samples: how many draws an attacker takes the mean over, at least 1.
-        batch_size: how many noisy images the model sees at a time; None for as many as have some two million numbers.
+        samples: votes of the wrapped model per image, at least 1.
+        eot_samples: over how many draws an attacker averages, at least 1.
+        batch_size: how many noisy images the model sees at a time; None for as many as make some two million numbers.
         generator: where noise is drawn from; torch's default generator if None.
 
     Raises:
@@ -95,7 +95,7 @@ class RandomizedSmoothing(TrainingDefense):
         return f"{type(self).__name__}(sigma={self.sigma:g})"
 
     def wrap(self, model: Model) -> nn.Module:
-        """The smoothed classifier, whose answers are votes; see `Defense.wrap`."""
+        """The smoothed classifier, whose outputs are votes; see `Defense.wrap`."""
         return _Votes(model, self)
 
     def surrogate(self, model: Model) -> Model:
@@ -122,7 +122,7 @@ class RandomizedSmoothing(TrainingDefense):
     ) -> tuple[Tensor, Tensor]:
         """The class of each image, and how far it is proved.
 
-        ``n0`` draws choose the class, and of ``n`` further ones the share that says the same is bounded from below,
+        ``n0`` draws choose the class; the share of ``n`` further ones with the same prediction is bounded from below,
         exactly (Clopper & Pearson) and with confidence 1 - alpha. Where the bound p is below 1/2 the class is -1: the
         procedure abstains. Cohen et al. 2019, CERTIFY.
 
@@ -139,17 +139,18 @@ class RandomizedSmoothing(TrainingDefense):
             like the images but float32 or better, and 0 where it abstains. Both are on the images' device.
 
         Raises:
-            InputError: a number is out of its range, or the images are no batch.
-            ModelError: the model returned NaN, or something that is no batch of logits.
+            InputError: a number is out of its range, or the images are not a batch.
+            ModelError: the model returned NaN, or something that is not a batch of logits.
         """
         return self._certify(model, images, n0, n, alpha, Bar())
 
     def predict(self, model: Model, images: Tensor, n: int = 100_000, alpha: float = 0.001) -> Tensor:
         """The class that the smoothed classifier gives to each image, with confidence.
 
-        Of n draws, the two classes that came up most are held against tosses of a fair coin, in a two-sided test. The
-        class is -1 where such a lead has a probability above alpha: the procedure abstains. Otherwise it is not that
-        of the smoothed classifier with a probability of alpha at most. Cohen et al. 2019, PREDICT.
+        The counts of the two classes that came up most often in n draws are tested against tosses of a fair coin,
+        two-sided. Where such a lead has a probability above alpha, the class is -1: the procedure abstains. Otherwise
+        the class differs from that of the smoothed classifier with a probability of at most alpha. Cohen et al. 2019,
+        PREDICT.
 
         Args:
             model: as for `certify`.
@@ -187,18 +188,18 @@ class RandomizedSmoothing(TrainingDefense):
         progress: bool | None = None,
         labels: LabelsGetter = None,
     ) -> Certificates:
-        """Certify a whole data set, with a bar, so that it can go on after a kill.
+        """Certify a whole data set, with a progress bar, and resumable.
 
         Args:
             model: as for `certify`.
-            loader: batches of images and labels, such as a `DataLoader`. To go on, it has to give the same again.
+            loader: batches of images and labels, such as a `DataLoader`. To resume, it has to give the same again.
             n0: as for `certify`.
             n: as for `certify`.
             alpha: as for `certify`.
-            run_folder: a folder to keep the results of each batch in as they come; files are whole or absent. The same
-                call goes on where the last one was killed. Another model, other numbers and other images are refused.
-            seed: what the noise of each batch is drawn from, so that all can be had again. None for the ``generator``.
-            progress: True for a bar, False for none, None for one where stderr is a terminal and tqdm is installed.
+            run_folder: a folder for the results of each batch, written as they come. The same call resumes where the
+                last one was killed. Another model, other numbers and other images are refused.
+            seed: for the noise of each batch, so that the result can be reproduced. None for the ``generator``.
+            progress: True for a bar, False for none, None for one if stderr is a terminal and tqdm is installed.
             labels: where the label is in a batch, as for `advkit.AttackTransform`.
 
         Returns:
@@ -262,13 +263,13 @@ class RandomizedSmoothing(TrainingDefense):
         return found
 
     def _base(self, model: Model) -> Model:
-        """The model that noise is put in front of, also where the caller has the smoothed one."""
+        """The model behind the noise, even if the caller passed the smoothed one."""
         check_model(model)
         if not isinstance(model, Defended) or not isinstance(model.defense, RandomizedSmoothing):
             return model
         if model.defense.sigma != self.sigma:
             raise InputError(
-                f"the model is smoothed with sigma={model.defense.sigma:g} already, and this would add noise of "
+                f"the model is already smoothed with sigma={model.defense.sigma:g}, and this would add noise of "
                 f"sigma={self.sigma:g}; certify model.undefended, or with the defense that it was made with"
             )
         return model.undefended

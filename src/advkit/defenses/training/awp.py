@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation: what is learned is to hold for weights nearby as well."""
+"""Adversarial weight perturbation: what is learned should hold for nearby weights as well."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,15 +29,15 @@ class AWP(TrainingDefense):
 
         v = gamma * ||w|| * g / ||g||,   g the gradient of L(x') with respect to w,
 
-    L is differentiated at w + v, and the optimizer's step is taken from w, which come back to the bit. Moved are the
-    parameters of two dimensions or more: biases and the factors of a BatchNorm stay. It takes a forward and a backward
-    more a batch, of which the statistics of a BatchNorm see nothing. (The authors' optimizer takes its step at w + v
-    and v is subtracted afterwards, which differs in what weight decay sees, and in rounding.)
+    L is differentiated at w + v, and the optimizer's step is taken from w, which is restored bit for bit. Only
+    parameters of two or more dimensions are moved: biases and the factors of a BatchNorm stay. It takes one more
+    forward and one more backward per batch, which do not affect the statistics of a BatchNorm. (The authors' optimizer
+    takes its step at w + v and v is subtracted afterwards, which differs in what weight decay sees, and in rounding.)
 
     Wu, Xia & Wang, "Adversarial weight perturbation helps robust generalization", NeurIPS 2020. arXiv:2004.05884.
 
     Args:
-        recipe: what it stands around, such as `TRADES`, `MART` or `AdversarialTraining`; if None, training on images of
+        recipe: what it wraps, such as `TRADES`, `MART` or `AdversarialTraining`; if None, training on images of
             PGD of 10 steps at 8/255.
         gamma: how far the weights are moved, relative to their norm, at least 0. The authors take 0.01, and around
             `TRADES` 0.005.
@@ -45,7 +45,7 @@ class AWP(TrainingDefense):
 
     Raises:
         InputError: a number is out of its range.
-        DtypeError: the recipe does not make adversarial images first, and then has a loss of them.
+        DtypeError: the recipe does not first make adversarial images and then compute a loss on them.
 
     Examples:
         >>> defense = advkit.defenses.AWP(advkit.defenses.TRADES(steps=3), gamma=0.005)

@@ -1,4 +1,4 @@
-"""What the defenses that train have in common: `fit`, and what the user may ask of it."""
+"""What the defenses that train have in common: `fit` and its options."""
 
 import os
 from abc import ABC
@@ -22,13 +22,13 @@ __all__ = ["TrainingDefense"]
 
 
 class TrainingDefense(Defense, Recipe, ABC):
-    """Base of the defenses that train a model. A subclass writes `loss`, and the loop around it is this one's.
+    """Base of the defenses that train a model. A subclass writes `loss`; the loop around it is here.
 
-    It may also say what stands `around` the network while a loss is computed and differentiated, and how often each
+    It may also define what is `around` the network while a loss is computed and differentiated, and how often each
     batch is trained on (``replays``).
 
     Attributes:
-        history: an `Epoch` for each epoch of the last `fit`, also of one that an error ended.
+        history: an `Epoch` for each epoch of the last `fit`, even one that ended in an error.
 
     Examples:
         >>> from torch.nn.functional import cross_entropy
@@ -67,54 +67,54 @@ class TrainingDefense(Defense, Recipe, ABC):
     ) -> nn.Module:
         """Train a model, in place, on its own device.
 
-        It is trained in training mode, and afterwards each of its modules is in the mode it was in. A model that
-        comes in eval mode as a whole is trained as a whole; if some layers with parameters are in training mode,
+        It is trained in training mode, and afterwards each of its modules is in the mode it was in. A model
+        that is in eval mode as a whole is trained as a whole; if some layers with parameters are in training mode,
         those in eval mode, such as a frozen BatchNorm, stay in it.
 
-        In several processes, with a model inside of a `DistributedDataParallel` and a loader with a
+        In several processes, with a model inside a `DistributedDataParallel` and a loader with a
         `DistributedSampler`, each trains on its share of every batch, with the loss and the gradient of the whole
-        batch. The first of them writes the checkpoint and shows the bar. The processes have to be as many when
-        training goes on.
+        batch. The first of them writes the checkpoint and shows the progress bar. To resume, there have to be as many
+        processes as before.
 
         Args:
             model: pixels (N, ...) to logits (N, K).
             loader: batches of images and labels, such as a `DataLoader`, on any device: floating (N, ...), and
                 integers (N,), or the shares of the classes in each label, floating (N, K), as MixUp and CutMix make
-                them. Attacks take the class with the largest share for the label. They are found by the rules of
-                `advkit.AttackTransform`. It is iterated over once an epoch.
+                them. Attacks take the class with the largest share as the label. Images and labels are found by the
+                rules of `advkit.AttackTransform`. The loader is iterated over once per epoch.
             optimizer: made from the model's parameters.
-            epochs: how many in all, with those of the checkpoint.
-            scheduler: stepped after each epoch; one that waits for a plateau gets the validation loss, or if there is
-                none the training loss.
+            epochs: how many in all, including those of the checkpoint.
+            scheduler: stepped after each epoch; one that waits for a plateau gets the validation loss, or, if there is
+                none, the training loss.
             batch_scheduler: stepped after each batch, such as a `OneCycleLR`.
             validation: batches like the loader's. The model keeps the weights of the epoch with the smallest loss on
-                them, computed as in training but in eval mode. It does not change what is drawn in training.
+                them, computed as in training but in eval mode. It does not change the random numbers of training.
             checkpoint: a file that is written after each epoch, completely or not at all. If it exists, training
-                goes on from there and ends with the very weights of a training without a stop, if the loader gives
+                resumes from there and ends with exactly the weights of an uninterrupted training, if the loader gives
                 the same batches for the same random numbers. (Those of persistent workers cannot be restored.)
                 The checkpoint of another model is refused, as far as its classes, layers, shapes, constant buffers
                 and attributes tell; what a ``forward`` does beyond them, and the initial weights, do not count.
             autocast: the dtype that the model runs in where that is safe, bfloat16 or float16, in training and under
                 attack; None for the model's own.
-            progress: True for a bar an epoch, False for none, None for one where stderr is a terminal and tqdm is
+            progress: True for a bar per epoch, False for none, None for one if stderr is a terminal and tqdm is
                 installed.
             labels: where the label is in a batch, as for `advkit.AttackTransform`.
             validation_attack: if given, validation is under this attack, with the cross-entropy as its loss, and the
-                model keeps the weights of the epoch with the largest robust accuracy (Rice, Wong & Kolter, "Overfitting
+                model keeps the weights of the epoch with the highest robust accuracy (Rice, Wong & Kolter, "Overfitting
                 in adversarially robust deep learning", ICML 2020).
             patience: stop when so many epochs in a row were no better in validation than the best before.
-            average: take the mean of the weights over all steps, which is what validation sees and what the model has
-                in the end: an exponential moving one for a decay such as 0.995, or as an `AveragedModel` of
-                torch says, made of this model.
-            label_smoothing: how much of each label to share among all classes, from 0 to 1.
+            average: average the weights over all steps; validation uses the mean, and the model ends with it. A decay
+                such as 0.995 gives an exponential moving average; or an `AveragedModel` of torch, made from this model,
+                takes its own mean.
+            label_smoothing: how much of each label to spread over all classes, from 0 to 1.
 
         Returns:
             The defended model: the model itself, or where the defense also wraps, the wrapped one.
 
         Raises:
             InputError: the optimizer belongs to another model, the loader is empty or gives anything but images and
-                labels, the checkpoint belongs to another training, or something is asked of validation without
-                images for it.
+                labels, the checkpoint belongs to another training, or an option for validation is given without
+                validation images.
             ModelError: the loss, the validation loss or a weight is not finite. The checkpoint is still that of the
                 epoch before.
         """

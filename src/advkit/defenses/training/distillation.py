@@ -1,4 +1,4 @@
-"""Defensive distillation: a model learns from a twin of its own, at a temperature."""
+"""Defensive distillation: a model learns from a copy of itself, at a temperature."""
 
 import copy
 from collections.abc import Iterable
@@ -28,11 +28,11 @@ class DefensiveDistillation(TrainingDefense):
     Papernot, McDaniel, Wu, Jha & Swami, "Distillation as a defense to adversarial perturbations against deep neural
     networks", S&P 2016, section IV. The softmax at temperature T is softmax(Z / T), so that a network that is right
     at T has logits T times as large when it is used at 1. In float32 its cross-entropy is then 0 and so is its
-    gradient: attacks that climb it fail, and find nothing robust. The surrogate divides the logits by T again.
+    gradient: attacks that climb it fail, without the model being robust. The surrogate divides the logits by T again.
     Carlini & Wagner, "Towards evaluating the robustness of neural networks", S&P 2017, section VIII.
 
-    `fit` trains twice, each time for so many epochs from the weights, the optimizer and the schedulers as they are
-    given: the model first becomes the teacher, which is copied, and then the student. With a checkpoint
+    `fit` trains twice, each time for the given epochs, starting from the weights, the optimizer and the schedulers as
+    they are given: the model first becomes the teacher, which is copied, and then the student. With a checkpoint
     ``student.pt`` that of the teacher is ``student.teacher.pt``. `wrap` is for a network that was distilled before.
 
     Args:

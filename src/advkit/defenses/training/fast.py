@@ -1,4 +1,4 @@
-"""Fast adversarial training: one step, from a random start, and what keeps it from going wrong."""
+"""Fast adversarial training: one step from a random start, and what keeps it from collapsing."""
 
 import torch
 from torch import Tensor, nn
@@ -17,33 +17,34 @@ __all__ = ["FastTraining"]
 
 
 class FastTraining(AdversarialRecipe):
-    """Train on images of one step: the gradient's sign at a random point, by two forwards and backwards a batch.
+    """Train on images of one step: the gradient's sign at a random point, by two forwards and backwards per batch.
 
-    With n drawn uniformly from [-noise, noise] and cut to the bounds,
+    With n drawn uniformly from [-noise, noise] and clipped to the bounds,
 
-        x' = x + clip(n + alpha * sign(grad_x CE(x + n, y)), -eps, eps), cut to the bounds
+        x' = x + clip(n + alpha * sign(grad_x CE(x + n, y)), -eps, eps), clipped to the bounds
 
     Wong, Rice & Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020. arXiv:2001.03994.
     `n_fgsm` makes the variant of de Jorge et al. The model is attacked in eval mode (the authors leave it in training
     mode).
 
-    Training by one step can go wrong within an epoch: the model comes to hold against this one step and no other, which
-    is called catastrophic overfitting. So a `Guard` looks after each epoch, with PGD of 5 steps, at the epoch's first
-    batch. Where the accuracy has fallen by more than ``guard``, training stops with a warning, and the model has the
-    weights of the epoch before. Five steps are cheap, and may miss it: a model may stand against PGD of 5 steps and
-    fall to one of 20. Give a `Guard` with more steps where that would be dear, and `advkit.evaluate` what comes out.
+    Single-step training can collapse within an epoch: the model then withstands this one step and nothing else, which
+    is called catastrophic overfitting. So after each epoch a `Guard` runs PGD with 5 steps on the epoch's first batch.
+    If the accuracy has fallen by more than ``guard``, training stops with a warning, and the model gets the weights of
+    the epoch before. Five steps are cheap, and may miss the collapse: a model may withstand 5 steps of PGD and fall to
+    20. Where that would be costly, give a `Guard` with more steps, and `advkit.evaluate` the result.
 
-    GradAlign adds grad_align * (1 - cos(grad_x CE(x, y), grad_x CE(x + u, y))) to the loss, the mean over the images
-    where neither gradient is zero, u drawn uniformly from [-eps, eps], for two forwards and about three backwards
-    more. Andriushchenko & Flammarion, "Understanding and improving fast adversarial training", NeurIPS 2020.
+    GradAlign adds grad_align * (1 - cos(grad_x CE(x, y), grad_x CE(x + u, y))) to the loss, averaged over the images
+    where neither gradient is zero, with u drawn uniformly from [-eps, eps], at the cost of two more forwards and about
+    three more backwards. Andriushchenko & Flammarion, "Understanding and improving fast adversarial training", NeurIPS
+    2020.
 
     Args:
         eps: the radius of the Linf ball, at least 0, in units of pixels.
         alpha: the length of the step, positive; 1.25 ``eps`` if None.
         noise: how far the start may lie from the image, at least 0; ``eps`` if None. 0 is FGSM training.
-        clipped: whether the outcome is cut to ``eps``.
+        clipped: whether the result is clipped to ``eps``.
         grad_align: the weight of GradAlign, at least 0; 0.2 in its paper at 8/255.
-        guard: the fall of accuracy that stops training, from 0 to 1, or a `Guard`; None for no guard.
+        guard: the drop in accuracy that stops training, from 0 to 1, or a `Guard`; None for no guard.
         bounds: the lowest and the highest value of a pixel.
         generator: where the start is drawn from; torch's default generator if None.
 
@@ -81,15 +82,15 @@ class FastTraining(AdversarialRecipe):
 
     @classmethod
     def n_fgsm(cls, eps: float = 8 / 255, *, guard: float | Guard | None = 0.2, **rest: object) -> Self:
-        """N-FGSM: noise of twice ``eps``, a step of ``eps``, and nothing cut but to the bounds.
+        """N-FGSM: noise of twice ``eps``, a step of ``eps``, and no clipping except to the bounds.
 
         de Jorge, Bibi, Volpi, Sanyal, Torr, Rogez & Dokania, "Make some noise: reliable and efficient single-step
         adversarial training", NeurIPS 2022. arXiv:2202.01181.
 
         Args:
-            eps: the radius of the Linf ball that the model is to hold in.
+            eps: the radius of the Linf ball in which the model should be robust.
             guard: as for `FastTraining`.
-            rest: of the arguments of `FastTraining`, those that are to be other than here.
+            rest: arguments of `FastTraining` that should differ from these.
         """
         settings = {"alpha": eps or None, "noise": 2 * eps, "clipped": False, **rest}
         return cls(eps, guard=guard, **settings)  # type: ignore[arg-type]  # as they are above

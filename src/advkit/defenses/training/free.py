@@ -1,4 +1,4 @@
-"""Free adversarial training: one gradient for the weights and for the images."""
+"""Free adversarial training: one gradient for both the weights and the images."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,19 +18,19 @@ __all__ = ["FreeTraining"]
 
 
 class FreeTraining(AdversarialRecipe):
-    """Train on each batch several times, and move its images by the same gradients that move the weights.
+    """Train on each batch several times, and update its images with the same gradients as the weights.
 
     A perturbation d is kept from step to step and from batch to batch. Each step takes the gradients of the
-    cross-entropy at x + d, cut to the bounds, with respect to the weights and to d, and then
+    cross-entropy at x + d, clipped to the bounds, with respect to the weights and to d, and then
 
         d <- clip(d + alpha * sign(gradient), -eps, eps)
 
     so that a step costs one forward and one backward. Shafahi, Najibi, Ghiasi, Xu, Dickerson, Studer, Davis, Taylor &
     Goldstein, "Adversarial training for free!", NeurIPS 2019, algorithm 1. arXiv:1904.12843.
 
-    An epoch goes through the loader once and trains ``replays`` times on each batch, so that it takes fewer epochs by
-    that factor than other recipes. Checkpoints have d. Validation, which comes to images once, makes them by
-    `advkit.FGSM`; better give it a ``validation_attack``.
+    An epoch goes through the loader once and trains ``replays`` times on each batch, so divide the number of epochs of
+    other recipes by that factor. Checkpoints contain d. Validation sees each image once, and attacks it with
+    `advkit.FGSM`; a ``validation_attack`` is better.
 
     Args:
         eps: the radius of the Linf ball, at least 0, in units of pixels.

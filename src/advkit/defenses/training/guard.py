@@ -1,4 +1,4 @@
-"""What stops a training that has come to hold against its own attack alone."""
+"""What stops training when the model only withstands its own attack."""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,15 @@ __all__ = ["Guard"]
 
 @dataclass(frozen=True)
 class Guard:
-    """Watches for catastrophic overfitting: a model that holds against one large step and against no others.
+    """Watches for catastrophic overfitting: a model that withstands one large step and nothing else.
 
-    After each epoch its first batch is attacked. If the model gets fewer of its images right than it got of that of
-    the epoch before, by more than ``fall``, training stops, and the model gets the weights of the epoch before back.
+    After each epoch its first batch is attacked. If the accuracy on it is lower than in the epoch before by more than
+    ``fall``, training stops, and the model gets the weights of the epoch before back.
     Wong, Rice & Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020, section 5.
 
     Args:
-        attack: stronger than that of the training, whatever model it was made with.
-        fall: the fall of accuracy that stops training, from 0 to 1.
+        attack: stronger than the one used in training, whatever model it was made with.
+        fall: the drop in accuracy that stops training, from 0 to 1.
 
     Raises:
         InputError: ``fall`` is out of its range.

@@ -1,4 +1,4 @@
-"""MART: adversarial training that attends to the images which the model gets wrong."""
+"""MART: adversarial training that focuses on the images that the model gets wrong."""
 
 from torch import Tensor
 
@@ -14,16 +14,16 @@ _FLOOR = 1.0001  # in place of 1, so that the logarithm stays finite
 
 
 class MART(NearbyRecipe):
-    """Misclassification aware adversarial training: the less sure of a clean image, the more is asked nearby.
+    """Misclassification aware adversarial training: the less confident on a clean image, the more weight nearby.
 
     The loss, with p(x) the softmax of the model's logits, is
 
         CE(x', y) - log(1.0001 - max_{k != y} p_k(x')) + beta * KL(p(x) || p(x')) * (1 - p_y(x))
 
     x' starts from x + 0.001 N(0, 1) and climbs the cross-entropy by steps of ``alpha`` along the sign of the gradient,
-    in eval mode. Clean and adversarial images are two batches to a BatchNorm, as in the authors' code. The defaults are
-    theirs, which go with SGD and a weight decay of 7e-4, for 90 epochs. With soft labels, y is the class with the
-    largest share, except in CE.
+    in eval mode. Clean and adversarial images are separate batches for a BatchNorm, as in the authors' code. The
+    defaults are theirs, which go with SGD and a weight decay of 7e-4, for 90 epochs. With soft labels, y is the class
+    with the largest share, except in CE.
 
     Wang, Zou, Yi, Bailey, Ma & Gu, "Improving adversarial robustness requires revisiting misclassified examples", ICLR
     2020.

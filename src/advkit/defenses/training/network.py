@@ -58,8 +58,8 @@ class Network(nn.Module):
             )
         if logits.shape[1] <= self.largest_label:
             raise InputError(
-                f"labels must lie in [0, {logits.shape[1]}), since the model returned {logits.shape[1]} logits an "
-                f"image; the largest is {self.largest_label}"
+                f"labels must lie in [0, {logits.shape[1]}), since the model returned {logits.shape[1]} logits "
+                f"per image; the largest is {self.largest_label}"
             )
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

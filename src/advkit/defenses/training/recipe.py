@@ -1,4 +1,4 @@
-"""What one way of training has of its own. The loop around it is the same for all, see `loop`."""
+"""What is specific to one way of training. The loop around it is the same for all, see `loop`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ class Batch:
     Attributes:
         images: floating (N, ...), N at least 1.
         labels: int64 (N,).
-        turn: which batch it is: one more than the batch before, and one more at the start of each epoch than at the
-            start of the epoch before. What takes turns does so in epochs of any length.
-        epoch: how many epochs were before this one.
-        targets: floating (N, K), the share of each class in each label, where the loader gives such; else None.
+        turn: which batch it is: one more than the batch before, and at the start of each epoch one more than at the
+            start of the epoch before, so that attacks which take turns do so in epochs of any length.
+        epoch: how many epochs came before this one.
+        targets: floating (N, K), the share of each class in each label, if the loader gives any; otherwise None.
             ``labels`` are then the classes with the largest shares.
-        label_smoothing: how much of each label is shared among all classes, from 0 to 1.
-        adversarials: floating (N, ...), where `Recipe.around` has made them already; else None.
+        label_smoothing: how much of each label is spread over all classes, from 0 to 1.
+        adversarials: floating (N, ...), if `Recipe.around` has already made them; otherwise None.
 
     Examples:
         >>> from advkit.defenses.training import Batch
@@ -48,18 +48,18 @@ class Batch:
     adversarials: Tensor | None = None
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
-        """The cross-entropy of each image, (N,), of logits (N, K): with soft labels, or smoothed ones, if they are."""
+        """The cross-entropy of each image, (N,), from logits (N, K), with soft or smoothed labels if there are any."""
         wanted = self.labels if self.targets is None else self.targets.to(logits.dtype)
         if wanted.ndim == 2 and wanted.shape != logits.shape:
             raise InputError(
                 f"the labels have shares of {wanted.shape[1]} classes, and the model returned {logits.shape[1]} logits "
-                "an image"
+                "per image"
             )
         return F.cross_entropy(logits, wanted, reduction="none", label_smoothing=self.label_smoothing)
 
 
 class Recipe(ABC):
-    """A way of training: what the loss of a batch is, what stands around the network meanwhile, and how often.
+    """A way of training: the loss of a batch, what is around the network meanwhile, and how often.
 
     For each batch the loop does this, ``replays`` times:
 
@@ -69,7 +69,7 @@ class Recipe(ABC):
 
     Attributes:
         replays: how often a batch is trained on before the next one comes.
-        guard: what looks at the end of each epoch whether training has gone wrong, and stops it; None for nothing.
+        guard: what checks at the end of each epoch whether training has gone wrong, and stops it; None for no check.
 
     Examples:
         >>> from torch.nn.functional import cross_entropy
@@ -84,7 +84,7 @@ class Recipe(ABC):
     guard: Guard | None = None
 
     def __repr__(self) -> str:
-        """The name and the numbers, by which a checkpoint knows its recipe."""
+        """The name and the numbers, by which a checkpoint recognises its recipe."""
         numbers = {name: value for name, value in vars(self).items() if isinstance(value, (bool, int, float, str))}
         shown = ", ".join(f"{name}={value!r}" for name, value in numbers.items() if not name.startswith("_"))
         return f"{type(self).__name__}({shown})"
@@ -93,7 +93,7 @@ class Recipe(ABC):
     def loss(self, network: Network, batch: Batch) -> Tensor:
         """The mean loss of a batch, a scalar to be differentiated.
 
-        Validation asks for it too, in eval mode and without `around`: ``network.training`` tells.
+        Validation computes it too, in eval mode and without `around`; see ``network.training``.
 
         Args:
             network: the model in training, images (N, ...) to logits (N, K). Attacks may be pointed at it.

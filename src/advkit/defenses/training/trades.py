@@ -1,4 +1,4 @@
-"""TRADES: accuracy on clean images traded for answers that do not change nearby."""
+"""TRADES: accuracy on clean images traded for predictions that do not change nearby."""
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ __all__ = ["TRADES"]
 
 
 class TRADES(NearbyRecipe):
-    """Train clean images to be right, and images nearby to be answered alike.
+    """Train a model to be right on clean images, and to predict the same for images nearby.
 
     The loss, with p(x) the softmax of the model's logits and x' the image within eps at which the divergence is
     largest, is
@@ -19,9 +19,9 @@ class TRADES(NearbyRecipe):
         CE(x, y) + beta * KL(p(x) || p(x'))
 
     x' starts from x + 0.001 N(0, 1) and climbs the divergence by steps of ``alpha`` along the sign of the gradient, in
-    eval mode. Clean and adversarial images are two batches to a BatchNorm, as in the authors' code. The defaults are
-    theirs, which go with SGD, a learning rate of 0.1 and a weight decay of 2e-4, for 76 epochs. The divergence
-    knows no labels.
+    eval mode. Clean and adversarial images are separate batches for a BatchNorm, as in the authors' code. The defaults
+    are theirs, which go with SGD, a learning rate of 0.1 and a weight decay of 2e-4, for 76 epochs. The divergence
+    does not use labels.
 
     Zhang, Yu, Jiao, Xing, El Ghaoui & Jordan, "Theoretically principled trade-off between robustness and accuracy",
     ICML 2019. arXiv:1901.08573.

@@ -13,8 +13,8 @@ __all__ = ["RandomCropRescale"]
 class RandomCropRescale(PictureTransformation):
     """A random crop of each image, scaled back to the image's size: bilinear, by torchvision.
 
-    The place is drawn uniformly, for each image separately. Given the place the step is linear: an attacker who knows
-    the defense differentiates it, and takes the mean over draws (EOT). The paper averages a prediction over 30 crops;
+    The position is drawn uniformly, for each image separately. Given the position the step is linear: an attacker who
+    knows the defense differentiates it, and averages over draws (EOT). The paper averages a prediction over 30 crops;
     that is ``Expectation(defense.wrap(model), 30)`` with `advkit.defenses.base.Expectation`, which attacks see
     through.
 
@@ -24,15 +24,15 @@ class RandomCropRescale(PictureTransformation):
     Args:
         scale: the side of the crop as a share of the image's, above 0 and at most 1. 0.875 is 28 of 32 pixels.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the places of crops are drawn from; torch's default generator if None.
-        eot_samples: how many draws an attacker takes the mean over, at least 1.
+        generator: where the positions of crops are drawn from; torch's default generator if None.
+        eot_samples: over how many draws an attacker averages, at least 1.
 
     Raises:
         InputError: a number is out of its range; or images are not of shape (N, C, H, W), when it is called.
 
     Examples:
         >>> defended = advkit.defenses.RandomCropRescale(scale=0.75).wrap(model)
-        >>> adversarials = advkit.FGSM(defended)(images, labels)  # in the mean over ten draws
+        >>> adversarials = advkit.FGSM(defended)(images, labels)  # averaged over ten draws
     """
 
     stochastic = True

@@ -1,4 +1,4 @@
-"""Noise on the gradients, which an attacker who knows the defense goes around."""
+"""Noise on the gradients, which an attacker who knows the defense bypasses."""
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class GradientMasking(InputTransformation):
         return gradient + self.eps * normal_like(gradient, self.generator)
 
     def surrogate(self, model: Model) -> Model:
-        """The model itself, past the noise."""
+        """The model itself, without the noise."""
         return model
 
     def extra_repr(self) -> str:

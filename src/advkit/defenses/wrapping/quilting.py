@@ -28,8 +28,8 @@ class ImageQuilting(PictureTransformation):
     nearest drawn at random; patches overlap, and are cut where the seam shows least (Efros & Freeman, "Image quilting
     for texture synthesis and transfer", SIGGRAPH 2001). No pixel of the attacked image itself reaches the model. An
     attacker who knows the defense differentiates a soft choice between the ten nearest patches in place of the choice,
-    which is BPDA with something closer than the identity, and takes the mean over draws if there are any (EOT).
-    Images that the grid does not fit are mirrored at the bottom and on the right, and cropped again.
+    which is BPDA with something closer than the identity, and averages over draws if there are any (EOT). Images
+    that the grid does not fit are mirrored at the bottom and on the right, and cropped afterwards.
 
     Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3.3: patches of 5x5
     pixels, a million of them.
@@ -44,11 +44,11 @@ class ImageQuilting(PictureTransformation):
             ``stochastic``.
         bounds: the lowest and the highest value of a pixel.
         generator: where to draw from; torch's default generator if None.
-        eot_samples: how many draws an attacker takes the mean over, at least 1.
+        eot_samples: over how many draws an attacker averages, at least 1.
 
     Raises:
         InputError: ``patches`` are not square patches, or a number is out of its range; or, when it is called, images
-            are not of shape (N, C, H, W), of other channels than the patches, or too small to be mirrored.
+            are not of shape (N, C, H, W), have other channels than the patches, or are too small to be mirrored.
 
     Examples:
         >>> quilting = advkit.defenses.ImageQuilting.from_images(images, count=500, neighbors=3)

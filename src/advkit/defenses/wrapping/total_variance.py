@@ -19,12 +19,12 @@ _EDGE_PENALTY = 10.0  # times the weight
 
 
 class TotalVarianceMinimization(PictureTransformation):
-    """The simplest image, in the sense of total variation, through a random part of the pixels.
+    """The simplest image, in the sense of total variation, that fits a random part of the pixels.
 
     Each pixel of each channel is dropped with probability ``drop``, and the image becomes
     argmin_z 1/2 ||X * (z - x)||_2^2 + weight * TV(z), with X the pixels that were kept, solved for the whole batch by
-    split Bregman iterations. It stops an attacker who finds a gradient of zero. One who knows the defense
-    differentiates the identity in its place (BPDA), in the mean over draws (EOT).
+    split Bregman iterations. An attacker who does not know the defense finds a gradient of zero. One who does
+    differentiates the identity in its place (BPDA), averaged over draws (EOT).
 
     Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3.2, eq. (1). As in
     their released code and by its solver, the first term is half the squared norm and TV is the isotropic total
@@ -35,10 +35,10 @@ class TotalVarianceMinimization(PictureTransformation):
         drop: the probability that a pixel is dropped, at least 0 and below 1.
         weight: of the total variation, positive, for pixels in [0, 1]; others are scaled to it.
         iterations: of the solver, at least 1. After 30 a CIFAR-10 image is on average 0.1 % above the minimum, and
-            its pixels are within 0.2/255 of it in the mean.
+            its pixels are within 0.2/255 of it on average.
         bounds: the lowest and the highest value of a pixel.
         generator: where the pixels to drop are drawn from; torch's default generator if None.
-        eot_samples: how many draws an attacker takes the mean over, at least 1.
+        eot_samples: over how many draws an attacker averages, at least 1.
 
     Raises:
         InputError: a number is out of its range; or images are not of shape (N, C, H, W), when it is called.
