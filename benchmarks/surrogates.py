@@ -162,7 +162,7 @@ def networks(
 
 
 def vicinity(
-    model: nn.Module, data: tuple[Tensor, Tensor], file: Path, lr: float = 0.05, batches: int = 100, epochs: int = 10
+    model: nn.Module, data: tuple[Tensor, Tensor], file: Path, lr: float = 0.05, batches: int = 100, epochs: int = 3
 ) -> list[nn.Module]:
     """What LGV collects: four models an epoch of ``batches`` batches, along SGD with a constant step."""
     if not file.exists():
