@@ -144,6 +144,13 @@ def test_a_part_of_ones_own() -> None:
     assert found[..., 4:].equal(images[..., 4:])
     assert not found[..., :4].equal(images[..., :4])
 
+    @dataclass(frozen=True, repr=False)
+    class Half(Part):
+        step: float = 0.5  # type: ignore[assignment]
+
+    with pytest.raises(InputError, match=r"Half's step is 0\.5, but step is the method"):
+        Half()
+
 
 @pytest.mark.parametrize("place", ["start", "look", "inputs", "slope", "gradient", "direction", "step"])
 def test_what_a_part_of_ones_own_gets_wrong_has_its_name(place: str) -> None:

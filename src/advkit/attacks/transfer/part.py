@@ -49,6 +49,12 @@ class Part:
     def __post_init__(self) -> None:
         for name, what in hyperparameters.of(type(self)).items():
             what.check(f"{type(self).__name__}'s {name}", getattr(self, name))
+        for place in PLACES:
+            if not callable(getattr(self, place)):
+                raise InputError(
+                    f"{type(self).__name__}'s {place} is {getattr(self, place)!r}, but {place} is the method that says "
+                    "what a part does at that place in the step; give the number another name"
+                )
 
     @property
     def copies(self) -> int:
