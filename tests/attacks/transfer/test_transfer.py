@@ -151,6 +151,19 @@ def test_a_part_of_ones_own() -> None:
     with pytest.raises(InputError, match=r"Half's step is 0\.5, but step is the method"):
         Half()
 
+    @dataclass(frozen=True, repr=False)
+    class Kept(Part):
+        copies: int = 2
+
+        def gradient(self, gradient: Tensor, ascent: Ascent) -> Tensor:
+            ascent.remember("carried", gradient)
+            return gradient
+
+    with pytest.raises(InputError, match=r"Kept's copies must be at least 1, got 0"):
+        Kept(copies=0)
+    with pytest.raises(InputError, match="Kept and Momentum both remember 'carried'; one of them must"):
+        Transfer(conv_net(), [Kept(), Momentum()])(images, torch.tensor([0, 1]))
+
 
 @pytest.mark.parametrize("place", ["start", "look", "inputs", "slope", "gradient", "direction", "step"])
 def test_what_a_part_of_ones_own_gets_wrong_has_its_name(place: str) -> None:

@@ -14,7 +14,7 @@ from advkit._base.random import normal_like, uniform_like
 from advkit._engine.ball import LinfBall
 from advkit._engine.classifier import Classifier
 from advkit._engine.resampling import own_precision
-from advkit.errors import AdvkitError
+from advkit.errors import AdvkitError, InputError
 from advkit.goals import Goal
 from advkit.losses import Loss
 from advkit.norms import column
@@ -66,6 +66,8 @@ class Ascent:
     is_last: bool = False
     free: Tensor | None = None
     _memory: dict[str, Tensor] = field(default_factory=dict)
+    _owners: dict[str, str] = field(default_factory=dict)  # which part remembers what
+    _asked: str = ""  # the part that is
     _answered: bool = False
 
     @property
@@ -86,7 +88,13 @@ class Ascent:
         return self._memory[name]
 
     def remember(self, name: str, value: Tensor) -> None:
-        """Keep a tensor (n, ...) for the next step."""
+        """Keep a tensor (n, ...) for the next step.
+
+        Raises:
+            InputError: another part keeps something by this name, which any of them may `recall`.
+        """
+        if (owner := self._owners.setdefault(name, self._asked)) != self._asked:
+            raise InputError(f"{owner} and {self._asked} both remember {name!r}; one of them must take another name")
         self._memory[name] = value
 
     def over(self, value: float | Tensor, x: Tensor) -> float | Tensor:
@@ -114,6 +122,7 @@ class Ascent:
     def through(self, parts: Iterable["Part"], place: str, x: Tensor) -> Tensor:
         """What parts make of rows (n, ...) at a place other than `Part.inputs`, in their order."""
         for part in parts:
+            self._asked = type(part).__name__
             x = self._made(part, place, getattr(part, place)(x, self), x.shape)
         return x
 

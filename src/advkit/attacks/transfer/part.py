@@ -10,7 +10,7 @@ from advkit import hyperparameters
 from advkit._engine.wording import short
 from advkit.attacks.transfer.ascent import Ascent
 from advkit.errors import InputError
-from advkit.hyperparameters import Hyperparameter
+from advkit.hyperparameters import Hyperparameter, Number
 
 __all__ = ["PLACES", "Part", "PartList"]
 
@@ -49,6 +49,7 @@ class Part:
     def __post_init__(self) -> None:
         for name, what in hyperparameters.of(type(self)).items():
             what.check(f"{type(self).__name__}'s {name}", getattr(self, name))
+        Number(at_least=1, integer=True).check(f"{type(self).__name__}'s copies", self.copies)
         for place in PLACES:
             if not callable(getattr(self, place)):
                 raise InputError(
