@@ -2,12 +2,14 @@
 
 python benchmarks/overhead.py [ROUNDS] [IMAGES]
 
-By the CPU time of this process, in one thread, on the benchmarks' CNN and random images. Each round times one call of
-both, in turns, so that whatever else the machine does meets both; what is printed is the median of the ratios, and
-the quartiles.
+By the CPU time of this process, in one thread, on the benchmarks' CNN and random images. Each round times the attack
+and, twice, its passes alone, in random order, so that whatever else the machine does meets all of them; what is printed
+is the median of the ratios, and the quartiles. That of the passes to themselves says how far to trust the other.
 """
 
+import random
 import sys
+from functools import partial
 from statistics import quantiles
 from time import process_time
 
@@ -19,11 +21,20 @@ import advkit
 from advkit.attacks.transfer import InputDiversity, Momentum, TranslationKernel
 
 
-def timed(call, *arguments):
-    """The CPU time of a call, in seconds."""
-    start = process_time()
-    call(*arguments)
-    return process_time() - start
+def in_turns(calls):
+    """The CPU time of each call, in seconds, once each in random order."""
+    spent = {}
+    for name in random.sample(list(calls), len(calls)):
+        start = process_time()
+        calls[name]()
+        spent[name] = process_time() - start
+    return spent
+
+
+def told(ratios):
+    """Their median and quartiles."""
+    low, middle, high = quantiles(ratios, n=4)
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def main(rounds=31, count=32):
@@ -39,9 +50,10 @@ def main(rounds=31, count=32):
         counted = Counted(net)
         advkit.Transfer(counted, parts, steps=10)(images, labels)
         attack, alone = advkit.Transfer(net, parts, steps=10), Replay(net, images, counted.passes)
-        ratios = [timed(attack, images, labels) / timed(alone) for _ in range(3 + rounds)][3:]
-        low, middle, high = quantiles(ratios, n=4)
-        print(f"{name}: {middle:.3f} ({low:.3f} to {high:.3f}), {len(counted.passes)} passes of {count} images")
+        calls = {"attack": partial(attack, images, labels), "passes": alone, "again": alone}
+        spent = [in_turns(calls) for _ in range(3 + rounds)][3:]
+        over, itself = ([each[which] / each["passes"] for each in spent] for which in ("attack", "again"))
+        print(f"{name}: {told(over)}, the passes to themselves {told(itself)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ ATTACKS: dict[str, Make] = {
     "PIFGSM": lambda model, eps: advkit.PIFGSM(model, eps=eps),
     "PIFGSMPP": lambda model, eps: advkit.PIFGSMPP(model, eps=eps),
     "GRA": short("GRA"),
-    "PGN": short("PGN"),
+    "PGN, 10 places": short("PGN", samples=10),
     "SSA": short("SSA"),
     "SIA": short("SIA"),
     "BSR": short("BSR"),

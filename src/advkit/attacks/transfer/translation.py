@@ -60,14 +60,15 @@ class TranslationKernel(Part):
 
     def gradient(self, gradient: Tensor, ascent: Ascent) -> Tensor:
         """K * g, along one side and then along the other."""
-        return by_sides(gradient, *(self._along(side, gradient) for side in gradient.shape[2:]))
+        line = self._line().to(gradient)
+        matrices = {side: self._along(side, line) for side in set(gradient.shape[2:])}
+        return by_sides(gradient, *(matrices[side] for side in gradient.shape[2:]))
 
-    def _along(self, side: int, like: Tensor) -> Tensor:
+    def _along(self, side: int, line: Tensor) -> Tensor:
         """The convolution along a side as a matrix, which is faster than torch's of a single channel."""
-        place = torch.arange(side, device=like.device)
+        place = torch.arange(side, device=line.device)
         apart = place - place[:, None] + self.size // 2
-        weights = self._line().to(like)[apart.clamp(0, self.size - 1)]
-        return weights.where((apart >= 0) & (apart < self.size), 0)
+        return line[apart.clamp(0, self.size - 1)].where((apart >= 0) & (apart < self.size), 0)
 
     def _line(self) -> Tensor:
         place = torch.linspace(-1, 1, self.size, device="cpu") if self.size > 1 else torch.zeros(1, device="cpu")
