@@ -85,15 +85,22 @@ def fooled(models: Sequence[nn.Module], images: Tensor, labels: Tensor) -> Tenso
         return torch.stack([model(images).argmax(1) != labels for model in models])
 
 
-def measured(make: Make, nets: dict[str, nn.Module], ensemble: bool, eps: float, scene: tuple[Tensor, Tensor]) -> dict:
-    """Each source against the others, or of each two against the third; and passes of an image through one network.
+def measured(
+    make: Make,
+    nets: dict[str, nn.Module],
+    sources: Sequence[str],
+    ensemble: bool,
+    eps: float,
+    scene: tuple[Tensor, Tensor],
+) -> dict:
+    """Each source against the others, or the others against it; and passes of an image through one network.
 
     "other" is, for each image, the share of networks that it fools and was not made on.
     """
     images, labels = scene
     own, other = [], []
     passes = 0.0
-    for name in nets:
+    for name in sources:
         inside = [net for other, net in nets.items() if (other == name) != ensemble]
         outside = [net for net in nets.values() if all(net is not one for one in inside)]
         counted = [Counted(net) for net in inside]
@@ -142,6 +149,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="of training (%(default)s)")
     parser.add_argument("--eps", type=int, nargs="+", default=[8, 16], help="in 255ths (%(default)s)")
     parser.add_argument("--networks", nargs="+", default=list(KINDS), choices=list(KINDS), help="which (%(default)s)")
+    parser.add_argument("--sources", nargs="+", help="those that images are made on, each against all others (all)")
+    parser.add_argument("--lr", type=float, default=0.05, help="of LGV (%(default)s)")
     parser.add_argument("--only", nargs="+", help="some of the attacks")
     parser.add_argument("--out", type=Path, default=Path("transfer.json"), help="what has been measured (%(default)s)")
     options = parser.parse_args()
@@ -157,6 +166,7 @@ def main() -> None:
     right = torch.stack([one == labels for one in said]).all(0).nonzero().squeeze(1)[: options.images]
     scene = images[right], labels[right]
 
+    sources = options.sources or list(nets)
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     names = [(name, False) for name in ATTACKS] + [(name, True) for name in ENSEMBLED if len(nets) > 2]
     rows = {f"{name}, ensemble of two" if ensemble else name: (name, ensemble) for name, ensemble in names}
@@ -164,13 +174,13 @@ def main() -> None:
         if options.only and row not in options.only:
             continue
         if name == "LGV" and any(f"{row} at {eps}" not in results for eps in options.eps):
-            VICINITIES.update(
-                {net: vicinity(net, data["train"], options.folder / f"{of}.lgv") for of, net in nets.items()}
-            )
+            for of in sources:
+                file = options.folder / f"{of}-{options.lr}.lgv"
+                VICINITIES[nets[of]] = vicinity(nets[of], data["train"], file, options.lr)
         for eps in options.eps:
             key = f"{row} at {eps}"
             if key not in results:
-                results[key] = measured(ATTACKS[name], nets, ensemble, eps / 255, scene)
+                results[key] = measured(ATTACKS[name], nets, sources, ensemble, eps / 255, scene)
                 options.out.write_text(json.dumps(results))
                 print(key, interval(results[key]["other"]), flush=True)
 
