@@ -1,40 +1,52 @@
-"""The time of transfer attacks over that of their passes alone: the same forwards and backwards, and nothing else.
+"""The time of transfer attacks over that of their passes alone: the forwards and backwards through the model.
 
 python benchmarks/overhead.py [ROUNDS] [IMAGES]
 
-By the CPU time of this process, in one thread, on the benchmarks' CNN and random images. Each round times the attack
-and, twice, its passes alone, in random order, so that whatever else the machine does meets all of them; what is printed
-is the median of the ratios, and the quartiles. That of the passes to themselves says how far to trust the other.
+By the CPU time of this process, in one thread, on the benchmarks' CNN and random images. Both are times of the same
+call, so that whatever else the machine does meets both: that of the whole, and what went by inside of the model, from
+pixels to logits and from their gradients back to those of pixels. Printed is the median of the ratios, and the
+quartiles.
 """
 
-import random
 import sys
-from functools import partial
 from statistics import quantiles
 from time import process_time
 
 import torch
 from networks import cnn
-from passes import Counted, Replay
+from torch import Tensor, nn
 
 import advkit
 from advkit.attacks.transfer import InputDiversity, Momentum, TranslationKernel
 
 
-def in_turns(calls):
-    """The CPU time of each call, in seconds, once each in random order."""
-    spent = {}
-    for name in random.sample(list(calls), len(calls)):
-        start = process_time()
-        calls[name]()
-        spent[name] = process_time() - start
-    return spent
+class Timed(nn.Module):
+    """Another model, and the CPU time that was spent in it, in seconds."""
 
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.spent = self.began = 0.0
 
-def told(ratios):
-    """Their median and quartiles."""
-    low, middle, high = quantiles(ratios, n=4)
-    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of pixels (N, ...)."""
+        seen = images.view_as(images)
+        self.begin()
+        logits = self.model(seen)
+        self.end()
+        logits = logits.view_as(logits)
+        if seen.requires_grad:
+            logits.register_hook(self.begin)
+            seen.register_hook(self.end)
+        return logits
+
+    def begin(self, gradient: Tensor | None = None) -> None:
+        """From here on the time is the model's."""
+        self.began = process_time()
+
+    def end(self, gradient: Tensor | None = None) -> None:
+        """And up to here."""
+        self.spent += process_time() - self.began
 
 
 def main(rounds=31, count=32):
@@ -45,15 +57,16 @@ def main(rounds=31, count=32):
     net(images)  # makes its last layers
     net.requires_grad_(False)
     labels = net(images).argmax(1)
+    timed = Timed(net)
     lists = {"MI": [Momentum()], "DI + TI + MI": [InputDiversity(), TranslationKernel(), Momentum()]}
     for name, parts in lists.items():
-        counted = Counted(net)
-        advkit.Transfer(counted, parts, steps=10)(images, labels)
-        attack, alone = advkit.Transfer(net, parts, steps=10), Replay(net, images, counted.passes)
-        calls = {"attack": partial(attack, images, labels), "passes": alone, "again": alone}
-        spent = [in_turns(calls) for _ in range(3 + rounds)][3:]
-        over, itself = ([each[which] / each["passes"] for each in spent] for which in ("attack", "again"))
-        print(f"{name}: {told(over)}, the passes to themselves {told(itself)}", flush=True)
+        attack, ratios = advkit.Transfer(timed, parts, steps=10), []
+        for _ in range(1 + rounds):
+            timed.spent, start = 0.0, process_time()
+            attack(images, labels)
+            ratios.append((process_time() - start) / timed.spent)
+        low, middle, high = quantiles(ratios[1:], n=4)
+        print(f"{name}: {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ ATTACKS: dict[str, Make] = {
     "BSR, 2 blocks + SIA": composed(BlockShuffle(blocks=2, copies=5), BlockTransforms(copies=4), Momentum()),
     "SIA + DI + TI": composed(BlockTransforms(), InputDiversity(), TranslationKernel(size=5), Momentum()),
 }
-ENSEMBLED = ("MIFGSM", "DIFGSM", "SIA", "SIA + DI + TI")
+ENSEMBLED = ("MIFGSM", "DIFGSM", "SIA", "SIA + DI")
 
 
 def fooled(models: Sequence[nn.Module], images: Tensor, labels: Tensor) -> Tensor:
