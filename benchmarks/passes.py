@@ -15,12 +15,12 @@ class Pass:
 
 
 class Counted(nn.Module):
-    """Another model, and the passes that were made through it."""
+    """Another model, and the passes that were made through it, which several models may write into one list."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, passes: list[Pass] | None = None) -> None:
         super().__init__()
         self.model = model
-        self.passes: list[Pass] = []
+        self.passes: list[Pass] = [] if passes is None else passes
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K) of pixels (N, ...)."""

@@ -1,6 +1,7 @@
 """Three small networks of different kinds for images of 32x32, trained here on the first run and kept in a folder."""
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import advkit
+from advkit.attacks.transfer import along_sgd
 
 
 class Residual(nn.Module):
@@ -98,20 +100,37 @@ def read(path: str) -> dict[str, tuple[Tensor, Tensor]]:
         }
 
 
+def varied(images: Tensor) -> Tensor:
+    """Half of the images (N, C, H, W) mirrored, all of them shifted by up to two pixels."""
+    seen = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
+    down, right = torch.randint(5, (2,)).tolist()
+    return F.pad(seen, (2, 2, 2, 2))[..., down : down + images.shape[2], right : right + images.shape[3]]
+
+
+class Batches:
+    """Random batches of images, varied, and their labels: another draw each time they are gone through."""
+
+    def __init__(self, images: Tensor, labels: Tensor, batches: int) -> None:
+        self.images, self.labels, self.batches = images, labels, batches
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in torch.randperm(len(self.labels))[: len(self) * 128].view(-1, 128):
+            yield varied(self.images[index]), self.labels[index]
+
+
 def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
-    """Ordinary training, half of the images mirrored, all of them shifted by up to two pixels."""
-    batches = len(labels) // 128
+    """Ordinary training on varied images."""
+    loader = Batches(images, labels, len(labels) // 128)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=epochs * batches)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=epochs * len(loader))
     model.train()
     for _ in range(epochs):
-        for index in torch.randperm(len(labels))[: batches * 128].view(-1, 128):
-            seen = images[index]
-            seen = torch.where(torch.rand(128, 1, 1, 1) < 0.5, seen.flip(3), seen)
-            down, right = torch.randint(5, (2,)).tolist()
-            seen = F.pad(seen, (2, 2, 2, 2))[..., down : down + images.shape[2], right : right + images.shape[3]]
+        for seen, classes in loader:
             with torch.autocast("cpu", torch.bfloat16):
-                loss = F.cross_entropy(model(seen), labels[index])
+                loss = F.cross_entropy(model(seen), classes)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -140,3 +159,19 @@ def networks(
             torch.save(model.state_dict(), file)
         found[name] = model.eval()
     return found
+
+
+def vicinity(
+    model: nn.Module, data: tuple[Tensor, Tensor], file: Path, lr: float = 0.05, batches: int = 100, epochs: int = 3
+) -> list[nn.Module]:
+    """What LGV collects: four models an epoch of ``batches`` batches, along SGD with a constant step."""
+    if not file.exists():
+        print(f"collecting models for {file}", flush=True)
+        torch.manual_seed(0)
+        found = along_sgd(model, Batches(*data, batches), lr=lr, epochs=epochs)
+        torch.save([each.state_dict() for each in found], file)
+    models = []
+    for state in torch.load(file, weights_only=True):
+        models.append(copy.deepcopy(model))
+        models[-1].load_state_dict(state)
+    return models

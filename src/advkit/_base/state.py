@@ -1,4 +1,4 @@
-"""What modules are made to be while they are attacked: in eval mode, and asking for no gradient of their weights."""
+"""What modules are made to be while they are attacked, and while they are trained: their modes, and their flags."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["attributes", "entries"]
+__all__ = ["attributes", "entries", "to_training_mode"]
 
 
 def attributes(modules: Iterable[nn.Module]) -> list[tuple[nn.Module | Tensor, str, object]]:
@@ -37,6 +37,16 @@ def entries(modules: Iterable[nn.Module]) -> list[tuple[dict[str, Any], str, obj
                 if buffer is not None and type(copied := buffer.clone()) is type(buffer):
                     found.append((module._buffers, name, copied))
     return found
+
+
+def to_training_mode(model: nn.Module) -> None:
+    """Put a model into training mode. Where some layer is in it already, one in eval mode is meant to be, and stays.
+
+    Such as a frozen BatchNorm. A model that is in eval mode as a whole has no such layer. Modules without parameters of
+    their own do not count, since one that was just wrapped around a model in eval mode is in training mode itself.
+    """
+    if not any(module.training and any(True for _ in module.parameters(recurse=False)) for module in model.modules()):
+        model.train()
 
 
 @lru_cache(maxsize=4096)

@@ -27,7 +27,8 @@ _ROUNDINGS = 4  # units in the last place that normalising and going back, or a 
 def check_model(model: object) -> None:
     """Refuse a model that cannot be called."""
     if not callable(model):
-        raise DtypeError(f"model must be callable, pixels in and logits out; got {type(model).__name__}")
+        several = "; for several at once give advkit.Ensemble(models)" if isinstance(model, (list, tuple)) else ""
+        raise DtypeError(f"model must be callable, pixels in and logits out; got {type(model).__name__}{several}")
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

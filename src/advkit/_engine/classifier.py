@@ -181,6 +181,10 @@ class Classifier:
         """Take note of what an attack gives back, (N, ...), for `verify`: NaN there is no image."""
         self._watch(f"{attack}._perturb returned images with NaN in them", images.detach().amax(), AdvkitError)
 
+    def watch_part(self, found: Tensor, part: str) -> None:
+        """The same of what a part of an attack has made: torch's sign of NaN is 0, and a NaN shown is one answered."""
+        self._watch(f"{part} returned NaN", found.detach().amax(), AdvkitError)
+
     def _watch_gradient(self, gradient: Tensor) -> None:
         self.backwards += gradient.shape[0]
         self._watch(_NAN_GRADIENT, gradient.detach().sum())
@@ -200,6 +204,7 @@ class Classifier:
     def _check_first(self, logits: Tensor) -> None:
         self._answered = True
         if logits.numel() and bool(logits.amax().isnan()):
+            self._look()  # whether it was shown NaN
             raise ModelError(_NAN_LOGITS)
         self.check_classes(logits.shape[1])
 

@@ -23,7 +23,7 @@ def interpolation(at: Tensor, size: int) -> Tensor:
     Places count in pixels from the middle of the first one; those beyond an end are taken to be there.
     """
     pixels = torch.arange(size, dtype=at.dtype, device=at.device)
-    return (1 - (at.clamp(0, size - 1)[..., None] - pixels).abs()).clamp_(min=0)
+    return (at.clamp(0, size - 1)[..., None] - pixels).abs_().neg_().add_(1).clamp_(min=0)
 
 
 def by_sides(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -126,6 +126,19 @@ def test_it_goes_on_where_it_was_interrupted() -> None:
         torch.testing.assert_close(weights(again), weights(once))
 
 
+def test_a_frozen_layer_stays_frozen_also_after_an_interruption() -> None:
+    """Thawed, its statistics would become those of the last batches."""
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 4))
+    model[2].eval()
+    attack = advkit.LGV(model, batches(), lr=0.01, epochs=2, models_per_epoch=1)
+    first = next(along_sgd(model, batches(), lr=0.01, models_per_epoch=1))
+    attack._kept.models.append(first)  # all there was when it was interrupted
+    for found in attack.collect():
+        assert found[2].running_mean.equal(model[2].running_mean)  # type: ignore[index]
+        assert not found[0].running_mean.equal(model[0].running_mean)  # type: ignore[index]
+    assert [module.training for module in model] == [True, True, False, True, True]
+
+
 @pytest.mark.parametrize(
     ("loader", "words"),
     [(None, "got NoneType of 0"), ([(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64))], "got list of 1")],

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -35,7 +36,7 @@ from advkit.attacks.transfer import (
     TranslationKernel,
     VarianceTuning,
 )
-from advkit.errors import InputError
+from advkit.errors import AdvkitError, InputError
 from contracts.scenes import IMAGE, Passes, conv_net, draw, flat_net, linear_net, said_by
 
 CLASSES = [thing for name in transfer.__all__ if isinstance(thing := getattr(transfer, name), type)]
@@ -142,6 +143,43 @@ def test_a_part_of_ones_own() -> None:
     found = Transfer(conv_net(), [Left(), Momentum()])(images, torch.tensor([0, 1]))
     assert found[..., 4:].equal(images[..., 4:])
     assert not found[..., :4].equal(images[..., :4])
+
+    @dataclass(frozen=True, repr=False)
+    class Half(Part):
+        step: float = 0.5  # type: ignore[assignment]
+
+    with pytest.raises(InputError, match=r"Half's step is 0\.5, but step is the method"):
+        Half()
+
+    @dataclass(frozen=True, repr=False)
+    class Kept(Part):
+        copies: int = 2
+
+        def gradient(self, gradient: Tensor, ascent: Ascent) -> Tensor:
+            ascent.remember("carried", gradient)
+            return gradient
+
+    with pytest.raises(InputError, match=r"Kept's copies must be at least 1, got 0"):
+        Kept(copies=0)
+    with pytest.raises(InputError, match="Kept and Momentum both remember 'carried'; one of them must"):
+        Transfer(conv_net(), [Kept(), Momentum()])(images, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("place", ["start", "look", "inputs", "slope", "gradient", "direction", "step"])
+def test_what_a_part_of_ones_own_gets_wrong_has_its_name(place: str) -> None:
+    """A NaN above all: its sign is 0, so that the attack would find nothing and say so."""
+    images, labels = draw(3, *IMAGE), torch.tensor([0, 1, 2])
+    mistakes: dict[str, Callable[[Tensor], Tensor | None]] = {
+        "returned NoneType": lambda x: None,
+        r"returned a tensor of shape \(2, 3, 8, 8\); it must return": lambda x: x[1:],
+        "returned NaN": lambda x: x * torch.nan,
+    }
+    if place == "inputs":
+        mistakes["no gradient flows back through what"] = lambda x: x.detach()
+    for words, mistake in mistakes.items():
+        mine = type("Mine", (Part,), {place: lambda self, x, *more, mistake=mistake: mistake(x)})()
+        with pytest.raises(AdvkitError, match=rf"(^| )Mine\.{place} .*{words}|{words} Mine\.{place}"):
+            Transfer(conv_net(), [mine, Momentum()], steps=2)(images, labels)
 
 
 @pytest.mark.parametrize(

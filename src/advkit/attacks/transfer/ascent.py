@@ -1,7 +1,7 @@
 """The search of a transfer attack: where its rows stand, what its parts remember, and how they ask for gradients."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from advkit import losses
+from advkit._base.answers import described
 from advkit._base.random import normal_like, uniform_like
 from advkit._engine.ball import LinfBall
 from advkit._engine.classifier import Classifier
 from advkit._engine.resampling import own_precision
+from advkit.errors import AdvkitError, InputError
 from advkit.goals import Goal
 from advkit.losses import Loss
 from advkit.norms import column
@@ -64,6 +66,8 @@ class Ascent:
     is_last: bool = False
     free: Tensor | None = None
     _memory: dict[str, Tensor] = field(default_factory=dict)
+    _owners: dict[str, str] = field(default_factory=dict)  # which part remembers what
+    _asked: str = ""  # the part that is
     _answered: bool = False
 
     @property
@@ -84,7 +88,13 @@ class Ascent:
         return self._memory[name]
 
     def remember(self, name: str, value: Tensor) -> None:
-        """Keep a tensor (n, ...) for the next step."""
+        """Keep a tensor (n, ...) for the next step.
+
+        Raises:
+            InputError: another part keeps something by this name, which any of them may `recall`.
+        """
+        if (owner := self._owners.setdefault(name, self._asked)) != self._asked:
+            raise InputError(f"{owner} and {self._asked} both remember {name!r}; one of them must take another name")
         self._memory[name] = value
 
     def over(self, value: float | Tensor, x: Tensor) -> float | Tensor:
@@ -108,6 +118,13 @@ class Ascent:
     def nearby(self, x: Tensor, radius: float) -> Tensor:
         """Places drawn for each row (r, ...) from the cube of half the side ``radius * eps`` around it."""
         return x + (2 * self.uniform(*x.shape) - 1).mul_(self.over(self.eps, x)).mul_(radius)
+
+    def through(self, parts: Iterable["Part"], place: str, x: Tensor) -> Tensor:
+        """What parts make of rows (n, ...) at a place other than `Part.inputs`, in their order."""
+        for part in parts:
+            self._asked = type(part).__name__
+            x = self._made(part, place, getattr(part, place)(x, self), x.shape)
+        return x
 
     def gradient(self, x: Tensor) -> Tensor:
         """The gradient of what is climbed at rows (r, ...), r a multiple of n: (r, ...), without a graph.
@@ -171,6 +188,22 @@ class Ascent:
         x = x if plain else (x - low) / self.range
         with own_precision(x.device):
             for part in self.showing:
-                x = part.inputs(x, copy % part.copies, self)
+                x = self._made(part, "inputs", part.inputs(x, copy % part.copies, self), x.shape)
                 copy = copy // part.copies
         return x if plain else x * self.range + low
+
+    def _made(self, part: "Part", place: str, found: Tensor, shape: torch.Size) -> Tensor:
+        """What a part has made of a tensor of this shape. If it cannot be that, the part is named."""
+        name, is_shown = f"{type(part).__name__}.{place}", place == "inputs"
+        wanted = shape[:1] if is_shown else shape  # the model may take pictures of other sizes
+        if not isinstance(found, Tensor) or found.shape[: len(wanted)] != wanted:
+            raise AdvkitError(
+                f"{name} was given a tensor of shape {tuple(shape)}, and returned {described(found)}; it must return "
+                f"{f'one of {shape[0]} rows' if is_shown else 'another of that shape'}"
+            )
+        if is_shown and not found.requires_grad:
+            raise AdvkitError(
+                f"no gradient flows back through what {name} returned: it detaches, or rounds to integers"
+            )
+        self.model.watch_part(found, name)
+        return found

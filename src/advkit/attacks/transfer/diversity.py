@@ -53,7 +53,7 @@ class InputDiversity(Part):
         size = small + (size * (canvas - small)).floor()
         at = torch.arange(canvas, dtype=size.dtype, device=size.device) - (offset * (canvas - size)).floor()
         inside = (at >= 0) & (at < size)
-        matrix = interpolation((at + 0.5) * side / size - 0.5, side) * inside[..., None]
+        matrix = interpolation((at + 0.5) * side / size - 0.5, side).mul_(inside[..., None])
         if canvas > side:
             back = (torch.arange(side, dtype=size.dtype, device=size.device) + 0.5) * canvas / side - 0.5
             matrix = interpolation(back, canvas) @ matrix

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from advkit import hyperparameters
 from advkit._base.answers import described, found_in
+from advkit._base.state import to_training_mode
 from advkit._engine.checks import check_classes, check_images
 from advkit._engine.classifier import own
 from advkit._engine.run import Done, check_call
@@ -39,7 +40,8 @@ def along_sgd(
 ) -> Iterator[nn.Module]:
     """Train a copy of a model on, with SGD and a constant step, and yield what it is at even distances.
 
-    The model itself is left as it was. Each one that comes is in eval mode, on the model's device. They come while the
+    The model itself is left as it was. A layer of it that is in eval mode beside others in training mode, such as a
+    frozen BatchNorm, stays in that. Each model that comes is in eval mode, on the model's device. They come while the
     copy is trained, so that they can be saved one by one; to go on later, begin with the last one.
 
     Args:
@@ -72,9 +74,9 @@ def along_sgd(
         trained = copy.deepcopy(model).requires_grad_(True)
     optimizer = torch.optim.SGD(trained.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
     device, dtype = placement(model)
+    to_training_mode(trained)
     for _ in range(epochs):
         for number_of, batch in enumerate(loader, 1):
-            trained.train()
             with torch.inference_mode(False), torch.enable_grad():
                 images, labels = _pair(batch)
                 place = device or images.device
@@ -217,7 +219,7 @@ class LGV(Attack):
         found = self._kept.models
         while (missing := self.epochs * self.models_per_epoch - len(found)) > 0:
             epochs = along_sgd(
-                found[-1] if found else self.model,
+                _frozen_as(self.model, found[-1]) if found else self.model,
                 self.loader,
                 lr=self.lr,
                 epochs=math.ceil(missing / self.models_per_epoch),
@@ -242,6 +244,14 @@ class LGV(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         raise AdvkitError("LGV has no search of its own to build on; call the attack itself, or Transfer on InTurn")
+
+
+def _frozen_as(model: Any, last: nn.Module) -> nn.Module:
+    """A copy of the last of the models, to go on from, with what is in eval mode in the one that they come from."""
+    begun = copy.deepcopy(last)
+    for module, given in zip(begun.modules(), model.modules(), strict=True):
+        module.training = given.training
+    return begun
 
 
 class _Kept:

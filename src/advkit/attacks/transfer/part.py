@@ -10,9 +10,11 @@ from advkit import hyperparameters
 from advkit._engine.wording import short
 from advkit.attacks.transfer.ascent import Ascent
 from advkit.errors import InputError
-from advkit.hyperparameters import Hyperparameter
+from advkit.hyperparameters import Hyperparameter, Number
 
-__all__ = ["Part", "PartList"]
+__all__ = ["PLACES", "Part", "PartList"]
+
+PLACES = ("start", "look", "inputs", "slope", "gradient", "direction", "step")
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,7 +23,8 @@ class Part:
 
     Each method is a place in the step, and by default changes nothing there. A part overrides the one or two that
     its idea is about, and declares its numbers as attacks do. It is never written to: what it remembers from step
-    to step it gives to `Ascent.remember`.
+    to step it gives to `Ascent.remember`. What a part returns has the shape of what it was given, and no NaN; if not,
+    that is an `AdvkitError` with its name.
 
     Attributes:
         copies: how many versions of each image the model is shown, for a mean gradient; the product over all parts.
@@ -46,6 +49,13 @@ class Part:
     def __post_init__(self) -> None:
         for name, what in hyperparameters.of(type(self)).items():
             what.check(f"{type(self).__name__}'s {name}", getattr(self, name))
+        Number(at_least=1, integer=True).check(f"{type(self).__name__}'s copies", self.copies)
+        for place in PLACES:
+            if not callable(getattr(self, place)):
+                raise InputError(
+                    f"{type(self).__name__}'s {place} is {getattr(self, place)!r}, but {place} is the method that says "
+                    "what a part does at that place in the step; give the number another name"
+                )
 
     @property
     def copies(self) -> int:
@@ -88,6 +98,10 @@ class Part:
         """What the step (n, ...) becomes, before the rows are brought back into the budget."""
         return step
 
+    def answers(self, place: str) -> bool:
+        """Whether it changes anything there."""
+        return getattr(type(self), place) is not getattr(Part, place)
+
     def check_beside(self, others: Sequence["Part"]) -> None:
         """Refuse the other parts of a list, or its order, where this one would make no sense.
 
@@ -129,7 +143,7 @@ class PartList(Hyperparameter):
         for kind in {type(part): None for part in value}:
             if sum(type(part) is kind for part in value) > 1:
                 raise InputError(f"{name} has more than one {kind.__name__}; give it once")
-        asking = [type(part).__name__ for part in value if type(part).slope is not Part.slope]
+        asking = [type(part).__name__ for part in value if part.answers("slope")]
         if len(asking) > 1:
             raise InputError(
                 f"{name} has {' and '.join(asking)}, and each of them says at which places the gradient is asked for; "

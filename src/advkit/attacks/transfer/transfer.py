@@ -12,7 +12,7 @@ from advkit._engine.ball import LinfBall
 from advkit._engine.resampling import own_precision
 from advkit.attack import Attack
 from advkit.attacks.transfer.ascent import Ascent
-from advkit.attacks.transfer.part import Part, PartList
+from advkit.attacks.transfer.part import PLACES, Part, PartList
 from advkit.goals import Goal
 from advkit.hyperparameters import OfEps, OfRange, declared, number
 from advkit.losses import Loss
@@ -80,35 +80,23 @@ class Transfer(Attack):
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         for part in self.parts:
             part.check_images(images)
-        showing = [part for part in self.parts if type(part).inputs is not Part.inputs]
-        asking = next((part for part in self.parts if type(part).slope is not Part.slope), Part())
+        at = {place: [part for part in self.parts if part.answers(place)] for place in PLACES}
         ball = LinfBall(images, self.eps, self.bounds)
         ball = ball if self.mask is None else ball.held(self.mask)
         ascent = Ascent(
-            images, self.classifier, goal, ball, self.alpha, showing, self.loss, self.generator, free=self.mask
+            images, self.classifier, goal, ball, self.alpha, at["inputs"], self.loss, self.generator, free=self.mask
         )
-        for part in self.parts:
-            ascent.x = part.start(ascent.x, ascent)
+        ascent.x = ascent.through(at["start"], "start", ascent.x)
         for count in range(self.steps):
             ascent.is_last = count == self.steps - 1
-            place = ascent.x
-            for part in self.parts:
-                place = part.look(place, ascent)
-            gradient = asking.slope(place, ascent)
+            place = ascent.through(at["look"], "look", ascent.x)
+            gradient = ascent.through(at["slope"], "slope", place) if at["slope"] else ascent.gradient(place)
             with own_precision(images.device):
-                ascent.x = ball.project(self._stepped(gradient, ascent).add_(ascent.x))
+                gradient = ascent.through(at["gradient"], "gradient", gradient)
+                direction = ascent.through(at["direction"], "direction", gradient)
+                step = direction.sign().mul_(column(self.alpha, direction))
+                ascent.x = ball.project(ascent.through(at["step"], "step", step).add_(ascent.x))
         return ascent.x
-
-    def _stepped(self, gradient: Tensor, ascent: Ascent) -> Tensor:
-        """The step that comes of a gradient."""
-        for part in self.parts:
-            gradient = part.gradient(gradient, ascent)
-        for part in self.parts:
-            gradient = part.direction(gradient, ascent)
-        step = gradient.sign().mul_(column(self.alpha, gradient))
-        for part in self.parts:
-            step = part.step(step, ascent)
-        return step
 
 
 @dataclass(frozen=True, eq=False)

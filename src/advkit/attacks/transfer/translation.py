@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from advkit._engine.resampling import by_sides
 from advkit.attacks.transfer.ascent import Ascent
 from advkit.attacks.transfer.diversity import InputDiversity
 from advkit.attacks.transfer.momentum import Momentum
@@ -60,10 +60,15 @@ class TranslationKernel(Part):
 
     def gradient(self, gradient: Tensor, ascent: Ascent) -> Tensor:
         """K * g, along one side and then along the other."""
-        line, middle = self._line().to(gradient), self.size // 2
-        planes = gradient.flatten(0, 1)[:, None]
-        planes = F.conv2d(planes, line.view(1, 1, -1, 1), padding=(middle, 0))
-        return F.conv2d(planes, line.view(1, 1, 1, -1), padding=(0, middle)).view_as(gradient)
+        line = self._line().to(gradient)
+        matrices = {side: self._along(side, line) for side in set(gradient.shape[2:])}
+        return by_sides(gradient, *(matrices[side] for side in gradient.shape[2:]))
+
+    def _along(self, side: int, line: Tensor) -> Tensor:
+        """The convolution along a side as a matrix, which is faster than torch's of a single channel."""
+        place = torch.arange(side, device=line.device)
+        apart = place - place[:, None] + self.size // 2
+        return line[apart.clamp(0, self.size - 1)].where((apart >= 0) & (apart < self.size), 0)
 
     def _line(self) -> Tensor:
         place = torch.linspace(-1, 1, self.size, device="cpu") if self.size > 1 else torch.zeros(1, device="cpu")

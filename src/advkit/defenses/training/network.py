@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advkit._base.answers import found_in
+from advkit._base.state import to_training_mode
 from advkit.defenses.training.ranks import Ranks
 from advkit.errors import InputError, ModelError
 from advkit.model import placement
@@ -66,16 +67,10 @@ class Network(nn.Module):
 
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """The model in training mode, and afterwards each module as it was.
-
-    Where some layer is in training mode already, one in eval mode is meant to be, such as a frozen BatchNorm. A model
-    that is in eval mode as a whole has no such layer. Modules without parameters of their own do not count, since
-    one that was just wrapped around a model in eval mode is in training mode itself.
-    """
+    """The model in training mode, but for layers that are frozen in eval mode, and afterwards each module as it was."""
     before = [(module, module.training) for module in model.modules()]
     try:
-        if not any(training for module, training in before if any(True for _ in module.parameters(recurse=False))):
-            model.train()
+        to_training_mode(model)
         yield
     finally:
         for module, training in before:
