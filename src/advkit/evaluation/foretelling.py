@@ -15,7 +15,7 @@ from advkit.model import Model, attacking, defended, is_stochastic
 
 __all__ = ["foretold"]
 
-_SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little
+_SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little so far away
 _SHARE_CUT = 0.05  # or be zero where pixels matter, or the answers stand still: of few images, most tell
 _SHARE_BENT = 0.02  # or foretell less than all, however short the way
 _DIRECTIONS, _MOST = 8, 32  # random ones, of signs; two forwards each
@@ -95,7 +95,7 @@ class _Directions:
         count = max(directions, min(_MOST, directions * _ENOUGH // n))
         came, fore = self.changes(count, self.length)
         size, told = _size(came), _correlation(came, fore)
-        still = self.finite & (came == 0).all(0) & (fore != 0).any(0)
+        still = self.finite & (came == 0).all(0) & (_size(fore) > self.floor)
         low = self.finite & (size > self.floor) & (told < _LITTLE)
         bent = self.finite & (size > self.floor) & (told < _ALL)
         if many(int(bent.sum()), n, _SHARE_BENT):
