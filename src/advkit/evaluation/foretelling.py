@@ -18,7 +18,7 @@ __all__ = ["foretold"]
 _SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little so far away
 _SHARE_CUT = 0.05  # or be zero where pixels matter, or the answers stand still: of few images, most tell
 _SHARE_BENT = 0.02  # or foretell less than all, however short the way
-_DIRECTIONS, _MOST = 8, 32  # random ones, of signs; two forwards each
+_DIRECTIONS, _THERE = (8, 24), (4, 8)  # random ones, of signs: how many, or of few images; two forwards each
 _ENOUGH = 32  # images; of fewer, more directions
 _AGAIN = 9  # times that a model is asked whether its answers last
 _FEWER = 2  # of the directions, for what has to be told apart
@@ -52,11 +52,11 @@ def foretold(called: str, model: Model, left: Survivors, bounds: tuple[float, fl
     x, labels = own(left.images, device, work), own(left.labels, device, torch.int64)
     with attacking(model, adaptive=adaptive):
         look = _Directions(classifier, x, Untargeted(labels), left.eps, bounds)
-        if found := look.signs(called, _DIRECTIONS):
+        if found := look.signs(called, *_DIRECTIONS):
             return found
         ball = Ball.of(left.norm, x, left.eps, bounds)
         look.at(ball.project(x + left.eps * ball.norm.steepest(look.gradient)))
-        return look.signs(called, _DIRECTIONS // 2)
+        return look.signs(called, *_THERE)
 
 
 class _Directions:
@@ -90,9 +90,9 @@ class _Directions:
         self.x, logits = x.detach(), logits.detach()
         self.floor = 16 * grain(logits) * logits.abs().amax(1)  # a change that may be rounding
 
-    def signs(self, called: str, directions: int) -> list[Sign]:
+    def signs(self, called: str, directions: int, most: int) -> list[Sign]:
         n = len(self.x)
-        count = max(directions, min(_MOST, directions * _ENOUGH // n))
+        count = max(directions, min(most, directions * _ENOUGH // n))
         came, fore = self.changes(count, self.length)
         size, told = _size(came), _correlation(came, fore)
         still = self.finite & (came == 0).all(0) & (_size(fore) > self.floor)
