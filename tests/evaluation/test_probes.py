@@ -16,7 +16,7 @@ from advkit.evaluation.plan import Contender, planned_attacks
 from advkit.evaluation.pool import Pool
 from advkit.evaluation.searches import helped
 from advkit.evaluation.tries import Survivors
-from advkit.norms import Linf
+from advkit.norms import Linf, column
 from evaluation.masked import EPS, Masked, scene, trained
 
 PLAIN, ROBUST = trained(False)[0], trained(True)[0]
@@ -91,6 +91,40 @@ def lower_half_detached(net, x):
     return net(torch.cat([x[:, :, :4], x[:, :, 4:].detach()], 2))
 
 
+def some_signs_changed(net, x):
+    """One sign in six."""
+    signs = 1 - 2 * (torch.rand(8, 8, generator=torch.Generator().manual_seed(1)) < 1 / 6).float()
+    return ROBUST(Backward.apply(x, lambda gradient, _: gradient * signs))
+
+
+def centre_cut(net, x):
+    """Four pixels of 64 have no gradient."""
+    kept = torch.ones(8, 8)
+    kept[3:5, 3:5] = 0
+    return ROBUST(Backward.apply(x, lambda gradient, _: gradient * kept))
+
+
+def nearest(x):
+    """The image that is nearest among those that `evaluated` looks at, and how far it is in Linf."""
+    return torch.cdist(x.detach().flatten(1), scene(120, seed=2)[0].flatten(1), torch.inf).min(1)
+
+
+def turned_on_some(net, x):
+    """The gradient has the wrong sign on every fifth image."""
+    return ROBUST(Backward.apply(x, lambda g, images: torch.where(column(nearest(images)[1] % 5 == 0, g), -g, g)))
+
+
+def turned_far_away(net, x):
+    """The gradient has the wrong sign where attacks end."""
+    return ROBUST(Backward.apply(x, lambda g, images: torch.where(column(nearest(images)[0] > 0.7 * EPS, g), -g, g)))
+
+
+def random_far_away(net, x):
+    """The outputs are random where attacks end."""
+    far = column(nearest(x)[0] > 0.7 * EPS, x)
+    return ROBUST(torch.where(far, x + 0.1 * torch.randn_like(x), x))
+
+
 def purified(net, x):
     """A step of gradient ascent on the images before they are looked at."""
     with torch.enable_grad():
@@ -133,15 +167,15 @@ class Memory(nn.Module):
 
 
 class Turns(nn.Module):
-    """Another network at every eighth call."""
+    """Another network at some calls, by their number."""
 
-    def __init__(self):
+    def __init__(self, when, other=ROBUST):
         super().__init__()
-        self.net, self.calls = PLAIN, 0
+        self.net, self.other, self.when, self.calls = PLAIN, other, when, 0
 
     def forward(self, x):
         self.calls += 1
-        return ROBUST(x) if self.calls % 8 == 0 else self.net(x)
+        return (self.other if self.when(self.calls) else self.net)(x)
 
 
 def batch_statistics():
@@ -162,9 +196,14 @@ def names(report):
 MASKS = {
     "15 of 16 pixels rounded": (most_pixels_rounded, "partly zero gradients"),
     "one member of two rounded": (lambda net, x: ROBUST(x) + 3 * net(rounded(x)), "misleading gradients"),
-    "the gradient of another network": (another_network, "random search helps"),
+    "the gradient of another network": (another_network, "misleading gradients"),
     "nine in ten gradients cut": (most_gradients_cut, "partly zero gradients"),
     "signs of the gradient changed": (signs_changed, "misleading gradients"),
+    "a few signs of the gradient changed": (some_signs_changed, "misleading gradients"),
+    "a few pixels detached": (centre_cut, "partly zero gradients"),
+    "the gradient turned round on some images": (turned_on_some, "misleading gradients"),
+    "the gradient turned round where attacks end": (turned_far_away, "misleading gradients"),
+    "chance where attacks end": (random_far_away, "random outputs"),
     "noise on the gradient that the image draws": (noisy_by_image, "misleading gradients"),
     "noise on the answers that the image draws": (answers_by_image, "answers that jump"),
     "all pixels rounded": (lambda net, x: net(rounded(x)), "zero gradients"),
@@ -201,7 +240,9 @@ def test_answers_that_depend_on_more_than_the_image():
         "batch-dependent answers",
         "success does not last",
     ]
-    assert "success does not last" in names(evaluated(Turns(), BUDGET + OTHERS))
+    assert "success does not last" in names(evaluated(Turns(lambda call: call % 8 == 0), BUDGET + OTHERS))
+    mirrored = Masked(PLAIN, lambda net, x: net(x.flip(-1)))
+    assert "answers that changed" in names(evaluated(Turns(lambda call: call > 20, mirrored), BUDGET))
 
 
 @pytest.mark.parametrize("model", [PLAIN, ROBUST], ids=["plain", "PGD-trained"])
@@ -382,6 +423,16 @@ def test_what_is_afforded_first_is_what_is_cheap():
     assert nothing == 0
     assert 0 < one < two < all_of_few == all_of_them
     assert all_of_few < 48 * 200 / 1.5  # and not every search on every image: Square alone would ask 48 * 200 times
+
+
+def test_a_search_that_sees_only_outputs_finds_what_the_gradients_of_another_network_do_not():
+    images, labels = scene(60, seed=3)
+    attack = advkit.PGD(Masked(PLAIN, another_network), eps=EPS, alpha=EPS / 4, steps=20)
+    left = ~attack.run(images, labels).success
+    survivors = Survivors(Linf, EPS, "PGD", attack, images[left], labels[left])
+    (sign,) = helped("it", attack.model, survivors, (images, labels), (0.0, 1.0), adaptive=True)
+    assert sign.flag.name == "random search helps"
+    assert sign.rows.sum() > 0.2 * left.sum()
 
 
 @pytest.mark.filterwarnings("ignore:the gradient of the model's logits:advkit.errors.AdvkitWarning")

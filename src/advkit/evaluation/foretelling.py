@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from advkit._engine.ball import Ball
 from advkit._engine.classifier import Classifier, own
 from advkit.evaluation.flags import ATHALYE, Flag, many
 from advkit.evaluation.looks import grain
-from advkit.evaluation.signs import Sign
+from advkit.evaluation.signs import RANDOM, Sign
 from advkit.evaluation.tries import Survivors
 from advkit.goals import Untargeted
 from advkit.losses import log_odds
@@ -14,24 +15,27 @@ from advkit.model import Model, attacking, defended, is_stochastic
 
 __all__ = ["foretold"]
 
-_SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little
+_SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little so far away
 _SHARE_CUT = 0.05  # or be zero where pixels matter, or the answers stand still: of few images, most tell
-_DIRECTIONS, _MOST = 8, 32  # random ones, of signs; two forwards each
+_SHARE_BENT = 0.02  # or foretell less than all, however short the way
+_DIRECTIONS, _THERE = (8, 24), (4, 8)  # random ones, of signs: how many, or of few images; two forwards each
 _ENOUGH = 32  # images; of fewer, more directions
 _AGAIN = 9  # times that a model is asked whether its answers last
 _FEWER = 2  # of the directions, for what has to be told apart
 _SHORT, _LONG = 1 / 255, 4 / 255  # half of the budget, but no shorter and no longer, in parts of the pixels' range
 _AWAY = 0.25  # how far from the image to look, in parts of that length
-_LITTLE = 0.5  # a correlation below which a gradient foretells little; honest ones have 0.8 and more
-_UNSEEN = 0.1  # of the pixels: an honest gradient may be zero in more, but not where they matter
+_LITTLE = 0.5  # a correlation below which a gradient foretells little; honest ones have 0.8 and more,
+_ALL, _NEARER = 0.9, 1 / 32  # or nearly 1 on so short a part of the way
+_UNSEEN = 0.02  # of the pixels: an honest gradient may be zero in more, but not where they matter
 _TINY = 1 / 100  # of the length; the change of a smooth function falls as much
 
 
 def foretold(called: str, model: Model, left: Survivors, bounds: tuple[float, float], *, adaptive: bool) -> list[Sign]:
     """The sign for gradients that do not predict how the outputs change along random directions.
 
-    Through the surrogate of a defense that has no gradient this is not asked: that it is another function than the
-    defense is known. Nor is it asked of a defense that says it is random.
+    They are looked at beside the images, and where these show nothing, where one step leads that takes the whole
+    budget. Through the surrogate of a defense that has no gradient this is not asked: that it is another function than
+    the defense is known. Nor is it asked of a defense that says it is random.
 
     Args:
         called: what sentences call the model.
@@ -47,7 +51,12 @@ def foretold(called: str, model: Model, left: Survivors, bounds: tuple[float, fl
     device, work = classifier.workplace(left.images)
     x, labels = own(left.images, device, work), own(left.labels, device, torch.int64)
     with attacking(model, adaptive=adaptive):
-        return _Directions(classifier, x, Untargeted(labels), left.eps, bounds).signs(called)
+        look = _Directions(classifier, x, Untargeted(labels), left.eps, bounds)
+        if found := look.signs(called, *_DIRECTIONS):
+            return found
+        ball = Ball.of(left.norm, x, left.eps, bounds)
+        look.at(ball.project(x + left.eps * ball.norm.steepest(look.gradient)))
+        return look.signs(called, *_THERE)
 
 
 class _Directions:
@@ -69,75 +78,91 @@ class _Directions:
         self.length = (bounds[1] - bounds[0]) * min(max(eps / (bounds[1] - bounds[0]) / 2, _SHORT), _LONG)
         away = torch.rand(x.shape, generator=self.generator, device="cpu").to(x) * 2 - 1
         # Where attacks soon are: a gradient may be right at the image alone, whose pixels have few levels.
-        self.x = (x + away * self.length * _AWAY).clamp(*bounds).requires_grad_()
-        logits = classifier.logits(self.x)
-        gradient = classifier.gradient(log_odds(logits, goal.classes), self.x)
+        self.at((x + away * self.length * _AWAY).clamp(*bounds))
+
+    def at(self, x: Tensor) -> None:
+        """Look from these points, (n, ...)."""
+        x = x.detach().requires_grad_()
+        logits = self.classifier.logits(x)
+        gradient = self.classifier.gradient(log_odds(logits, self.goal.classes), x)
         self.finite = gradient.isfinite().flatten(1).all(1)  # of what is not, there is a flag already
         self.gradient = gradient.nan_to_num()
-        self.x, logits = self.x.detach(), logits.detach()
+        self.x, logits = x.detach(), logits.detach()
         self.floor = 16 * grain(logits) * logits.abs().amax(1)  # a change that may be rounding
 
-    def signs(self, called: str) -> list[Sign]:
+    def signs(self, called: str, directions: int, most: int) -> list[Sign]:
         n = len(self.x)
-        came, fore = self.changes(max(_DIRECTIONS, min(_MOST, _DIRECTIONS * _ENOUGH // n)), self.length)
-        size = _size(came)
-        still = self.finite & (came == 0).all(0) & (fore != 0).any(0)
-        told = (came * fore).mean(0) / (size * _size(fore)).clamp_min(torch.finfo(came.dtype).tiny)
+        count = max(directions, min(most, directions * _ENOUGH // n))
+        came, fore = self.changes(count, self.length)
+        size, told = _size(came), _correlation(came, fore)
+        still = self.finite & (came == 0).all(0) & (_size(fore) > self.floor)
         low = self.finite & (size > self.floor) & (told < _LITTLE)
-        unseen = (self.gradient == 0).flatten(1).double().mean(1)
-        sparse = self.finite & (unseen > _UNSEEN) & (size > self.floor)
-        cut = torch.zeros_like(low)
-        if many(int(sparse.sum()), n, _SHARE_CUT):
-            few = max(_FEWER, _ENOUGH // n)
-            hidden = _size(self.changes(few, self.length, where=self.gradient == 0)[0])
-            # As much as that many pixels change of the outputs of an ordinary network, or half of it.
-            cut = sparse & (hidden > size * unseen.sqrt().to(size) / 2) & (hidden > self.floor)
-        often = many(int((still | low | cut).sum()), n, _SHARE) or many(int((still | cut).sum()), n, _SHARE_CUT)
-        if not often or self.wavers():
+        bent = self.finite & (size > self.floor) & (told < _ALL)
+        if many(int(bent.sum()), n, _SHARE_BENT):
+            # Which a steep network's may be so far away, but no nearer.
+            came, fore = self.changes(count, self.length * _NEARER)
+            near = _correlation(came, fore)
+            bent, told = bent & (_size(came) > self.floor) & (near < _ALL), told.maximum(near)
+        cut, unseen = self.cut(size)
+        wrong = still | cut | bent
+        often = many(int((low | wrong).sum()), n, _SHARE) or many(int((still | cut).sum()), n, _SHARE_CUT)
+        if not often and not many(int(bent.sum()), n, _SHARE_BENT):
             return []
+        wavering = self.wavering()
+        if bool(wavering.any()):
+            return [_sign("random outputs", RANDOM.format(who=called), wavering)]
         jumpy = torch.zeros_like(low)
-        if bool(low.any()):
-            jumpy = low & (_size(self.changes(_FEWER, self.length * _TINY)[0]) > size / 2)
-        kinds = {"still": still, "jumpy": jumpy, "cut": cut & ~jumpy, "low": low & ~jumpy & ~cut}
+        if bool((low | bent).any()):
+            jumpy = (low | bent) & (_size(self.changes(_FEWER, self.length * _TINY)[0]) > size / 2)
+        kinds = {"still": still, "jumpy": jumpy, "cut": cut & ~jumpy, "low": (low | bent) & ~jumpy & ~cut}
         kind = max(kinds, key=lambda name: int(kinds[name].sum()))
-        rows = {"still": still, "cut": low | cut}.get(kind, low)
-        seen = f"on {int(rows.sum())} of {n} images that no attack fooled, "
+        rows = {"still": still, "cut": low | bent | cut}.get(kind, low | bent)
+        return [_sign(*self.said(kind, called, unseen[cut], told[low | bent]), rows)]
+
+    def cut(self, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Where pixels matter that have no gradient, bool (n,), and the share of the pixels that have none, (n,)."""
+        n, none = len(size), self.gradient == 0
+        unseen = none.flatten(1).double().mean(1)
+        sparse = self.finite & (unseen > _UNSEEN) & (size > self.floor)
+        if not many(int(sparse.sum()), n, _SHARE_CUT):
+            return torch.zeros_like(sparse), unseen
+        hidden = _size(self.changes(max(_FEWER, _ENOUGH // n), self.length, where=none)[0])
+        # As much as that many pixels change of the outputs of an ordinary network, or half of it.
+        return sparse & (hidden > size * unseen.sqrt().to(size) / 2) & (hidden > self.floor), unseen
+
+    def said(self, kind: str, called: str, unseen: Tensor, told: Tensor) -> tuple[str, str]:
+        """The name of the flag, and what it says."""
         if kind == "still":
-            sentence = (
+            return "answers that stand still", (
                 f"{called} returns exactly the same logits when every pixel moves by {self.length:.3g}, although "
                 "its gradient is not zero; it remembers earlier images, or looks its outputs up, so evaluate a fresh "
                 "copy, and attack the model behind it"
             )
-            return [Sign(Flag("answers that stand still", seen + sentence + ".", ATHALYE), rows)]
         if kind == "jumpy":
-            sentence = (
+            return "answers that jump", (
                 f"the outputs of {called} change just as much when the pixels move by {self.length * _TINY:.2g} as by "
                 f"{self.length:.2g}, so its gradient predicts nothing; it draws random numbers that depend on the "
                 "image, or is discontinuous everywhere, so attack the model behind it, or the mean over such draws"
             )
-            return [Sign(Flag("answers that jump", seen + sentence + ".", ATHALYE), rows)]
         if kind == "cut":
-            sentence = (
-                f"the gradient of {called} is zero in {100 * float(unseen[cut].median()):.0f} % of the pixels, "
+            return "partly zero gradients", (
+                f"the gradient of {called} is zero in {100 * float(unseen.median()):.0f} % of the pixels, "
                 "although these change the outputs; give attacks a differentiable stand-in for the operation that "
                 "rounds, clips or detaches"
             )
-            return [Sign(Flag("partly zero gradients", seen + sentence + ".", ATHALYE), rows)]
-        sentence = (
-            f"the gradient of {called} says little about how its outputs change along random directions: the "
-            f"correlation, which is near 1 for an ordinary network, is {float(told[low].median()):.2f}; part of the "
+        return "misleading gradients", (
+            f"the gradient of {called} does not say how its outputs change along random directions: the "
+            f"correlation, which is near 1 for an ordinary network, is {float(told.median()):.2f}; part of the "
             "model is hidden from it (rounded, detached, or replaced by another gradient), so give attacks a "
             "differentiable stand-in for that part, or use black-box attacks"
         )
-        return [Sign(Flag("misleading gradients", seen + sentence + ".", ATHALYE), rows)]
 
-    def wavers(self) -> bool:
-        """Whether the answers change when nothing does, so that there was nothing to foretell."""
+    def wavering(self) -> Tensor:
+        """Where the answers change when nothing does, so that there was nothing to foretell: bool (n,)."""
         with torch.no_grad():
             first, *others = (self.classifier.logits(self.x) for _ in range(_AGAIN))
-        return any(
-            not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max())) for other in others
-        )
+        allowed = 1e-3 * (first.abs() + first.abs().max())
+        return torch.stack([((first - other).abs() > allowed).any(1) for other in others]).any(0)
 
     def changes(self, count: int, length: float, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """How much the log-odds change from end to end of so many directions, and by the gradient: (count, n) each.
@@ -162,3 +187,12 @@ class _Directions:
 def _size(changes: Tensor) -> Tensor:
     """The root of the mean square over directions: (count, n) to (n,)."""
     return changes.square().mean(0).sqrt()
+
+
+def _correlation(came: Tensor, fore: Tensor) -> Tensor:
+    """Of the changes that came with those that were foretold, (count, n) each: (n,)."""
+    return (came * fore).mean(0) / (_size(came) * _size(fore)).clamp_min(torch.finfo(came.dtype).tiny)
+
+
+def _sign(name: str, what: str, rows: Tensor) -> Sign:
+    return Sign(Flag(name, f"on {int(rows.sum())} of {len(rows)} images that no attack fooled, {what}.", ATHALYE), rows)

@@ -71,8 +71,8 @@ def examined(
 ) -> tuple[list[Sign], Passes]:
     """What there is to see on a few images, and how many passes it took to look.
 
-    What is right costs a model five forwards, three backwards and at most eleven steps of an attack without a budget,
-    and four images of it 13 more; what is left, for each norm, five forwards, three backwards and some 20 forwards that
+    What is right costs a model six forwards, three backwards and at most eleven steps of an attack without a budget,
+    and four images of it 13 more; what is left, for each norm, eight forwards, five backwards and some 28 forwards that
     look at how the answers change. If that shows nothing, other searches try their luck, see
     `advkit.evaluation.searches.helped`.
 
@@ -170,7 +170,8 @@ def _of_model(
             anywhere = _anywhere(classifier, x, goal, look.climbing & elsewhere, bounds)
     standing = elsewhere & look.climbing & (prediction(model, anywhere) == labels) if unbounded else elsewhere
     look.flat = look.flat & ~constant
-    return signs(called, look, constant, standing, averaged=averaged)
+    changed = (prediction(model, x) != labels) & (not averaged)
+    return signs(called, look, constant, standing, changed, averaged=averaged)
 
 
 def _says_otherwise(classifier: Classifier, x: Tensor, labels: Tensor, bounds: tuple[float, float]) -> Tensor:

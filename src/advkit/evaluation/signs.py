@@ -7,7 +7,7 @@ from torch import Tensor
 from advkit.evaluation.flags import ATHALYE, CARLINI, DISTILLED, TEST_TIME, Flag, many
 from advkit.evaluation.looks import Look
 
-__all__ = ["FEW", "STEPS", "Sign", "signs"]
+__all__ = ["FEW", "RANDOM", "STEPS", "Sign", "signs"]
 
 FEW = 0.02  # the share of images on which an honest model may look masked
 STEPS = 10  # of the attack without a budget, each a quarter of the pixels' range
@@ -31,6 +31,10 @@ class Sign:
     fooled: bool = False
 
 
+RANDOM = (
+    "{who} returns different outputs for the same images, so that an attack chases one draw and is judged by luck; "
+    "attack the mean over draws (EOT, a defense that is `stochastic`), and judge by several outputs"
+)
 _NOISE = (
     "the gradients of {who} differ from one call to the next, while its outputs do not; differentiate the model "
     "without whatever draws random numbers in its backward pass"
@@ -71,12 +75,7 @@ _SENTENCES = {
         DISTILLED,
     ),
     "gradient noise": (FEW, "{noise}", ATHALYE),
-    "random outputs": (
-        FEW,
-        "{who} returns different outputs for the same images, so that an attack chases one draw and is judged by luck; "
-        "attack the mean over draws (EOT, a defense that is `stochastic`), and judge by several outputs",
-        ATHALYE,
-    ),
+    "random outputs": (FEW, RANDOM, ATHALYE),
     "answers under autograd": (
         FEW,
         "{who} returns different outputs while gradients are recorded, so that attacks see one function and are judged "
@@ -87,6 +86,12 @@ _SENTENCES = {
         FEW,
         "{who} returns different outputs when the image is in another batch, so that what fools it in one may not in "
         "the next; look for batch statistics in eval mode (BatchNorm with track_running_stats=False)",
+        CARLINI,
+    ),
+    "answers that changed": (
+        FEW,
+        "{who} says another class than it did when it was first asked; its outputs depend on what it was asked before, "
+        "or how often, so evaluate a fresh copy, and attack the model behind it",
         CARLINI,
     ),
     "gradient inside forward": (
@@ -111,7 +116,9 @@ _SENTENCES = {
 }
 
 
-def signs(called: str, look: Look, constant: Tensor, standing: Tensor, *, averaged: bool) -> list[Sign]:
+def signs(
+    called: str, look: Look, constant: Tensor, standing: Tensor, changed: Tensor, *, averaged: bool
+) -> list[Sign]:
     """A sign for each thing that is there more often than by chance.
 
     Args:
@@ -119,6 +126,7 @@ def signs(called: str, look: Look, constant: Tensor, standing: Tensor, *, averag
         look: at n images.
         constant: bool (n,), whether the model gives the same logits to everything.
         standing: bool (n,), whether an attack failed that may change every pixel to anything.
+        changed: bool (n,), whether the model says another class than when it was first asked.
         averaged: whether the model is random, and its gradients are means over draws.
     """
     seen = {
@@ -131,6 +139,7 @@ def signs(called: str, look: Look, constant: Tensor, standing: Tensor, *, averag
         "random outputs": look.moody,
         "answers under autograd": look.recorded,
         "batch-dependent answers": look.batched,
+        "answers that changed": changed & ~(look.moody | look.recorded | look.batched),
         "gradient inside forward": look.inside,
         "probabilities": look.probabilities & ~constant,
         "unbounded attack": standing,
