@@ -25,7 +25,6 @@ from advkit.evaluation.arguments import (
     hookable,
     identities,
     in_order,
-    named_attacks,
     named_defenses,
     named_surrogates,
     settings,
@@ -33,17 +32,19 @@ from advkit.evaluation.arguments import (
 from advkit.evaluation.batch_evaluator import BatchEvaluator
 from advkit.evaluation.batches import pairs
 from advkit.evaluation.comparison import comparison
+from advkit.evaluation.flags import Flag
 from advkit.evaluation.keepsakes import chosen
 from advkit.evaluation.kinds import carried_out, not_tried
 from advkit.evaluation.plan import Contender, planned_attacks
 from advkit.evaluation.pool import Pool
+from advkit.evaluation.randomness import over_draws
 from advkit.evaluation.records import Record
 from advkit.evaluation.report import RobustnessReport
 from advkit.evaluation.runs import Ranks, RunFolder, together
 from advkit.evaluation.scores import BARE
 from advkit.evaluation.standin import with_stand_in
 from advkit.evaluation.summary import hopeless, summary
-from advkit.evaluation.verdict import verdict
+from advkit.evaluation.verdict import attacks_by_name
 from advkit.evaluation.verify import contradicted, verifier_within
 from advkit.model import Model
 from advkit.norms import Norm
@@ -175,7 +176,12 @@ def evaluate(
     models = {name: bare if name == BARE else defended_by(bare, name, one) for name, one in given.items()}
     surrogates = named_surrogates(transfer_from)
     called = attacks if isinstance(attacks, str) else None
-    named = _named(attacks, models.values(), norm, eps, bounds)
+    named = attacks_by_name(attacks, models.values(), norm, eps, bounds)
+    batches = pairs(loader, {attack.bounds for attack in named.values()})
+    undeclared: tuple[Flag, ...] = ()
+    if called:
+        models, batches, undeclared = over_draws(models, batches, draws)
+        named = attacks_by_name(attacks, models.values(), norm, eps, bounds)
     stop_when_fooled = stop_when_fooled or called is not None
     contenders = [Contender(name, one, draws) for name, one in models.items()]
     verifier = verifier_within(model, named.values()) if certify else None
@@ -184,7 +190,6 @@ def evaluate(
     check_transfer(surrogates, plan)
     how = {"protocols": protocols, "stop_when_fooled": stop_when_fooled, "draws": draws, "seed": seed, "flags": flags}
     setup = {**described(given, named, transfer_from or {}), **how, **_versions_and(certify, surrogate)}
-    batches = pairs(loader, {attack.bounds for attack in named.values()})
     ids = {} if run_folder is None else identities(given, models, named, transfer_from or {})
     folder = RunFolder(run_folder, {**setup, **ids})
     steps = len(loader) * len(plan) if isinstance(loader, Sized) else None
@@ -209,29 +214,13 @@ def evaluate(
     numbers = summary(records, contenders, plan, setup)
     return RobustnessReport(
         **numbers,
-        flags=(*contradicted(numbers["standing"], numbers["proved"]), *probed, *compared),
+        flags=(*undeclared, *contradicted(numbers["standing"], numbers["proved"]), *probed, *compared),
         not_tried=() if called else not_tried(carried_out(records.values(), plan)),
         verdict=called,
         pictures=chosen((one for record in records.values() for one in record.pictures), pictures),
         **_circumstances(records, setup, bare),
         data_digest=digest(*named_images),
     )
-
-
-def _named(
-    attacks: Sequence[Attack] | Mapping[str, Attack] | str,
-    models: Iterable[Model],
-    norm: str | Norm | None,
-    eps: float | None,
-    bounds: tuple[float, float] | None,
-) -> dict[str, Attack]:
-    """The attacks by name: those that were given, or those of a verdict."""
-    if isinstance(attacks, str):
-        where = (0.0, 1.0) if bounds is None else bounds
-        return named_attacks(verdict(attacks, models, norm="linf" if norm is None else norm, eps=eps, bounds=where))
-    if given := [name for name, value in {"norm": norm, "eps": eps, "bounds": bounds}.items() if value is not None]:
-        raise InputError(_TWO_BUDGETS.format(given=" and ".join(given), verb="is" if len(given) == 1 else "are"))
-    return named_attacks(attacks)
 
 
 def _versions_and(certify: bool, surrogate: Model | None) -> dict[str, Any]:
@@ -339,10 +328,6 @@ def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchE
         )
 
 
-_TWO_BUDGETS = (
-    '{given} {verb} for a verdict, as in evaluate(..., "standard", norm="l2", eps=0.5), and attacks that are given '
-    "have their own: say it to them, as in advkit.PGD(model, eps=4 / 255)"
-)
 _DIFFERENT = (
     "the processes have loaders with different batches, and each takes a share of the batches by itself: give all of "
     "them the same loader, without shuffling and without a DistributedSampler"

@@ -10,7 +10,7 @@ from advkit.goals import Untargeted
 from advkit.losses import cross_entropy, log_odds
 from advkit.norms import L2
 
-__all__ = ["Look", "grain", "looked"]
+__all__ = ["Look", "grain", "looked", "rounding"]
 
 _AGAIN = 8  # times that a model is asked which has answered differently
 _AGREE = 0.99  # the least cosine of two gradients that are the same but for rounding
@@ -52,8 +52,7 @@ def looked(classifier: Classifier, x: Tensor, goal: Untargeted, *, averaged: boo
     inner = logits.detach().requires_grad_()
     at_logits = _gradient(cross_entropy(inner, goal.classes), inner)
     x, logits, again = x.detach(), logits.detach(), again.detach()
-    spread = (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).tiny)
-    tolerance = max(_SAME, 16 * grain(logits)) * spread
+    tolerance = rounding(logits)
 
     def differ(one: Tensor, other: Tensor, allowed: Tensor = tolerance) -> Tensor:
         return ((one - other).abs().amax(1) > allowed) & (not averaged)
@@ -130,6 +129,12 @@ def _gradient(values: Tensor, images: Tensor) -> Tensor:
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
     """The cosine of the angle between the perturbations (n, ...) of each row, however small they are: (n,)."""
     return (L2.steepest(one) * L2.steepest(other)).flatten(1).sum(1)
+
+
+def rounding(logits: Tensor) -> Tensor:
+    """How far two answers to the same image may be apart, and still be the same but for rounding: (n,) for (n, K)."""
+    spread = (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).tiny)
+    return max(_SAME, 16 * grain(logits)) * spread
 
 
 def grain(logits: Tensor) -> float:
