@@ -31,12 +31,12 @@ Made = TypeVar("Made", bound=Attack)
 
 VERDICTS = ("standard", "autoattack")
 _RESTARTS = 2
-# In L1 a step moves a few features. Which, rules and losses judge differently, and they fool different images: a few
-# runs of each find more than many of one.
+# In L1 a step moves a few features. Which, rules and losses judge differently, and they fool different images: three
+# runs of each, which begin in larger balls, find more than more of one, and than restarts of `MultiTargeted`.
 _IN_L1: dict[str, tuple[type[Attack], dict[str, Any]]] = {
     "APGDT": (APGDT, {"steps": 50, "target_classes": 1, "restarts": 3}),
+    "APGD on the margin": (APGD, {"loss": "margin", "restarts": 3}),
     "APGD": (APGD, {"restarts": 3}),
-    "APGD on the margin": (APGD, {"loss": "margin", "restarts": 2}),
 }
 _PASSES = 60  # that an audit may take, for each image that is left
 _LEAST = 4  # images that an audit looks at; fewer are shown to it more than once: what it errs in costs passes alone
@@ -71,8 +71,10 @@ def verdict(
     models = list(models)
     budget: dict[str, Any] = {"norm": norm, "bounds": bounds} | ({} if eps is None else {"eps": eps})
     if name == "standard":
-        fast: dict[str, Attack] = {"MultiTargeted": MultiTargeted(models[0], restarts=_RESTARTS, **budget)}
-        if norms.get(norm) is norms.L1:
+        in_l1 = norms.get(norm) is norms.L1
+        restarts = 1 if in_l1 else _RESTARTS
+        fast: dict[str, Attack] = {"MultiTargeted": MultiTargeted(models[0], restarts=restarts, **budget)}
+        if in_l1:
             fast |= {called: kind(models[0], **numbers, **budget) for called, (kind, numbers) in _IN_L1.items()}
         return {**fast, "second look": SecondLook(models[0], **budget), "no gradient": Blind(models[0], **budget)}
     version = "rand" if any(map(is_stochastic, models)) else "standard"
