@@ -119,7 +119,8 @@ def evaluate(
         stop_when_fooled: whether an attack is only tried on the images that all attacks before it left. It takes
             less time, and only the worst case over attacks, which is the same, means what it otherwise does: the
             accuracy of an attack is what it leaves together with those before it.
-        draws: how many times a model with a random defense is asked about each image. Its accuracy is the mean.
+        draws: how many times a model with a random defense is asked about each image. Its accuracy is the mean. A
+            verdict holds a model to that too that is only found to be random, on the first images, and flags it.
         seed: what random attacks and defenses draw from, for each batch anew, so that a report can be had again,
             also by other numbers of processes and after a kill. Generators that attacks were given are not used. None
             for torch's default generators and the attacks' own.
