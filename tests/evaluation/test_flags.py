@@ -83,6 +83,7 @@ class Turned(torch.autograd.Function):
 MASKS = {
     "gradient noise": lambda net, x: net(NoisyGradient.apply(x)),
     "zero gradients": lambda net, x: net((x * 16).round() / 16),
+    "rounded logits": lambda net, x: net(x) + 1e6,
     "saturated softmax": lambda net, x: 100 * net(x),
     "random outputs": lambda net, x: net(x + 0.02 * torch.randn_like(x)),
     "probabilities": lambda net, x: net(x).softmax(1),

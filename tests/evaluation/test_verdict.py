@@ -9,7 +9,9 @@ from torch import Tensor, nn
 import advkit
 from advkit.errors import InputError
 from advkit.evaluation.audit import audit
+from advkit.evaluation.randomness import over_draws
 from advkit.evaluation.verdict import SecondLook, verdict
+from advkit.model import is_stochastic
 from contracts.scenes import Passes, draw, learn, said_by, trained_net
 
 Loader = list[tuple[Tensor, Tensor]]
@@ -293,3 +295,63 @@ def test_a_surrogate_is_what_a_second_look_differentiates() -> None:
     )
     assert not report.failures
     assert len(report.robust) == len(images)
+
+
+class Swaying(nn.Module):
+    """A network whose answers are swayed along a random direction, by as much in eval mode as in training."""
+
+    def __init__(self, net: nn.Module, strength: float) -> None:
+        super().__init__()
+        self.net, self.strength = net, strength
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        sway = (flat - 0.5) @ torch.randn(flat.shape[1], 4) * self.strength
+        logits: Tensor = self.net(images) + sway
+        return logits
+
+
+class Now(nn.Module):
+    """A network that answers something else every eighth time."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.asked = net, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.asked += 1
+        logits: Tensor = self.net(images)
+        return logits.flip(1) if self.asked % 8 == 0 else logits
+
+
+def test_a_model_that_turns_out_random_is_judged_over_draws() -> None:
+    """Gradients are means over draws, several answers decide, and the report says so."""
+    net, images, labels = trained_net()
+    swaying = Swaying(net, 0.1)
+    some = [(images[:0], labels[:0]), (images[:4], labels[:4])]
+    report = advkit.evaluate(swaying, some, "standard", eps=0.12, draws=6, flags=False, progress=False)
+    (flag,) = report.flags
+    assert flag.name == "random outputs"
+    assert "on 4 of 4 images the model returns" in flag.sentence
+    assert "over 10 draws, and what counts are 6 answers" in flag.sentence
+    assert flag.doubts("none", None, None)
+    assert report.defenses[0].draws == 6
+    assert report.robust_accuracy <= 0.6  # by gradients of one draw it is 0.75
+    autoattack, *_ = attacked_over_draws("autoattack", swaying, some)
+    assert "eot_samples=20" in autoattack
+
+
+def attacked_over_draws(name: str, model: nn.Module, batches: Loader) -> list[str]:
+    """The names of the attacks of a verdict on a model, once it is known what it is."""
+    models, _, _ = over_draws({"none": model}, iter([(0, *batch) for batch in batches]), draws=6)
+    return list(verdict(name, models.values(), norm="linf", eps=0.1, bounds=(0, 1)))
+
+
+def test_chance_may_be_rare_and_an_honest_model_stays_what_it_is() -> None:
+    net, images, labels = trained_net()
+    given = {"none": net, "now and then": Now(net), "said": advkit.defenses.RandomCropRescale().wrap(net)}
+    models, batches, flags = over_draws(given, iter([(0, images, labels), (1, images, labels)]), draws=10)
+    assert [name for name, model in given.items() if models[name] is model] == ["none", "said"]
+    assert is_stochastic(models["now and then"])
+    assert [flag.defense for flag in flags] == ["now and then"]
+    assert [index for index, _, _ in batches] == [0, 1]

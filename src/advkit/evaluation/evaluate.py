@@ -1,7 +1,7 @@
 """How much of a model's accuracy attacks leave, bare and behind defenses."""
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from os import PathLike
 from typing import Any
 
@@ -13,7 +13,6 @@ from advkit._io.identity import digest
 from advkit._io.progress import ticking
 from advkit._version import __version__
 from advkit.attack import Attack
-from advkit.errors import InputError
 from advkit.evaluation.arguments import (
     PROTOCOLS,
     check_surrogates,
@@ -25,7 +24,6 @@ from advkit.evaluation.arguments import (
     hookable,
     identities,
     in_order,
-    named_attacks,
     named_defenses,
     named_surrogates,
     settings,
@@ -39,13 +37,14 @@ from advkit.evaluation.keepsakes import chosen
 from advkit.evaluation.kinds import carried_out, not_tried
 from advkit.evaluation.plan import Contender, planned_attacks
 from advkit.evaluation.pool import Pool
+from advkit.evaluation.randomness import Batch, over_draws
 from advkit.evaluation.records import Record
 from advkit.evaluation.report import RobustnessReport
 from advkit.evaluation.runs import RunFolder, together
 from advkit.evaluation.scores import BARE
 from advkit.evaluation.standin import with_stand_in
 from advkit.evaluation.summary import summary
-from advkit.evaluation.verdict import verdict
+from advkit.evaluation.verdict import attacks_by_name
 from advkit.evaluation.verify import contradicted, verifier_within
 from advkit.model import Model
 from advkit.norms import Norm
@@ -121,7 +120,8 @@ def evaluate(
         stop_when_fooled: whether an attack is only tried on the images that all attacks before it left. It takes
             less time. The worst case over attacks stays the same; but the accuracy of an attack is then what it and
             those before it leave together.
-        draws: how many times a model with a random defense is run on each image. Its accuracy is the mean.
+        draws: how many times a model with a random defense is run on each image. Its accuracy is the mean. A
+            verdict treats a model like that, too, that only turns out to be random on the first images, and flags it.
         seed: for random attacks and defenses, for each batch anew, so that a report can be reproduced, even with
             another number of processes or after an interruption. Generators that attacks were given are not used. None
             for torch's default generators and the attacks' own.
@@ -174,7 +174,7 @@ def evaluate(
     models = {name: bare if name == BARE else defended_by(bare, name, one) for name, one in given.items()}
     surrogates = named_surrogates(transfer_from)
     called = attacks if isinstance(attacks, str) else None
-    named = _named(attacks, models.values(), norm, eps, bounds)
+    named, models, batches, undeclared = _settled(attacks, models, norm, eps, bounds, loader, draws)
     stop_when_fooled = stop_when_fooled or called is not None
     contenders = [Contender(name, one, draws) for name, one in models.items()]
     verifier = verifier_within(model, named.values()) if certify else None
@@ -183,7 +183,6 @@ def evaluate(
     check_transfer(surrogates, plan)
     how = {"protocols": protocols, "stop_when_fooled": stop_when_fooled, "draws": draws, "seed": seed, "flags": flags}
     setup = {**described(given, named, transfer_from or {}), **how, **_versions_and(certify, surrogate)}
-    batches = pairs(loader, {attack.bounds for attack in named.values()})
     ids = {} if run_folder is None else identities(given, models, named, transfer_from or {})
     folder = RunFolder(run_folder, {**setup, **ids})
     steps = len(loader) * len(plan) if isinstance(loader, Sized) else None
@@ -204,7 +203,25 @@ def evaluate(
         check_worked(records, evaluator)
         tick.doing("looking for flags")
         probed = pool.flags(records, ranks, folder.path) if pool else []
-    return _report(records, named_images, evaluator, setup, probed, called)
+    return _report(records, named_images, evaluator, setup, [*undeclared, *probed], called)
+
+
+def _settled(
+    attacks: Sequence[Attack] | Mapping[str, Attack] | str,
+    models: dict[str, nn.Module],
+    norm: str | Norm | None,
+    eps: float | None,
+    bounds: tuple[float, float] | None,
+    loader: Iterable[Any],
+    draws: int,
+) -> tuple[dict[str, Attack], dict[str, nn.Module], Iterator[Batch], tuple[Flag, ...]]:
+    """The attacks by name, the models, the batches, and a flag for each model that only turned out to be random."""
+    named = attacks_by_name(attacks, models.values(), norm, eps, bounds)
+    batches = pairs(loader, {attack.bounds for attack in named.values()})
+    if not isinstance(attacks, str):
+        return named, models, batches, ()
+    models, batches, undeclared = over_draws(models, batches, draws)
+    return attacks_by_name(attacks, models.values(), norm, eps, bounds), models, batches, undeclared
 
 
 def _check_numbers(draws: int, pictures: int, seed: int | None) -> None:
@@ -212,22 +229,6 @@ def _check_numbers(draws: int, pictures: int, seed: int | None) -> None:
     check_number("pictures", pictures, at_least=0, integer=True)
     if seed is not None:
         check_number("seed", seed, integer=True)
-
-
-def _named(
-    attacks: Sequence[Attack] | Mapping[str, Attack] | str,
-    models: Iterable[Model],
-    norm: str | Norm | None,
-    eps: float | None,
-    bounds: tuple[float, float] | None,
-) -> dict[str, Attack]:
-    """The attacks by name: those that were given, or those of a verdict."""
-    if isinstance(attacks, str):
-        where = (0.0, 1.0) if bounds is None else bounds
-        return named_attacks(verdict(attacks, models, norm="linf" if norm is None else norm, eps=eps, bounds=where))
-    if given := [name for name, value in {"norm": norm, "eps": eps, "bounds": bounds}.items() if value is not None]:
-        raise InputError(_TWO_BUDGETS.format(given=" and ".join(given), verb="is" if len(given) == 1 else "are"))
-    return named_attacks(attacks)
 
 
 def _versions_and(certify: bool, surrogate: Model | None) -> dict[str, Any]:
@@ -271,9 +272,3 @@ def _circumstances(records: Mapping[int, Record], setup: Mapping[str, Any], mode
         "torch_version": setup["torch"],
         "python_version": platform.python_version(),
     }
-
-
-_TWO_BUDGETS = (
-    '{given} {verb} for a verdict, as in evaluate(..., "standard", norm="l2", eps=0.5). Attacks that you pass have '
-    "their own: set it there, as in advkit.PGD(model, eps=4 / 255)"
-)

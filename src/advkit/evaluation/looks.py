@@ -5,17 +5,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advkit._base.scale import contenders
 from advkit._engine.classifier import Classifier
 from advkit.goals import Untargeted
 from advkit.losses import cross_entropy, log_odds
 from advkit.norms import L2
 
-__all__ = ["Look", "grain", "looked"]
+__all__ = ["Look", "grain", "looked", "rounding"]
 
 _AGAIN = 8  # times that a model is asked which has answered differently
 _AGREE = 0.99  # the least cosine of two gradients that are the same but for rounding
 _SIGNAL = 0.5  # the least cosine of two means over random draws that are more than noise
 _FEW, _OFTEN = 4, 12  # images that are asked so many times more: chance may be rare
+_OFFSET = 16.0  # times as far from zero as from each other: logits that have most of their digits in common
+_STEP = 1 / 500  # the distance of two neighbouring floats that tells, in parts of the range of the logits
 _SAME = 1e-3  # how far two answers may be apart, in parts of the range of the logits
 
 
@@ -27,6 +30,7 @@ class Look:
         climbing: the gradient is finite and not zero.
         inside: the model takes a gradient while it answers.
         wavering: of the few images that were asked often, those whose answer changed.
+        coarse: the logits are so far from zero that floats of their size hardly tell the classes apart.
     """
 
     moody: Tensor
@@ -41,6 +45,7 @@ class Look:
     climbing: Tensor
     inside: Tensor
     wavering: Tensor
+    coarse: Tensor
 
 
 def looked(classifier: Classifier, x: Tensor, goal: Untargeted, *, averaged: bool) -> Look:
@@ -52,8 +57,7 @@ def looked(classifier: Classifier, x: Tensor, goal: Untargeted, *, averaged: boo
     inner = logits.detach().requires_grad_()
     at_logits = _gradient(cross_entropy(inner, goal.classes), inner)
     x, logits, again = x.detach(), logits.detach(), again.detach()
-    spread = (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).tiny)
-    tolerance = max(_SAME, 16 * grain(logits)) * spread
+    tolerance = rounding(logits)
 
     def differ(one: Tensor, other: Tensor, allowed: Tensor = tolerance) -> Tensor:
         return ((one - other).abs().amax(1) > allowed) & (not averaged)
@@ -99,7 +103,16 @@ def looked(classifier: Classifier, x: Tensor, goal: Untargeted, *, averaged: boo
         climbing,
         torch.full_like(moody, inside),
         wavering,
+        _coarse(logits),
     )
+
+
+def _coarse(logits: Tensor) -> Tensor:
+    """Whether the logits (n, K) of the classes in the race have too few digits left for what is not common to all."""
+    racing = contenders(logits)
+    size = logits.topk(2, dim=1).values.abs().amax(1)
+    spread = logits.amax(1) - logits.where(racing, torch.inf).amin(1)
+    return (spread > 0) & (size > _OFFSET * spread) & (grain(logits) * size > _STEP * spread)
 
 
 def _silent(classifier: Classifier, x: Tensor) -> tuple[Tensor, bool]:
@@ -130,6 +143,12 @@ def _gradient(values: Tensor, images: Tensor) -> Tensor:
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
     """The cosine of the angle between the perturbations (n, ...) of each row, however small they are: (n,)."""
     return (L2.steepest(one) * L2.steepest(other)).flatten(1).sum(1)
+
+
+def rounding(logits: Tensor) -> Tensor:
+    """How far two answers to the same image may be apart, and still be the same but for rounding: (n,) for (n, K)."""
+    spread = (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).tiny)
+    return max(_SAME, 16 * grain(logits)) * spread
 
 
 def grain(logits: Tensor) -> float:

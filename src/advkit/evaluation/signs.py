@@ -67,6 +67,12 @@ _SENTENCES = {
         "use black-box attacks",
         ATHALYE,
     ),
+    "rounded logits": (
+        FEW,
+        "the logits of {who} have so much in common that rounding leaves few digits to tell the classes apart, and "
+        "ties pass for robustness; subtract what they have in common, or compute them in more bits",
+        CARLINI,
+    ),
     "saturated softmax": (
         FEW,
         "the gradient of the cross-entropy of {who} underflows to zero in most or all of the pixels, while the logits, "
@@ -134,6 +140,7 @@ def signs(
         "infinite gradients": look.infinite,
         "constant answers": constant,
         "zero gradients": look.flat,
+        "rounded logits": look.coarse,
         "saturated softmax": look.saturated,
         "gradient noise": look.noisy,
         "random outputs": look.moody,

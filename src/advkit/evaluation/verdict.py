@@ -4,7 +4,7 @@ The fast verdict is `MultiTargeted`, which trusts gradients, and then `SecondLoo
 trusted, and pays for more attacks where they are not. Where there are none, `Blind` searches at random.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -17,6 +17,7 @@ from advkit._engine.run import Done
 from advkit.attack import Attack
 from advkit.attacks import APGD, APGDT, FGSM, AutoAttack, MultiTargeted, Square, WorstOf
 from advkit.errors import InputError, NoGradientError
+from advkit.evaluation.arguments import named_attacks
 from advkit.evaluation.audit import audit
 from advkit.evaluation.flags import many
 from advkit.goals import Goal
@@ -24,15 +25,19 @@ from advkit.hyperparameters import OfRange, number
 from advkit.model import Model, is_stochastic
 from advkit.norms import Norm
 
-__all__ = ["VERDICTS", "Blind", "SecondLook", "verdict"]
+__all__ = ["VERDICTS", "Blind", "SecondLook", "attacks_by_name", "verdict"]
 
 Made = TypeVar("Made", bound=Attack)
 
 VERDICTS = ("standard", "autoattack")
 _RESTARTS = 2
-# In L1 a step moves a few features. Which, the rules judge differently, and they fool different images.
-_IN_L1: dict[str, Any] = {"steps": 50, "target_classes": 2}
-_LARGE_RADII: dict[str, Any] = {"steps": 100, "restarts": 5}  # as AutoAttack has it in L1
+# In L1 a step moves a few features. Which, rules and losses judge differently, and they fool different images: three
+# runs of each, which begin in larger balls, find more than more of one, and than restarts of `MultiTargeted`.
+_IN_L1: dict[str, tuple[type[Attack], dict[str, Any]]] = {
+    "APGDT": (APGDT, {"steps": 50, "target_classes": 1, "restarts": 3}),
+    "APGD on the margin": (APGD, {"loss": "margin", "restarts": 3}),
+    "APGD": (APGD, {"restarts": 3}),
+}
 _PASSES = 60  # that an audit may take, for each image that is left
 _LEAST = 4  # images that an audit looks at; fewer are shown to it more than once: what it errs in costs passes alone
 _BROKEN = 0.02  # the share of what is left of an honest network whose gradients promise success within the budget
@@ -66,13 +71,31 @@ def verdict(
     models = list(models)
     budget: dict[str, Any] = {"norm": norm, "bounds": bounds} | ({} if eps is None else {"eps": eps})
     if name == "standard":
-        fast: dict[str, Attack] = {"MultiTargeted": MultiTargeted(models[0], restarts=_RESTARTS, **budget)}
-        if norms.get(norm) is norms.L1:
-            fast |= {"APGDT": APGDT(models[0], **_IN_L1, **budget), "APGD": APGD(models[0], **_LARGE_RADII, **budget)}
+        in_l1 = norms.get(norm) is norms.L1
+        restarts = 1 if in_l1 else _RESTARTS
+        fast: dict[str, Attack] = {"MultiTargeted": MultiTargeted(models[0], restarts=restarts, **budget)}
+        if in_l1:
+            fast |= {called: kind(models[0], **numbers, **budget) for called, (kind, numbers) in _IN_L1.items()}
         return {**fast, "second look": SecondLook(models[0], **budget), "no gradient": Blind(models[0], **budget)}
     version = "rand" if any(map(is_stochastic, models)) else "standard"
     whole = AutoAttack(models[0], version=version, **budget)
     return {str(part): part for part in whole._parts()}
+
+
+def attacks_by_name(
+    attacks: Sequence[Attack] | Mapping[str, Attack] | str,
+    models: Iterable[Model],
+    norm: str | Norm | None,
+    eps: float | None,
+    bounds: tuple[float, float] | None,
+) -> dict[str, Attack]:
+    """The attacks by name: those that were given, or those of a verdict."""
+    if isinstance(attacks, str):
+        where = (0.0, 1.0) if bounds is None else bounds
+        return named_attacks(verdict(attacks, models, norm="linf" if norm is None else norm, eps=eps, bounds=where))
+    if given := [name for name, value in {"norm": norm, "eps": eps, "bounds": bounds}.items() if value is not None]:
+        raise InputError(_TWO_BUDGETS.format(given=" and ".join(given), verb="is" if len(given) == 1 else "are"))
+    return named_attacks(attacks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,3 +200,9 @@ class SecondLook(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         raise NotImplementedError("a second look is made of other attacks; call it")
+
+
+_TWO_BUDGETS = (
+    '{given} {verb} for a verdict, as in evaluate(..., "standard", norm="l2", eps=0.5). Attacks that you pass have '
+    "their own: set it there, as in advkit.PGD(model, eps=4 / 255)"
+)
