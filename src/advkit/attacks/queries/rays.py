@@ -63,17 +63,17 @@ class RayS(Asking):
     eps: float | Tensor | None = number(None, at_least=0, per_image=True)
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
-        rays, nearest = _Rays(images, self.bounds, self.eps), images.clone()
+        rays, left = _Rays(images, self.bounds, self.eps), []
         for _ in range(ask.limit):  # a query for each image, whether it tries a flip or halves a radius
             rays.see(ask.fools(rays.asked(), rays.rows))
             done = rays.done()
             if bool(done.any()):
-                nearest[rays.rows] = rays.found()
-                rays.keep((~done).nonzero().squeeze(1))
+                left.append(rays.leave(done))
                 if not len(rays.rows):
                     break
-        nearest[rays.rows] = rays.found()
-        return nearest
+        left.append(rays.leave(torch.ones_like(rays.rows, dtype=torch.bool)))
+        places, found = (torch.cat(each) for each in zip(*left, strict=True))
+        return found[places.argsort()]
 
 
 class _Rays:
@@ -104,20 +104,18 @@ class _Rays:
         """The corners (n, ...) that are asked about."""
         return self._corners(self.radius, self.tried)
 
-    def found(self) -> Tensor:
-        """The nearest corner that fools, (n, ...), or the image."""
-        nearest = self._corners(self._smallest, self._best)
-        return nearest.where(column(self._fooled, nearest), self.images)
-
     def done(self) -> Tensor:
         """Which are close enough, or have had each single sign flipped since anything was gained: bool (n,)."""
         return (self._fooled & (self._smallest <= self._enough)) | (self._in_vain >= self._best.shape[1])
 
-    def keep(self, kept: Tensor) -> None:
-        """Go on with some of them, int64 (m,)."""
+    def leave(self, done: Tensor) -> tuple[Tensor, Tensor]:
+        """Go on without some, bool (n,): their rows, and the nearest corners that fool, (m, ...), or the images."""
+        nearest = self._corners(self._smallest, self._best)[done]
+        left = self.rows[done], nearest.where(column(self._fooled[done], nearest), self.images[done])
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
-                setattr(self, name, value[kept])
+                setattr(self, name, value[~done])
+        return left
 
     def see(self, fools: Tensor) -> None:
         """Go on from whether the corners that were asked about fool, bool (n,)."""
