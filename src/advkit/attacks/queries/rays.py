@@ -36,8 +36,8 @@ class RayS(Asking):
         model: pixels (N, ...) to logits (N, K), of which only the largest counts; any callable, no gradient is asked
             for.
         max_queries: how many forwards may be spent on an image, at least 1.
-        eps: a change that is small enough, at least 0: a number, or a tensor of shape (N,). An image is done as soon as
-            one that close fools. None for the smallest change.
+        eps: how far a change may go that counts, at least 0: a number, or a tensor of shape (N,). An image is done with
+            the first, and comes back unchanged where there is none. None for the smallest change.
         batch_size: how many images the model is given at a time at most, at least 1; None for as many as suit the
             device.
         bounds: the lowest and the highest value of a pixel.
@@ -92,7 +92,7 @@ class _Rays:
         widest = bounds[1] - bounds[0]
         self._tolerance = _TOLERANCE * widest / flat.shape[1] ** 0.5
         self._best, self._smallest = torch.ones_like(flat), flat.new_full((len(flat),), widest)
-        self._enough = torch.full_like(self._smallest, -1) if eps is None else torch.zeros_like(self._smallest) + eps
+        self._eps = None if eps is None else torch.zeros_like(self._smallest) + eps
         self._size = torch.full_like(self.rows, flat.shape[1])  # of the block that is flipped
         self._begin, self._in_vain = torch.zeros_like(self.rows), torch.zeros_like(self.rows)
         self._low = torch.zeros_like(self._smallest)
@@ -105,13 +105,14 @@ class _Rays:
         return self._corners(self.radius, self.tried)
 
     def done(self) -> Tensor:
-        """Which are close enough, or have had each single sign flipped since anything was gained: bool (n,)."""
-        return (self._fooled & (self._smallest <= self._enough)) | (self._in_vain >= self._best.shape[1])
+        """Which are within eps, or have had each single sign flipped since anything was gained: bool (n,)."""
+        vain = self._in_vain >= self._best.shape[1]
+        return vain if self._eps is None else vain | self._found()
 
     def leave(self, done: Tensor) -> tuple[Tensor, Tensor]:
         """Go on without some, bool (n,): their rows, and the nearest corners that fool, (m, ...), or the images."""
         nearest = self._corners(self._smallest, self._best)[done]
-        left = self.rows[done], nearest.where(column(self._fooled[done], nearest), self.images[done])
+        left = self.rows[done], nearest.where(column(self._found()[done], nearest), self.images[done])
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[~done])
@@ -139,6 +140,10 @@ class _Rays:
         begin = self._begin[:, None]
         flipped = (features >= begin) & (features < begin + self._size[:, None]) & ~self._halving[:, None]
         self.tried = torch.where(flipped, -self._best, self._best)
+
+    def _found(self) -> Tensor:
+        """Which have something that fools, within eps if there is one: bool (n,)."""
+        return self._fooled if self._eps is None else self._fooled & (self._smallest <= self._eps)
 
     def _corners(self, radius: Tensor, signs: Tensor) -> Tensor:
         """The images (n, ...) so far, (n,), along signs (n, D), within the bounds."""
