@@ -363,6 +363,14 @@ class TestBytes:
         out, _ = FGSMTransform(cnn, 3.9 / 255)(self.images(), LABELS)
         assert (out.int() - self.images().int()).abs().max() == 3
 
+    def test_levels_that_bytes_do_not_have(self, model):
+        attacked = AttackTransform(PGD(model, steps=1, eps=64 / 255, levels=16))((self.images(), LABELS))[0]
+        assert attacked.dtype == torch.uint8
+        assert (attacked % 17 == 0).all()  # 255 / 15
+        for levels in (17, 1000):  # most of which would have to be rounded again
+            with pytest.raises(InputError, match=f"levels={levels} has others: .* 4, 6, 16, 18, 52, 86, 256, or leave"):
+                AttackTransform(PGD(model, levels=levels))((self.images(), LABELS))
+
     @pytest.mark.parametrize("attack", [advkit.DeepFool, advkit.CW, advkit.EAD, advkit.JSMA, advkit.PixelSwap])
     @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
     def test_other_attacks_fool_on_the_levels_or_change_nothing(self, attack, bounds):
@@ -531,6 +539,9 @@ class TestModule:
             FGSMTransform(cnn, torch.tensor([0.1, 0.2]))
         with pytest.raises(InputError, match="eps must be at least 0"):
             FGSMTransform(cnn, -1.0)
+        points = advkit.HopSkipJump(cnn, starting_points=torch.rand(2, 3, 32, 32))
+        with pytest.raises(InputError, match=r"one starting_points for each .* leave starting_points out"):
+            AttackTransform(points)
 
     def test_importing_advkit_needs_no_torchvision(self):
         code = """

@@ -43,9 +43,9 @@ class AttackTransform(nn.Module):
     images; if that does not settle it, say which it is with ``labels``.
 
     uint8 pixels are attacked as the bounds' 256 levels (eps=8/255 is 8 of them with bounds (0, 1)), with ``levels=256``
-    if the attack has no ``levels`` of its own: what comes back fools the model as bytes. With an attack that has a
-    budget, the change stays within it; with any other attack, an image for which nothing on these levels was found to
-    fool the model is returned as it was.
+    if the attack has no ``levels`` of its own, which have to be some of those 256: what comes back fools the model as
+    bytes. With an attack that has a budget, the change stays within it; with any other attack, an image for which
+    nothing on these levels was found to fool the model is returned as it was.
 
     The model is not a submodule of this one, which has no parameters: `train`, `to` and `state_dict` leave the model
     alone. While it is attacked the model is in eval mode, and afterwards it is as it was.
@@ -58,9 +58,9 @@ class AttackTransform(nn.Module):
             whole sample that returns it, or returns None for the model's own prediction. If None, the rules above.
 
     Raises:
-        InputError: ``p`` is outside [0, 1], the attack has a budget for each image of some batch, or there is no
-            image in the sample, no label where ``labels`` points, or several that could be it; see `Attack` for the
-            rest.
+        InputError: ``p`` is outside [0, 1], the attack has a budget or a starting point for each image of some batch,
+            or levels that uint8 images do not have, or there is no image in the sample, no label where ``labels``
+            points, or several that could be it; see `Attack` for the rest.
         DtypeError: ``attack`` is not an `Attack`, ``labels`` is neither a place nor a function, or the sample holds a
             PIL image.
         AdvkitError: it runs in a forked DataLoader worker that cannot use the model.

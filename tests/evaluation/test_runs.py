@@ -73,6 +73,44 @@ def test_what_is_done_is_not_done_again(scene, tmp_path):
     assert more.images == 8
 
 
+def test_queries_for_finished_images_are_not_spent_again(tmp_path):
+    """A service breaks down in the search for the fourth image; then that one and the last two are left."""
+    images = torch.rand(6, 12, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
+    spent, broken = {}, [False]
+
+    def service(pixels):
+        spent[place[0]] += len(pixels)
+        if broken[0] and place[0] == 3 and spent[3] > 20:
+            raise KeyboardInterrupt
+        return nn.functional.one_hot(((pixels - 0.5) @ weights).argmax(1), 3).float()
+
+    place = [0]
+    spent[0] = 0
+    labels = service(images).argmax(1)
+
+    def loader():
+        for place[0] in range(6):
+            yield images[place[0], None], labels[place[0], None]
+
+    def run():
+        spent.update(dict.fromkeys(range(6), 0))
+        attacks = [advkit.HopSkipJump(service, max_queries=60)]
+        return advkit.evaluate(service, loader(), attacks, flags=False, run_folder=tmp_path)
+
+    broken[0] = True
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    begun = dict(spent)
+    broken[0] = False
+    report = run()
+    assert min(begun[place] for place in range(3)) > 60
+    assert [spent[place] for place in range(3)] == [2, 2, 0]  # twice each, of the 1st, 2nd, 4th batch and so on
+    assert min(spent[place] for place in range(3, 6)) > 60
+    assert report.images == 6
+    assert report.to_dict()["HopSkipJump_max_queries_60/attacked"] == 6
+
+
 def test_another_run_in_the_same_folder_is_refused(scene, tmp_path):
     net, loader = scene
     attacks = [advkit.FGSM(net)]

@@ -9,6 +9,7 @@ from advkit._data.samples import Sample
 from advkit._engine.checks import check_classes, check_images
 from advkit._engine.grid import Levels
 from advkit._engine.masks import check_shared
+from advkit._engine.wording import for_all
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError
 
@@ -22,7 +23,7 @@ def check_attack(attack: object) -> None:
     for name, value in attack._per_row().items():
         raise InputError(
             f"{type(attack).__name__} has one {name} for each image of a batch, and a pipeline has many batches; "
-            + (f"give {name} as one number" if value.ndim == 1 else f"leave {name} out")
+            f"{for_all(name, value)}"
         )
 
 
@@ -51,11 +52,24 @@ def attack_batch(attack: Attack, images: Tensor, labels: Tensor | None) -> Tenso
     """The attack on floating or uint8 images (N, ...), with the model's own prediction where there is no label."""
     check_shared(type(attack).__name__, attack.mask, images)
     grid = Levels(attack.bounds) if images.dtype == torch.uint8 else None
-    if grid is not None and attack.levels is None:
-        attack = attack._with(levels=grid.count)
+    if grid is not None:
+        attack = _in_bytes(attack, grid.count)
     pixels = images if grid is None else grid.value(images.float())
     if labels is None:
         check_images(pixels, attack.bounds)
         labels = attack._predict(pixels)
     found = attack(pixels, labels)
     return found if grid is None else grid.index(found).to(torch.uint8)
+
+
+def _in_bytes(attack: Attack, count: int) -> Attack:
+    """The attack with ``levels`` that bytes have."""
+    if attack.levels is None:
+        return attack._with(levels=count)
+    if (count - 1) % (attack.levels - 1):
+        fitting = [levels for levels in range(2, count + 1) if (count - 1) % (levels - 1) == 0]
+        raise InputError(
+            f"uint8 images have {count} levels, and levels={attack.levels} has others: what fools on those might "
+            f"not as bytes; give levels as one of {', '.join(map(str, fitting))}, or leave it out"
+        )
+    return attack

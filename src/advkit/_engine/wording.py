@@ -1,9 +1,9 @@
-"""Numbers as reports and pictures write them."""
+"""Numbers as reports and pictures write them, and what errors advise."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["short"]
+__all__ = ["for_all", "short"]
 
 
 def short(value: object) -> str:
@@ -17,3 +17,10 @@ def short(value: object) -> str:
     if isinstance(value, Tensor) and value.ndim:
         return f"[{short(float(value.min()))} to {short(float(value.max()))}]" if value.numel() else "[]"
     return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def for_all(name: str, value: Tensor) -> str:
+    """What to do with a hyperparameter that has a value (N,), or an image (N, ...), for the images of one batch."""
+    if value.ndim > 1:
+        return f"leave {name} out, or attack each batch by itself, with those of its images"
+    return f"give one {name} for all images"

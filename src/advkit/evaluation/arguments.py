@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from advkit._engine.checks import check_choice, check_model
+from advkit._engine.wording import for_all
 from advkit._io.identity import attack_identity, is_sharded, model_identity, plain, weights
 from advkit.attack import Attack
 from advkit.errors import DtypeError, InputError
@@ -111,12 +112,8 @@ def named_attacks(attacks: object) -> dict[str, Attack]:
     for name, attack in named.items():
         if not isinstance(attack, Attack):
             raise DtypeError(f"attacks must be objects such as advkit.FGSM(model); {name!r} is {attack!r}")
-        if per_image := attack._per_row():
-            whole = any(value.ndim > 1 for value in per_image.values())
-            raise InputError(
-                f"{name} has {' and '.join(per_image)} for each image of one batch; to evaluate it, "
-                + ("make it without" if whole else "give one number for all images")
-            )
+        for each, value in attack._per_row().items():
+            raise InputError(f"{name} has {each} for each image of one batch; to evaluate it, {for_all(each, value)}")
     return named
 
 

@@ -65,6 +65,28 @@ def test_the_normal_is_as_good_as_so_many_decisions_make_it() -> None:
     assert 0 < cosine[2] < cosine[0]
 
 
+def test_neighbours_outlast_rounding() -> None:
+    """Of images of 224 x 224 close to the boundary, in float32."""
+    noted = []
+
+    class Spied(advkit.HopSkipJump):
+        def _normal(self, ask: Oracle, rows: Tensor, x: Tensor, delta: Tensor, probes: Tensor) -> Tensor:
+            noted.append((x, float(delta)))
+            return super()._normal(ask, rows, x, delta, probes)
+
+    def brighter(x: Tensor) -> Tensor:
+        return torch.stack([x.new_full((len(x),), 0.502), x.double().flatten(1).mean(1)], 1)
+
+    grey = torch.full((1, 3, 224, 224), 0.5)
+    attack = Spied(brighter, starting_points=grey + 0.01, steps=2, initial_gradient_eval_steps=2, max_queries=60)
+    assert attack.run(grey, torch.tensor([0])).success.all()
+    x, delta = noted[1]
+    noise = draw(1, 3, 224, 224) - 0.5
+    moved = (x + delta * noise / noise.norm()) - x
+    assert abs(float(moved.norm()) / delta - 1) < 1e-3
+    assert delta < (x - grey).norm() / 50
+
+
 def test_bisection_stops_for_each_row_by_itself() -> None:
     thresholds = torch.tensor([0.1, 0.7, 0.3])
     images = torch.zeros(3, 1)
@@ -160,3 +182,28 @@ def test_a_batch_size_holds_for_every_call(name: str) -> None:
     if name == "RayS":
         assert result.images.equal(make(name, linear, **settings)(images, labels))
         assert sum(model.rows) == int(result.queries.sum()) + 7
+
+
+def test_rays_end_when_nothing_is_gained_or_it_is_enough() -> None:
+    """More queries than that would all have been asked before, and find nothing."""
+    images = draw(4, 2, 3, 4, low=0.3, high=0.7)
+    labels = linear(images).argmax(1)
+    asked: list[Tensor] = []
+
+    def noted(x: Tensor) -> Tensor:
+        asked.append(x.clone())
+        return linear(x)
+
+    ended = make("RayS", noted, max_queries=2000).run(images, labels)
+    assert ended.success.all()
+    assert (ended.queries < 500).all()
+    near = [one for x in asked[:-1] for one in x.double() if linear(one[None]).abs().min() < 0.1]
+    assert len({one.numpy().tobytes() for one in near}) == len(near) > 600
+
+    eps = ended.distance("linf") * torch.tensor([3.0, 1.01, 1.001, 0.5])
+    enough = make("RayS", linear, max_queries=2000, eps=eps).run(images, labels)
+    assert enough.success.tolist() == [True, True, True, False]
+    assert (enough.distance("linf") <= eps).all()
+    assert (enough.queries < ended.queries).tolist() == [True, True, True, False]
+    assert enough.queries[0] < enough.queries[1] / 2
+    assert enough.images[3].equal(images[3])

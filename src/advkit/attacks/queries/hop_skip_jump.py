@@ -32,9 +32,10 @@ class HopSkipJump(Starting, BlackBox):
     batch; where none of them fools, the image is returned unchanged.
 
     Chen, Jordan & Wainwright, "HopSkipJumpAttack: A query-efficient decision-based attack", IEEE Symposium on Security
-    and Privacy 2020, algorithm 2, with the geometric search for the step. Neighbours are at d / D, with D features, as
-    there; for Linf at d / sqrt(D), since it is their L2 length that is meant: at d / D the changes of pixels would
-    be lost in float32. An image's last step takes as many neighbours as its queries allow.
+    and Privacy 2020, algorithm 2, with the geometric search for the step. With the tolerance theta of the bisection,
+    neighbours are at sqrt(D) theta d as there, D the number of features. Here theta is ``gamma`` / sqrt(D), not D^-1.5:
+    rounding would drown what changes a pixel by d / D^1.5. For Linf it is the L2 length of neighbours that is meant,
+    which is sqrt(D) times as long. An image's last step takes as many neighbours as its queries allow.
     arXiv:1904.02144.
 
     Args:
@@ -44,7 +45,8 @@ class HopSkipJump(Starting, BlackBox):
         steps: how many, at least 1.
         initial_gradient_eval_steps: B, how many neighbours the first step has, at least 1.
         max_gradient_eval_steps: how many a step has at most, at least 1.
-        gamma: what the distance of neighbours and the tolerance of bisection, gamma / D^1.5, are multiplied by.
+        gamma: how far away neighbours are, as a share of the distance, greater than 0. Bisection leaves open
+            ``gamma`` / sqrt(D) of the way.
         starting_points: (N, ...), an image within ``bounds`` for each image to begin with; None for noise.
         init_size: how often noise is tried at most, and how many images of the batch, at least 1.
         max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take.
@@ -69,14 +71,14 @@ class HopSkipJump(Starting, BlackBox):
     steps: int = number(64, at_least=1, integer=True)
     initial_gradient_eval_steps: int = number(100, at_least=1, integer=True)
     max_gradient_eval_steps: int = number(10_000, at_least=1, integer=True)
-    gamma: float = number(1.0, above=0)
+    gamma: float = number(0.01, above=0)
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         nearest = Nearest(ask, images, norms.get(self.norm))
         features = images[0].numel()
-        tolerance = min(0.5, self.gamma / features**1.5)
+        tolerance = min(0.5, self.gamma / features**0.5)
         way_back = 1 + math.ceil(-math.log2(tolerance))  # in queries, with the look at the step itself
-        delta = self.gamma / (features if nearest.norm is L2 else features**0.5)  # in distances
+        delta = self.gamma * (1 if nearest.norm is L2 else features**0.5)  # in distances
 
         rows, x = self._starts(ask, images)
         for step in range(1, self.steps + 2):

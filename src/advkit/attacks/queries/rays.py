@@ -1,6 +1,6 @@
 """Ray searching."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import torch
@@ -22,9 +22,10 @@ class RayS(Asking):
 
     All signs are flipped first, then halves, quarters and so on of the features in their order, down to single ones,
     which are gone through again and again. A flip costs one query, which asks whether it fools at the smallest radius
-    so far, less what bisection leaves open; if it does, bisection finds its radius and the flip stays. An image on
-    which no corner that is tried fools is returned unchanged. There is no gradient to estimate and no start to find,
-    and nothing is random.
+    so far, less what bisection leaves open; if it does, bisection finds its radius and the flip stays. An image is done
+    when every single sign has been flipped in vain since the last gain, for whatever came after that would have been
+    asked before. One on which no corner that is tried fools is returned unchanged. There is no gradient to estimate and
+    no start to find, and nothing is random.
 
     Chen & Gu, "RayS: A ray searching method for hard-label adversarial attack", KDD 2020. Bisection is
     as close as there, 1e-3 in L2, but no further off than 1/512 of the radius, which matters to images that are near
@@ -35,6 +36,8 @@ class RayS(Asking):
         model: pixels (N, ...) to logits (N, K), of which only the largest counts; any callable, no gradient is asked
             for.
         max_queries: how many forwards may be spent on an image, at least 1.
+        eps: how far a change may go that counts, at least 0: a number, or a tensor of shape (N,). An image is done with
+            the first, and comes back unchanged where there is none. None for the smallest change.
         batch_size: how many images the model is given at a time at most, at least 1; None for as many as suit the
             device.
         bounds: the lowest and the highest value of a pixel.
@@ -56,41 +59,64 @@ class RayS(Asking):
     norm: ClassVar[Norm] = Linf
 
     max_queries: int = number(10_000, at_least=1, integer=True)
+    _: KW_ONLY
+    eps: float | Tensor | None = number(None, at_least=0, per_image=True)
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
-        rays = _Rays(images, self.bounds)
-        rows = torch.arange(len(images), device=images.device)
+        rays, left = _Rays(images, self.bounds, self.eps), []
         for _ in range(ask.limit):  # a query for each image, whether it tries a flip or halves a radius
-            rays.see(ask.fools(rays.corners(rays.radius, rays.tried), rows))
-        return rays.found()
+            rays.see(ask.fools(rays.asked(), rays.rows))
+            done = rays.done()
+            if bool(done.any()):
+                left.append(rays.leave(done))
+                if not len(rays.rows):
+                    break
+        left.append(rays.leave(torch.ones_like(rays.rows, dtype=torch.bool)))
+        places, found = (torch.cat(each) for each in zip(*left, strict=True))
+        return found[places.argsort()]
 
 
 class _Rays:
     """Where each image is in the search.
 
     Attributes:
+        rows: int64 (n,), the place of each in the batch.
         tried: (n, D), the signs that are asked about.
         radius: (n,), how far along them.
     """
 
-    def __init__(self, images: Tensor, bounds: tuple[float, float]) -> None:
+    def __init__(self, images: Tensor, bounds: tuple[float, float], eps: float | Tensor | None) -> None:
         self.images, self.bounds = images, bounds
+        self.rows = torch.arange(len(images), device=images.device)
         flat = images.flatten(1)
         widest = bounds[1] - bounds[0]
         self._tolerance = _TOLERANCE * widest / flat.shape[1] ** 0.5
         self._best, self._smallest = torch.ones_like(flat), flat.new_full((len(flat),), widest)
-        self._features = torch.arange(flat.shape[1], device=flat.device)
-        self._size = torch.full((len(flat),), flat.shape[1], device=flat.device)  # of the block that is flipped
-        self._begin = torch.zeros_like(self._size)
+        self._eps = None if eps is None else torch.zeros_like(self._smallest) + eps
+        self._size = torch.full_like(self.rows, flat.shape[1])  # of the block that is flipped
+        self._begin, self._in_vain = torch.zeros_like(self.rows), torch.zeros_like(self.rows)
         self._low = torch.zeros_like(self._smallest)
         self._halving = torch.zeros_like(self._smallest, dtype=torch.bool)  # or else trying a flip
         self._fooled = self._halving
         self.tried, self.radius = -self._best, self._smallest
 
-    def corners(self, radius: Tensor, signs: Tensor) -> Tensor:
-        """The images (n, ...) so far, (n,), along signs (n, D), within the bounds."""
-        moved = self.images.flatten(1) + column(radius, signs) * signs
-        return moved.clamp_(*self.bounds).view_as(self.images)
+    def asked(self) -> Tensor:
+        """The corners (n, ...) that are asked about."""
+        return self._corners(self.radius, self.tried)
+
+    def done(self) -> Tensor:
+        """Which are within eps, or have had each single sign flipped since anything was gained: bool (n,)."""
+        vain = self._in_vain >= self._best.shape[1]
+        return vain if self._eps is None else vain | self._found()
+
+    def leave(self, done: Tensor) -> tuple[Tensor, Tensor]:
+        """Go on without some, bool (n,): their rows, and the nearest corners that fool, (m, ...), or the images."""
+        nearest = self._corners(self._smallest, self._best)[done]
+        left = self.rows[done], nearest.where(column(self._found()[done], nearest), self.images[done])
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[~done])
+        return left
 
     def see(self, fools: Tensor) -> None:
         """Go on from whether the corners that were asked about fool, bool (n,)."""
@@ -98,22 +124,28 @@ class _Rays:
         self._best = self.tried.where(column(fools, self.tried), self._best)
         self._smallest = self.radius.where(fools, self._smallest)
         self._fooled = self._fooled | fools
+        self._in_vain = (self._in_vain + (~self._halving & (self._size == 1))).where(~fools, 0)
         self._low = self.radius.where(self._halving & ~fools, self._low)
         tolerance = (self._smallest / 512).clamp_max(self._tolerance)
         self._halving = (self._halving | fools) & (self._smallest - self._low > tolerance)
 
+        features = torch.arange(self._best.shape[1], device=fools.device)
         self._begin = self._begin.where(self._halving, self._begin + self._size)
-        ended = self._begin >= len(self._features)
+        ended = self._begin >= len(features)
         self._size = self._size.where(~ended, (self._size + 1) // 2)
         self._begin = self._begin.where(~ended, 0)
         self._low = self._low.where(self._halving, 0)
         flip = self._smallest - tolerance * self._fooled  # or else a worse one might fool as well, within the tolerance
         self.radius = ((self._low + self._smallest) / 2).where(self._halving, flip)
-        begin, features = self._begin[:, None], self._features
+        begin = self._begin[:, None]
         flipped = (features >= begin) & (features < begin + self._size[:, None]) & ~self._halving[:, None]
         self.tried = torch.where(flipped, -self._best, self._best)
 
-    def found(self) -> Tensor:
-        """The nearest that fools, (n, ...), or the image."""
-        nearest = self.corners(self._smallest, self._best)
-        return nearest.where(column(self._fooled, nearest), self.images)
+    def _found(self) -> Tensor:
+        """Which have something that fools, within eps if there is one: bool (n,)."""
+        return self._fooled if self._eps is None else self._fooled & (self._smallest <= self._eps)
+
+    def _corners(self, radius: Tensor, signs: Tensor) -> Tensor:
+        """The images (n, ...) so far, (n,), along signs (n, D), within the bounds."""
+        moved = self.images.flatten(1) + column(radius, signs) * signs
+        return moved.clamp_(*self.bounds).view_as(self.images)
