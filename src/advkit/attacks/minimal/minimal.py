@@ -9,7 +9,6 @@ from torch import Tensor
 from advkit import hyperparameters, norms
 from advkit.attack import Aim, Attack
 from advkit.attacks.minimal.objectives import Objective, SquaredL2
-from advkit.attacks.minimal.pruning import pruned
 from advkit.attacks.minimal.pure import Count, Largest, Sum
 from advkit.attacks.minimal.tangents import Tangents
 from advkit.goals import Goal
@@ -87,7 +86,4 @@ class Minimal(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         search = Tangents(self._objective(), kappa=0.0, initial_c=None, rounds=self.rounds, steps=self.steps)
-        found = search.search(self.classifier, images, goal)
-        if norms.get(self.norm) is norms.L0:
-            return pruned(self.classifier, found, images, goal, rounds=2, tries=6)
-        return found
+        return search.search(self.classifier, images, goal)

@@ -28,6 +28,7 @@ from advkit.attacks.minimal.shrinking import annealed
 from advkit.attacks.minimal.walks import looked_again
 from advkit.goals import Goal
 from advkit.losses import Loss
+from advkit.norms import column
 
 __all__ = ["Tangents"]
 
@@ -122,9 +123,10 @@ class Tangents:
             if len(place):
                 beyond = (2 * closest.images[place] - images[place]).clamp(self.objective.low, self.objective.high)
                 self._approach(model, beyond, goal.rows(place), place, closest, effort)
+        found = self.objective.trimmed(model, closest.images, images, goal)
         if self.initial_c is None:
-            looked_again(model, (routes.count > 0).nonzero().squeeze(1), goal, closest, self.steps - 1)
-        return closest.images
+            found = self._looked_again(model, goal, closest, routes.count > 0, found)
+        return found
 
     def _approach(
         self, model: Classifier, start: Tensor, goal: Goal, place: Tensor, closest: Closest, effort: Tensor
@@ -133,6 +135,20 @@ class Tangents:
         closest.begin()
         rows = _Trial(start, goal, closest.originals[place], place, closest, effort[place])
         iterate(model, rows, self._step, steps=self.steps - 1, loss="margin", keep=closest)
+
+    def _looked_again(self, model: Classifier, goal: Goal, closest: Closest, wanting: Tensor, found: Tensor) -> Tensor:
+        """What was ``found``, (N, ...), or what walks from afar lead the images ``wanting``, bool (N,), to: the closer.
+
+        A walk is to undercut what the search came to as it was, and both are trimmed before they are compared.
+        """
+        before = closest.least.clone()
+        looked_again(model, wanting.nonzero().squeeze(1), goal, closest, self.steps - 1)
+        place = (closest.least < before).nonzero().squeeze(1)
+        originals, first = closest.originals[place], found[place]
+        again = self.objective.trimmed(model, closest.images[place], originals, goal.rows(place))
+        closer = self.objective.size(again - originals) < self.objective.size(first - originals)
+        closer |= before[place].isinf()
+        return found.index_copy(0, place, again.where(column(closer, again), first))
 
     def _survey(self, model: Classifier, images: Tensor, goal: Goal) -> tuple[Closest, _Routes]:
         """The scale of each row's logits, and its ways to success."""
