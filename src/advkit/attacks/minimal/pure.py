@@ -48,7 +48,8 @@ class Sum(Objective):
     overshoot = 1e-3
     promising = 2.5
     losing = 1.2
-    returns = 2
+    returns = 1
+    follows = True
 
     def __init__(self, bounds: tuple[float, float]) -> None:
         super().__init__(bounds)

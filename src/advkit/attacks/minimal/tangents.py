@@ -8,7 +8,8 @@ ask for. One tangent is a poor guide in a network of many pieces; the mean of th
 Which class to leave for matters more than any number of steps: descending the margin ends at the class that was
 nearest where it began. So each search aims at one class, the nearest of the linearised model first, and an image
 leaves when no class that is left promises less than what it has. Some objectives return once more, from twice as far
-as the closest success: where many solutions are near, the way back from there ends in another. Where gradients near
+as the closest success: where many solutions are near, the way back from there ends in another, by a search or along
+the boundary. Where gradients near
 the image say little of what is around it, all of that misses what a walk from afar comes across: see `walks`.
 """
 
@@ -25,7 +26,7 @@ from advkit._engine.looks import Look
 from advkit.attacks.minimal.closest import Approach, Closest
 from advkit.attacks.minimal.objectives import Objective
 from advkit.attacks.minimal.shrinking import annealed
-from advkit.attacks.minimal.walks import looked_again
+from advkit.attacks.minimal.walks import followed_home, looked_again
 from advkit.goals import Goal
 from advkit.losses import Loss
 from advkit.norms import column
@@ -121,8 +122,9 @@ class Tangents:
         for _ in range(self.objective.returns):
             place = closest.least.isfinite().nonzero().squeeze(1)
             if len(place):
-                beyond = (2 * closest.images[place] - images[place]).clamp(self.objective.low, self.objective.high)
-                self._approach(model, beyond, goal.rows(place), place, closest, effort)
+                self._approach(model, closest.beyond(place), goal.rows(place), place, closest, effort)
+        if self.objective.follows:
+            followed_home(model, goal, closest, self.steps - 1)
         found = self.objective.trimmed(model, closest.images, images, goal)
         if self.initial_c is None:
             found = self._looked_again(model, goal, closest, routes.count > 0, found)
