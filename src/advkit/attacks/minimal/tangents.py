@@ -9,8 +9,8 @@ Which class to leave for matters more than any number of steps: descending the m
 nearest where it began. So each search aims at one class, the nearest of the linearised model first, and an image
 leaves when no class that is left promises less than what it has. Some objectives return once more, from twice as far
 as the closest success: where many solutions are near, the way back from there ends in another, by a search or along
-the boundary. Where gradients near
-the image say little of what is around it, all of that misses what a walk from afar comes across: see `walks`.
+the boundary. Where gradients near the image say little of what is around it, all of that misses what a walk from afar
+comes across: see `walks`.
 """
 
 from dataclasses import dataclass, field
