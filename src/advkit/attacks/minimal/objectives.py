@@ -29,7 +29,7 @@ class Objective(ABC):
     losing = 1.05  # and one that is further than this on the way is given up
     overlooked = 0.95  # a walk from afar that ends this close, over the best, says that the search was wrong
     returns = 0  # how many searches begin beyond the closest success, in the end
-    follows = False  # whether the boundary is followed home from there, after that
+    follows = 0  # and how often the boundary is followed home from there, after that
 
     def __init__(self, bounds: tuple[float, float]) -> None:
         self.low, self.high = bounds

@@ -49,7 +49,7 @@ class Sum(Objective):
     promising = 2.5
     losing = 1.2
     returns = 1
-    follows = True
+    follows = 2
 
     def __init__(self, bounds: tuple[float, float]) -> None:
         super().__init__(bounds)

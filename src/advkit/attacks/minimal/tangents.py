@@ -123,7 +123,7 @@ class Tangents:
             place = closest.least.isfinite().nonzero().squeeze(1)
             if len(place):
                 self._approach(model, closest.beyond(place), goal.rows(place), place, closest, effort)
-        if self.objective.follows:
+        for _ in range(self.objective.follows):
             followed_home(model, goal, closest, self.steps - 1)
         found = self.objective.trimmed(model, closest.images, images, goal)
         if self.initial_c is None:
