@@ -40,8 +40,8 @@ class Minimal(Attack):
     as in `BrendelBethge`. What a walk finds replaces what was found before only where it is closer.
 
     In L2 this is what `CW` does by default. In L1 it is `EAD`'s search with nothing but L1 to make small, by steps that
-    die out, and three ways back from twice as far away as the closest success: one more search, and 40 steps along
-    the boundary as in `BrendelBethge`, twice. In Linf the linearised problem is that of `FAB`, solved exactly. In L0 as few
+    die out, and three ways back from twice as far away as the closest success: one more search, and 40 steps along the
+    boundary as in `BrendelBethge`, twice. In Linf the linearised problem is that of `FAB`, solved exactly. In L0 as few
     features as it takes go to an end of the box, and in the end those that are not needed are put back.
 
     Beside a forward and a backward a step there is one forward, with a backward for each of the nearest nine classes,
