@@ -23,7 +23,11 @@ import advkit
 def attacks(model: nn.Module, norm: str, steps: int) -> Mapping[str, advkit.Attack]:
     """The house's own, and then all that are measured against it."""
     named = {
-        "l0": [advkit.FMN(model, norm="l0", steps=steps), advkit.SigmaZero(model, steps=steps)],
+        "l0": [
+            advkit.FMN(model, norm="l0", steps=steps),
+            advkit.SigmaZero(model, steps=steps),
+            advkit.SparseFool(model),
+        ],
         "l1": [
             advkit.FMN(model, norm="l1", steps=steps),
             advkit.PDPGD(model, norm="l1", steps=steps),
@@ -44,7 +48,8 @@ def attacks(model: nn.Module, norm: str, steps: int) -> Mapping[str, advkit.Atta
             advkit.FAB(model, norm="linf", steps=steps // 9),
         ],
     }
-    return {str(attack): attack for attack in [advkit.Minimal(model, norm=norm), *named[norm]]}
+    along = advkit.BrendelBethge(model, norm=norm, steps=steps)
+    return {str(attack): attack for attack in [advkit.Minimal(model, norm=norm), *named[norm], along]}
 
 
 def given_model(where: str) -> nn.Module:

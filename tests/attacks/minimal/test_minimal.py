@@ -6,7 +6,10 @@ from torch import nn
 
 import advkit
 from advkit._engine.classifier import Classifier
+from advkit.attacks.minimal import tangents
+from advkit.attacks.minimal.closest import Closest
 from advkit.attacks.minimal.pruning import pruned
+from advkit.goals import Goal
 from attacks.minimal.test_published import distances, fewest, plane, three_classes
 from contracts.scenes import draw, said_by
 
@@ -84,6 +87,20 @@ class Inside(nn.Module):
 def test_nor_in_l1_and_l0(norm: str, distance: float) -> None:
     result = advkit.Minimal(Inside(), norm=norm).run(torch.zeros(2, 16), torch.zeros(2, dtype=torch.int64))
     assert result.distance(norm).allclose(torch.tensor(distance), rtol=0.02)
+
+
+def test_a_second_look_never_takes_more_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:  # class 1 by two of the first eight, or by three of the others
+        lead = (x[:, :8].sum(1).square() - 6).maximum(100 * (x[:, 8:].sum(1) - 3.45))
+        return torch.stack([-lead, lead], 1)
+
+    def walk(model: Classifier, place: torch.Tensor, goal: Goal, closest: Closest, steps: int) -> None:
+        assert (closest.least == 4).all()  # what a search of two steps comes to, until two are put back
+        closest.images[:, :8], closest.images[:, 8:11], closest.least[:] = 0.1, 1.0, 3.0
+
+    monkeypatch.setattr(tangents, "looked_again", walk)
+    result = advkit.Minimal(model, norm="l0", rounds=1, steps=2).run(torch.full((2, 16), 0.1), torch.tensor([0, 0]))
+    assert result.distance("l0").tolist() == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("attack", [advkit.CW, advkit.EAD, advkit.Minimal])

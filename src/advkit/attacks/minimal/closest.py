@@ -51,6 +51,11 @@ class Closest(Smallest):
         """The margin beyond rounding that a success must have, (n,), in units of the logits."""
         return rounding_margin(magnitude(logits, goal.classes).maximum(self.magnitude[index]))
 
+    def beyond(self, place: Tensor) -> Tensor:
+        """Images (n, ...) twice as far away as the successes of ``place``, int64 (n,), or at the bounds."""
+        there = 2 * self.images[place] - self.originals[place]
+        return there.clamp(self.objective.low, self.objective.high)
+
     def place(self, rows: Rows) -> Tensor:
         """The place of each row in the whole batch: int64 (n,)."""
         return rows.place if isinstance(rows, Approach) else rows.index

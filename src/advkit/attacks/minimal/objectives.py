@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from advkit._engine.boundaries import dot
+from advkit._engine.classifier import Classifier
 from advkit.attacks.minimal.tanh_box import TanhBox
+from advkit.goals import Goal
 from advkit.norms import L1, L2, Norm, column
 
 __all__ = ["LARGEST_C", "ElasticNet", "Objective", "SquaredL2", "WeightedL1"]
@@ -27,6 +29,7 @@ class Objective(ABC):
     losing = 1.05  # and one that is further than this on the way is given up
     overlooked = 0.95  # a walk from afar that ends this close, over the best, says that the search was wrong
     returns = 0  # how many searches begin beyond the closest success, in the end
+    follows = 0  # and how often the boundary is followed home from there, after that
 
     def __init__(self, bounds: tuple[float, float]) -> None:
         self.low, self.high = bounds
@@ -62,6 +65,10 @@ class Objective(ABC):
     def approach(self, x: Tensor, originals: Tensor, wanted: Tensor, fraction: float) -> Tensor:
         """The images a part of the way from x to where the changes are those wanted, all (n, ...)."""
         return self.move(x, fraction * (wanted - (x - originals)))
+
+    def trimmed(self, model: Classifier, images: Tensor, originals: Tensor, goal: Goal) -> Tensor:
+        """Successes, (n, ...), with no more of the changes than they need, where steps cannot see to that."""
+        return images
 
 
 class SquaredL2(Objective):

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from advkit._engine.boundaries import dot, dual_size
+from advkit._engine.classifier import Classifier
 from advkit.attacks.minimal.hyperplane import step_to_hyperplane
 from advkit.attacks.minimal.objectives import Objective
+from advkit.attacks.minimal.pruning import pruned
+from advkit.goals import Goal
 from advkit.norms import L0, L1, Linf, column
 
 __all__ = ["Count", "Largest", "Sum"]
@@ -45,7 +48,8 @@ class Sum(Objective):
     overshoot = 1e-3
     promising = 2.5
     losing = 1.2
-    returns = 2
+    returns = 1
+    follows = 2
 
     def __init__(self, bounds: tuple[float, float]) -> None:
         super().__init__(bounds)
@@ -107,3 +111,7 @@ class Count(Objective):
     def approach(self, x: Tensor, originals: Tensor, wanted: Tensor, fraction: float) -> Tensor:
         """All the way: a part of a change counts as much as the whole."""
         return (originals + wanted).clamp(self.low, self.high)
+
+    def trimmed(self, model: Classifier, images: Tensor, originals: Tensor, goal: Goal) -> Tensor:
+        """Without the features that can be put back."""
+        return pruned(model, images, originals, goal, rounds=2, tries=6)

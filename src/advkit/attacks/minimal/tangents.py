@@ -8,8 +8,9 @@ ask for. One tangent is a poor guide in a network of many pieces; the mean of th
 Which class to leave for matters more than any number of steps: descending the margin ends at the class that was
 nearest where it began. So each search aims at one class, the nearest of the linearised model first, and an image
 leaves when no class that is left promises less than what it has. Some objectives return once more, from twice as far
-as the closest success: where many solutions are near, the way back from there ends in another. Where gradients near
-the image say little of what is around it, all of that misses what a walk from afar comes across: see `walks`.
+as the closest success: where many solutions are near, the way back from there ends in another, by a search or along
+the boundary. Where gradients near the image say little of what is around it, all of that misses what a walk from afar
+comes across: see `walks`.
 """
 
 from dataclasses import dataclass, field
@@ -25,9 +26,10 @@ from advkit._engine.looks import Look
 from advkit.attacks.minimal.closest import Approach, Closest
 from advkit.attacks.minimal.objectives import Objective
 from advkit.attacks.minimal.shrinking import annealed
-from advkit.attacks.minimal.walks import looked_again
+from advkit.attacks.minimal.walks import followed_home, looked_again
 from advkit.goals import Goal
 from advkit.losses import Loss
+from advkit.norms import column
 
 __all__ = ["Tangents"]
 
@@ -120,11 +122,13 @@ class Tangents:
         for _ in range(self.objective.returns):
             place = closest.least.isfinite().nonzero().squeeze(1)
             if len(place):
-                beyond = (2 * closest.images[place] - images[place]).clamp(self.objective.low, self.objective.high)
-                self._approach(model, beyond, goal.rows(place), place, closest, effort)
+                self._approach(model, closest.beyond(place), goal.rows(place), place, closest, effort)
+        for _ in range(self.objective.follows):
+            followed_home(model, goal, closest, self.steps - 1)
+        found = self.objective.trimmed(model, closest.images, images, goal)
         if self.initial_c is None:
-            looked_again(model, (routes.count > 0).nonzero().squeeze(1), goal, closest, self.steps - 1)
-        return closest.images
+            found = self._looked_again(model, goal, closest, routes.count > 0, found)
+        return found
 
     def _approach(
         self, model: Classifier, start: Tensor, goal: Goal, place: Tensor, closest: Closest, effort: Tensor
@@ -133,6 +137,20 @@ class Tangents:
         closest.begin()
         rows = _Trial(start, goal, closest.originals[place], place, closest, effort[place])
         iterate(model, rows, self._step, steps=self.steps - 1, loss="margin", keep=closest)
+
+    def _looked_again(self, model: Classifier, goal: Goal, closest: Closest, wanting: Tensor, found: Tensor) -> Tensor:
+        """What was ``found``, (N, ...), or what walks from afar lead the images ``wanting``, bool (N,), to: the closer.
+
+        A walk is to undercut what the search came to as it was, and both are trimmed before they are compared.
+        """
+        before = closest.least.clone()
+        looked_again(model, wanting.nonzero().squeeze(1), goal, closest, self.steps - 1)
+        place = (closest.least < before).nonzero().squeeze(1)
+        originals, first = closest.originals[place], found[place]
+        again = self.objective.trimmed(model, closest.images[place], originals, goal.rows(place))
+        closer = self.objective.size(again - originals) < self.objective.size(first - originals)
+        closer |= before[place].isinf()
+        return found.index_copy(0, place, again.where(column(closer, again), first))
 
     def _survey(self, model: Classifier, images: Tensor, goal: Goal) -> tuple[Closest, _Routes]:
         """The scale of each row's logits, and its ways to success."""

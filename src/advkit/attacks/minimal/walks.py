@@ -6,7 +6,8 @@ to the boundary of the linearised model, mostly where it is closest to where the
 closest to the image. Where gradients at the images tell the truth such a walk ends where the search did.
 
 In L1 and L0, where the closest point of a hyperplane changes a few pixels a lot, that is what the first steps do, in
-L2. Then the walk follows the boundary inside a trust region, as that of Brendel & Bethge does.
+L2. Then the walk follows the boundary inside a trust region, as that of Brendel & Bethge does. In L1 such a walk
+also begins just beyond the closest success: it settles among the many solutions better than a search does.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from advkit.goals import Goal
 from advkit.losses import Loss
 from advkit.norms import L2, Norm, column
 
-__all__ = ["looked_again"]
+__all__ = ["followed_home", "looked_again"]
 
 _STEPS = 20
 _AWAY = 4  # times as far away as the closest success: where a walk begins
@@ -38,6 +39,7 @@ _RADII = {norms.L1: (1.0, 0.05), norms.L0: (2.0, 0.2)}  # the first and the last
 _BACK = 0.4  # of the steps of such a walk: those before
 _BEYOND = 0.1  # how much further than the boundary such a step aims, over the gap
 _BLEND = 0.5  # of the latest gradient into the mean
+_HOME_STEPS, _HOME_RADII, _HOME_BLEND = 40, (1.0, 0.03), 0.2  # of the way home from beyond a success
 
 
 class _FromAfar(Approach):
@@ -98,21 +100,41 @@ class _Along:
     rule: Rule
     radii: tuple[float, float]
     steps: int
+    begun: int  # the step at which they have come near
+    blend: float  # of the latest gradient into the mean
 
     def __call__(self, rows: _Follower, look: Look) -> Tensor:
         """Where the rows go: (n, ...)."""
-        begun = round(_BACK * self.steps)
-        rows.slope = torch.lerp(rows.slope, -look.gradient, _BLEND if look.step > begun else 1)
-        if look.step < begun:
+        rows.slope = torch.lerp(rows.slope, -look.gradient, self.blend if look.step > self.begun else 1)
+        if look.step < self.begun:
             return self.back(rows, look)
-        if look.step == begun:
+        if look.step == self.begun:
             rows.way = L2.distance(look.x, rows.originals)
         first, last = self.radii
-        radius = first * (last / first) ** ((look.step - begun) / max(1, self.steps - 1 - begun))
+        radius = first * (last / first) ** ((look.step - self.begun) / max(1, self.steps - 1 - self.begun))
         gap = -look.loss
         gap = torch.where(gap > 0, 1 + _BEYOND, 1 - _BEYOND) * gap + 2 * self.back.edge(rows, look)
         gap = gap.where(dual_size(rows.slope, norms.L1) > 0, 0)
         return self.rule.step(look.x, rows.originals, rows.slope, gap.to(look.x.dtype), radius * rows.way)
+
+
+def followed_home(model: Classifier, goal: Goal, closest: Closest, steps: int) -> None:
+    """Show ``closest`` where the boundary leads inside a trust region, from twice as far away as its successes.
+
+    Args:
+        model: pixels to logits.
+        goal: of the whole batch.
+        closest: of the whole batch.
+        steps: the most that it may take.
+    """
+    place = closest.least.isfinite().nonzero().squeeze(1)
+    if not len(place):
+        return
+    objective, steps = closest.objective, min(_HOME_STEPS, steps)
+    rows = _Follower(closest.beyond(place), goal.rows(place), closest.originals[place], place, closest)
+    solver = rule(objective.norm, (objective.low, objective.high))
+    along = _Along(_Back(closest, L2), solver, _HOME_RADII, steps, 0, _HOME_BLEND)
+    iterate(model, rows, along, steps=steps, loss="margin", keep=closest)
 
 
 def looked_again(model: Classifier, place: Tensor, goal: Goal, closest: Closest, steps: int) -> None:
@@ -144,7 +166,7 @@ def looked_again(model: Classifier, place: Tensor, goal: Goal, closest: Closest,
         start = torch.addcmul(originals, away, column(share, away)).clamp(low, high)
         back, of_rows = _Back(closest, measure), goal.rows(place)
         if norm in _RADII:
-            along = _Along(back, rule(norm, (low, high)), _RADII[norm], steps)
+            along = _Along(back, rule(norm, (low, high)), _RADII[norm], steps, round(_BACK * steps), _BLEND)
             followers = _Follower(start, of_rows, originals, place, closest)
             iterate(model, followers, along, steps=steps, loss="margin", keep=closest)
         else:
