@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-__all__ = ["named", "write_atomic"]
+__all__ = ["named", "write_atomic", "written"]
 
 
 @contextmanager
@@ -60,3 +60,11 @@ def write_atomic(file: Path, save: Callable[[BinaryIO], object], *, writer: str 
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def written(text: str, path: str | os.PathLike[str] | None) -> str:
+    """The text, which is written to a file as well if there is a path."""
+    if path is not None:
+        with named(path):
+            Path(path).write_text(text, encoding="utf-8")
+    return text

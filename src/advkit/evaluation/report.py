@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advkit._io.files import named
+from advkit._io.files import written
 from advkit.errors import InputError
 from advkit.evaluation import formats, stored
 from advkit.evaluation.flags import Flag
@@ -198,7 +198,7 @@ class RobustnessReport:
             | attack | accuracy | 95 % interval | success | L2 | Linf | ms/image |
             ...
         """
-        return _written(formats.markdown(self), path)
+        return written(formats.markdown(self), path)
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
         """All the numbers, written to ``path`` as well if there is one: a line for each score.
@@ -212,7 +212,7 @@ class RobustnessReport:
             >>> lines[2].split(",")[:2]  # beneath the names, and the model when nobody attacks
             ['none', 'FGSM']
         """
-        return _written(formats.as_csv(self), path)
+        return written(formats.as_csv(self), path)
 
     def to_json(self, path: str | PathLike[str] | None = None) -> str:
         """Everything in JSON, written to ``path`` as well if there is one. NaN becomes null.
@@ -223,7 +223,7 @@ class RobustnessReport:
             >>> json.loads(text)["seed"]
             0
         """
-        return _written(stored.as_json(asdict(self)), path)
+        return written(stored.as_json(asdict(self)), path)
 
     def to_html(
         self,
@@ -255,7 +255,7 @@ class RobustnessReport:
             >>> page.startswith("<!DOCTYPE html>"), "http:" in page
             (True, False)
         """
-        return _written(page(self, title=title, class_names=class_names, curves=curves), path)
+        return written(page(self, title=title, class_names=class_names, curves=curves), path)
 
     def to_dict(self) -> dict[str, float | int | bool | str]:
         """The numbers as one flat dict, for TensorBoard, W&B, MLflow and the like.
@@ -345,10 +345,3 @@ class RobustnessReport:
             return cls(**stored.from_json(text))
         except (KeyError, TypeError) as error:
             raise InputError(f"this is not a report that advkit wrote: {error}") from error
-
-
-def _written(text: str, path: str | PathLike[str] | None) -> str:
-    if path is not None:
-        with named(path):
-            Path(path).write_text(text, encoding="utf-8")
-    return text
