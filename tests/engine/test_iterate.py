@@ -201,3 +201,10 @@ def test_rows_may_climb_something_of_their_own() -> None:
     rows = Up(images, Untargeted(torch.zeros(2, dtype=torch.int64)), LinfBall(images, 1.0, (0.0, 1.0)), 0.1)
     iterate(Classifier(Threshold(), {}), rows, step, steps=1, loss="ce")
     assert slopes == [(pytest.approx([-0.45, -0.45]), [3.0, 3.0])]
+
+
+def test_a_step_is_taken_from_rows_that_ask_for_a_gradient() -> None:
+    images = torch.full((2, 3), 0.5)
+    ball, goal = LinfBall(images, 0.2, (0.0, 1.0)), Untargeted(torch.zeros(2).long())
+    rows = Climb(images.clone().requires_grad_(), goal, ball, 0.1)
+    assert rows.stepped(torch.ones(2, 3)).equal(torch.full((2, 3), 0.6))

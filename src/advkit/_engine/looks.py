@@ -64,7 +64,7 @@ class Climb(Seeking):
         """Where rows are after a step of ``alpha`` in a direction (n, ...), which is overwritten, inside the ball."""
         if isinstance(self.alpha, Tensor):
             return self.ball.project(direction.mul_(column(self.alpha, self.x)).add_(self.x))
-        return self.ball.project(torch.add(self.x, direction, alpha=self.alpha, out=direction))
+        return self.ball.project(torch.add(self.x.detach(), direction, alpha=self.alpha, out=direction))
 
 
 class Look:
