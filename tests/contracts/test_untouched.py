@@ -144,7 +144,7 @@ def test_the_model_is_attacked_in_eval_mode(case: Case) -> None:
     model[3].register_forward_hook(lambda module, _, __: seen.append(module.training))
     assert case.make(model.train())(images, labels).equal(expected)
     assert model.training
-    assert set(seen) == {False}
+    assert set(seen) <= {False}  # what was fitted asks nothing
 
 
 @each()

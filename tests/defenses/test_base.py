@@ -219,7 +219,7 @@ def test_a_straight_through_transformation_must_keep_the_shape() -> None:
             return images[..., ::2]
 
     _, images, labels = trained_net()
-    with pytest.raises(ModelError, match=r"Halved makes \(8, 3, 8, 4\) of images of shape \(8, 3, 8, 8\)"):
+    with pytest.raises(ModelError, match=r"Halved turns images of shape \(8, 3, 8, 8\) into \(8, 3, 8, 4\)"):
         advkit.FGSM(Halved().wrap(nn.Flatten()))(images, labels)
 
 

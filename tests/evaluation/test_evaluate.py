@@ -217,7 +217,9 @@ def test_attacks_that_are_none(model, loader):
         advkit.evaluate(model, loader, advkit.FGSM(model))
     with pytest.raises(errors.DtypeError, match="objects such as"):
         advkit.evaluate(model, loader, [advkit.FGSM])
-    with pytest.raises(errors.InputError, match="for each image of one batch; to evaluate it, make it without"):
+    with pytest.raises(
+        errors.InputError, match="for each image of one batch; to evaluate it, leave starting_points out"
+    ):
         advkit.evaluate(model, loader, [advkit.HopSkipJump(model, starting_points=torch.zeros(3, 3, 8, 8))])
     with pytest.raises(errors.InputError, match="eps for each image of one batch"):
         advkit.evaluate(model, loader, [advkit.FGSM(model, eps=torch.tensor([0.1, 0.2, 0.3]))])

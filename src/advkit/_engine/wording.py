@@ -1,5 +1,7 @@
 """Numbers as reports and pictures write them, and what errors advise."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ __all__ = ["for_all", "short"]
 
 def short(value: object) -> str:
     """A hyperparameter as the field writes it: an eps of 0.0314 is 8/255, and one of 0.2 is not 51/255."""
-    if isinstance(value, float) and 0 < value < 1 and float(f"{value:.3g}") != value:
+    if isinstance(value, float) and 0 < value < 1 and not math.isclose(float(f"{value:.3g}"), value, rel_tol=1e-6):
         levels = round(255 * value, 1)
         if abs(255 * value - levels) < 1e-6 and levels:
             return f"{levels:g}/255"

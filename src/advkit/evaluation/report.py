@@ -291,7 +291,7 @@ class RobustnessReport:
 
         Examples:
             >>> frame = advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_dataframe()
-            >>> list(frame["attack"]), frame["accuracy"].iloc[-1]
+            >>> list(frame["attack"]), float(frame["accuracy"].iloc[-1])
             (['', 'FGSM', 'all together'], 0.0)
         """
         return as_dataframe(self)
