@@ -16,9 +16,16 @@ from advkit.errors import InputError
 __all__ = ["check_epochs", "read", "write"]
 
 Thing = TypeVar("Thing")
-_WRONG = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, LookupError, TypeError),
-    *(AttributeError, NotImplementedError, zlib.error),
+_WRONG = (  # zipfile's NotImplementedError is a RuntimeError
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
 )
 
 

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from advkit import hyperparameters, norms
+from advkit import hyperparameters
 from advkit._base.random import uniform_like
 from advkit._base.scale import contenders
 from advkit._engine.ball import Ball
 from advkit._engine.iterate import iterate
 from advkit._engine.keeps import HighestLoss
-from advkit._engine.looks import Look, Seeking
+from advkit._engine.looks import Look
 from advkit.attack import Attack
+from advkit.attacks.budget.towards import Towards
 from advkit.goals import Goal
 from advkit.hyperparameters import OfRange, number
-from advkit.losses import Loss
 from advkit.norms import Norm, column
 
 __all__ = ["BasinHopping"]
@@ -106,9 +106,8 @@ class BasinHopping(Attack):
             else:
                 x, rank = ends.drawn(place, self.generator)
                 x, length = self._hop(x, around), _LENGTHS[0] * (_LENGTHS[1] / _LENGTHS[0]) ** self._draws(x)
-            rows = _Towards(
-                x, goal.rows(place).towards(rivals[place, rank]), around, length * around.eps, torch.zeros_like(x)
-            )
+            wanted = goal.rows(place).towards(rivals[place, rank])
+            rows = _Search(x, wanted, around, torch.zeros_like(x), length * around.eps)
             ends.take(standing, *self._search(rows), rank)
         return ends.x[:, 0]
 
@@ -134,11 +133,11 @@ class BasinHopping(Attack):
             inside = inside & within.view(shape)
         return inside
 
-    def _search(self, rows: "_Towards") -> tuple[Tensor, Tensor]:
+    def _search(self, rows: "_Search") -> tuple[Tensor, Tensor]:
         """Where rows come nearest to the class of their goal, (n, ...), and by how much they miss it, (n,)."""
 
-        def step(rows: _Towards, look: Look) -> Tensor:
-            rows.direction = _MEMORY * rows.direction + norms.L2.steepest(look.gradient).to(rows.x)
+        def step(rows: _Search, look: Look) -> Tensor:
+            rows.turn(look, _MEMORY)
             falling = (1 + math.cos(math.pi * look.step / self.steps)) / 2
             ahead = rows.ball.norm.steepest(rows.direction)
             return rows.ball.project(ahead.mul_(column(falling * rows.length, rows.x)).add_(rows.x))
@@ -153,17 +152,8 @@ class BasinHopping(Attack):
 
 
 @dataclass
-class _Towards(Seeking):
-    """Rows on their way to one class each."""
-
-    ball: Ball
+class _Search(Towards):
     length: Tensor  # (n,), of the first step
-    direction: Tensor  # (n, ...), the mean of the gradients' directions so far
-
-    def climbed(self, loss: Loss, logits: Tensor) -> Tensor:
-        """Minus the gap to the class; flat where that class is out of the race by now."""
-        gap = self.goal.margin(logits)
-        return -gap.where(gap.isfinite(), 0)
 
 
 @dataclass

@@ -15,10 +15,11 @@ from advkit._engine.boundaries import dual_size, linear_distances, nearest_bound
 from advkit._engine.classifier import own
 from advkit._engine.iterate import iterate
 from advkit._engine.keeps import Standing
-from advkit._engine.looks import Look, Seeking
+from advkit._engine.looks import Look
 from advkit._engine.masks import Frame, Shown, free_pixels
 from advkit._engine.rows import Rows
 from advkit.attack import Attack
+from advkit.attacks.budget.towards import Towards
 from advkit.goals import Goal, Untargeted
 from advkit.hyperparameters import OfRange, number
 from advkit.losses import Loss
@@ -206,7 +207,7 @@ class MultiTargeted(Attack):
         rows.nearest = rows.nearest.minimum(
             linear_distances(-look.loss, dual_size(look.gradient, ball.norm)).to(rows.nearest)
         )
-        rows.direction = _MEMORY * rows.direction + norms.L2.steepest(look.gradient).to(x)
+        rows.turn(look, _MEMORY)
         rows.taken += 1
         length = (1 + math.cos(math.pi * done)) * column(ball.eps, x)
         ahead = self._sparse(rows, length, done) if ball.norm is norms.L1 else ball.norm.steepest(rows.direction)
@@ -229,20 +230,15 @@ class MultiTargeted(Attack):
 
 
 @dataclass
-class _Aim(Seeking):
-    """Rows that are on the way to one class each."""
-
-    ball: Ball
+class _Aim(Towards):
     place: Tensor  # int64 (n,), in the whole batch
     unit: Tensor  # (n,), what their logits are measured in
-    direction: Tensor  # (n, ...), the mean of the gradients' directions so far
     nearest: Tensor  # (n,), how far the class still was by linearisation, where that was least
     taken: int = 0  # steps
 
     def climbed(self, loss: Loss, logits: Tensor) -> Tensor:
-        """Minus the gap to the class, over the unit; flat where that class is out of the race by now."""
-        gap = self.goal.margin(logits)
-        return -(gap.where(gap.isfinite(), 0) / self.unit)
+        """Minus the gap to the class, over the unit."""
+        return super().climbed(loss, logits) / self.unit
 
 
 class _Found(Standing):
@@ -278,7 +274,7 @@ class _Routes:
         part = ball.rows(place)
         unknown = torch.full_like(self.far[place, rank], torch.inf)
         blank = torch.zeros_like(part.originals)
-        return _Aim(part.originals, goal.rows(place).towards(rival), part, place, self.unit[place], blank, unknown)
+        return _Aim(part.originals, goal.rows(place).towards(rival), part, blank, place, self.unit[place], unknown)
 
     def learn(self, rows: _Aim, rank: Tensor) -> None:
         """Take note of how near the rows came to the rivals of these ranks, int64 (N,)."""
