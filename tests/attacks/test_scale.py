@@ -104,8 +104,9 @@ def test_shifted_logits_give_the_same_answers(make: Callable[[Model], Attack], n
 
 
 @each
-@pytest.mark.parametrize("mask", [masked, lowered])
-@pytest.mark.parametrize("value", MASKS)
+@pytest.mark.parametrize(
+    ("mask", "value"), [*zip([masked, lowered, masked, lowered], MASKS, strict=True), (masked, -torch.inf)]
+)
 @pytest.mark.parametrize("targeted", [False, True])
 def test_what_is_masked_is_not_there(
     make: Callable[[Model], Attack], norm: str, mask: Callable[..., nn.Module], value: float, targeted: bool

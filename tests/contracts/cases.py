@@ -430,7 +430,7 @@ CASES = [
         SEARCH,
         norm="l2",
     ),
-    Case("CW-kappa", advkit.CW, {**SEARCH, "kappa": 0.05}, norm="l2", variant=True),
+    Case("CW-kappa", advkit.CW, {**PUBLISHED, "kappa": 0.05}, norm="l2", variant=True),
     Case("CW-published", advkit.CW, PUBLISHED, norm="l2"),
     Case(
         "EAD",
@@ -441,7 +441,7 @@ CASES = [
     Case("EAD-published", advkit.EAD, PUBLISHED, norm="l1"),
     Case("EAD-elastic", advkit.EAD, {**SEARCH, "decision_rule": "elastic"}, norm="l1", variant=True),
     Case("FAB", advkit.FAB, {"steps": 8}),
-    Case("FAB-L2-all", advkit.FAB, {"steps": 3, "norm": "l2", "target_classes": None}, norm="l2", variant=True),
+    Case("FAB-L2-all", advkit.FAB, {"steps": 3, "norm": "l2", "target_classes": 50}, norm="l2", variant=True),
     Case("FAB-L1", advkit.FAB, {"steps": 8, "norm": "l1"}, norm="l1", variant=True),
     Case("FAB-eps", advkit.FAB, {"steps": 8, "norm": "l2", "eps": 4.0}, norm="l2", per_row=("eps",)),
     Case(
@@ -627,7 +627,7 @@ CASES += [
         per_row=("eps", "alpha"),
         **_parts("IFGSM", "DeepFool-Linf", "PixelSwap"),
     ),
-    Case("WorstOf-minimal", advkit.WorstOf, norm="l2", **_parts("DeepFool", "CW"), variant=True),
+    Case("WorstOf-minimal", advkit.WorstOf, norm="l2", **_parts("DeepFool", "CW-published"), variant=True),
     Case(
         "WorstOf-queries",
         advkit.WorstOf,

@@ -30,6 +30,13 @@ from contracts.scenes import (
     usual,
 )
 
+#: Of a model, and of the images that it is attacked on.
+DTYPES = {
+    torch.float32: (torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    torch.float64: (torch.float32, torch.float64),
+    torch.bfloat16: (torch.float32, torch.float16, torch.bfloat16),
+}
+
 
 @each_variant()
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
@@ -130,11 +137,11 @@ def test_an_empty_batch(case: Case) -> None:
 
 
 @each_variant()
-@pytest.mark.parametrize("model_dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("model_dtype", DTYPES, ids=str)
 def test_any_floating_dtype(case: Case, model_dtype: torch.dtype) -> None:
     """The answer is as narrow as the images, and inside the budget all the same."""
     model = conv_net().to(model_dtype)
-    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    for dtype in DTYPES[model_dtype]:
         images = draw(3, *IMAGE).to(dtype)
         images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
         labels = said_by(model, images.to(model_dtype))
