@@ -255,7 +255,7 @@ def test_compare(run, tmp_path):
             "no file of weights that torch",
         ),
         ([*MODEL, "--data", "nets_of_a_user:fails"], "raised RuntimeError: no weights here"),
-        ([*MODEL, "--data", "nets_of_a_user:three"], "gave a int, and images come from"),
+        ([*MODEL, "--data", "nets_of_a_user:three"], "returned a int; images come from"),
         ([*MODEL, "--data", "photos", "--device", "cuda:99"], "cannot be put on cuda:99"),
         ([*MODEL, "--data", "photos", "--batch-size", "0"], "must be an integer, at least 1; got 0"),
         ([*MODEL, "--data", "photos", "--workers", "-1"], "must be an integer, at least 0; got -1"),
@@ -265,7 +265,7 @@ def test_compare(run, tmp_path):
             "does not fit",
         ),
         (["--model", "torch.nn:Identity", "--weights", "net.pt", "--data", "photos"], "weights of another network"),
-        ([*MODEL, "--data", "nowhere"], "is no folder of class folders"),
+        ([*MODEL, "--data", "nowhere"], "is neither a folder of class folders"),
         ([*MODEL, "--data", "torchvision:Nope"], "has no data set 'Nope'"),
         ([*MODEL, "--data", "photos", "--mean", "0.5"], "needs both --mean and --std"),
         ([*MODEL, "--data", "photos", "--attacks", "PGD(step=5)"], "did you mean steps? It takes"),
@@ -318,7 +318,7 @@ def test_arrays_that_are_none_or_lie_otherwise(tmp_path):
     file = tmp_path / "it.npz"
     for images in (np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 3, 8, 8), np.uint8)):
         np.savez(file, images=images, labels=[0, 1])
-        with pytest.raises(InputError, match="they have to be uint8"):
+        with pytest.raises(InputError, match="they must be uint8"):
             images_named(str(file), batch_size=2)
     file.write_bytes(file.read_bytes()[:400])
     with pytest.raises(InputError, match="cannot be read as arrays of numbers"):
@@ -370,7 +370,7 @@ def test_a_normalisation_is_given_or_read_off_the_model():
     given = model_named("torch.nn:Identity", mean=[0.5], std=[0.25])
     assert isinstance(given, advkit.Normalized)
     assert float(given(torch.ones(1, 1, 1, 1))) == 2
-    with pytest.raises(InputError, match="leave out --mean and --std"):
+    with pytest.raises(InputError, match="omit --mean and --std"):
         model_named("torch.nn:Identity", mean=[0.5], std=[0.25], own_normalisation=True)
     with pytest.raises(InputError):
         model_named("torch.nn:Identity", own_normalisation=True)  # which says nothing of it

@@ -222,7 +222,7 @@ def test_lgv_saves_and_loads_its_models(tmp_path: Path) -> None:
 
 def test_it_says_once_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "_said", False)
-    with pytest.warns(AdvkitWarning, match="By design their results differ"):
+    with pytest.warns(AdvkitWarning, match="By design, results differ"):
         torchattacks.FGSM(conv_net())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -27,10 +27,10 @@ _NAN_GRADIENT = (
 )
 _NOT_FINITE = "the gradient of the model's logits with respect to its images is NaN or infinite"
 _INFINITE = (
-    "the gradient of the model's logits with respect to its images was infinite, on {} images or more. Each infinite "
-    "entry was taken for as large as the largest finite one, which keeps its direction, but is a guess at its size. "
-    "Look for a power below 1, a root, a logarithm or a division at zero in the model, and keep it off zero, such as "
-    "with .clamp(min=1e-6)"
+    "the gradient of the model's logits with respect to its images was infinite, on at least {} images. Each infinite "
+    "entry was replaced by the largest finite one, with its own sign, which is only a guess at its size. "
+    "Look for a power below 1, a root, a logarithm or a division at zero in the model, and keep it away from zero, "
+    "for example with .clamp(min=1e-6)"
 )
 
 Watched = tuple[str, Tensor, type[AdvkitError]]
@@ -127,7 +127,7 @@ class Classifier:
         """What the model returned for the images, if it is logits: (N, K), float32 or better."""
         if not isinstance(output, Tensor):
             raise ModelError(
-                f"the model returned {described(output)}, and attacks need a tensor of logits (N, K); "
+                f"the model returned {described(output)}, but attacks need a tensor of logits (N, K); "
                 "say where they are: advkit.Logits(model, key=...)"
             )
         count, shape = images.shape[0], output.shape
@@ -137,7 +137,7 @@ class Classifier:
                 f"attacks need logits of shape ({count}, K), with K at least 2{_one_logit(output, images)}"
             )
         if not output.is_floating_point():
-            raise ModelError(f"the model returned {output.dtype}, and attacks need floating logits")
+            raise ModelError(f"the model returned {output.dtype}, but attacks need floating logits")
         logits = output
         if output.dtype != torch.float32 or output.device != images.device:
             logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
@@ -268,7 +268,7 @@ def _one_logit(output: Tensor, images: Tensor) -> str:
     """What to do with the answer of a model that has one logit for two classes."""
     if output.shape not in (images.shape[:1], (*images.shape[:1], 1)):
         return ""
-    return ". If that is one logit for two classes, make a classifier of it: advkit.TwoClass(model)"
+    return ". If that is one logit for two classes, wrap the model: advkit.TwoClass(model)"
 
 
 def warn_of_infinite(images: int) -> None:

@@ -186,13 +186,13 @@ def test_a_fit_goes_on_where_it_was_stopped(kind: Any, tmp_path: Path) -> None:
     for other in (attack(beta=2.0), attack().on(scenes.flat_net(192))):
         with pytest.raises(InputError, match="is the checkpoint of another attack, or of the same on another model"):
             other.fit(shuffled(), epochs=3, checkpoint=file)
-    with pytest.raises(InputError, match="has 3 epochs behind it, and 2 are asked for"):
+    with pytest.raises(InputError, match="has already reached epoch 3, but only 2 epochs are requested"):
         attack().fit(shuffled(), epochs=2, checkpoint=file)
     with pytest.raises(InputError, match="was written with other random generators"):
         attack().fit([(IMAGES, LABELS)], epochs=4, checkpoint=file)
     for content in (bit_flipped(file, again.pattern), b"damaged"):
         file.write_bytes(content)
-        with pytest.raises(InputError, match="is no checkpoint of a fit, or damaged"):
+        with pytest.raises(InputError, match="is not a checkpoint of a fit, or is damaged"):
             attack().fit(shuffled(), epochs=3, checkpoint=file)
 
 
