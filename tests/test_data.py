@@ -591,7 +591,7 @@ class TestAugment:
             DtypeError, match=r"data sets of \(tensor, label\), but the clean one returns \['Image', 'int'\]"
         ):
             augment([(Image.new("RGB", (8, 8)), 0)], DATA)
-        with pytest.raises(DtypeError, match=r"and the adversarial one gives \['Tensor'\]"):
+        with pytest.raises(DtypeError, match=r"but the adversarial one returns \['Tensor'\]"):
             augment(DATA, TensorDataset(PIXELS))
         with pytest.raises(InputError, match="the length of the clean data set must be at least 1, got 0"):
             augment(TensorDataset(PIXELS[:0], LABELS[:0]), DATA)
