@@ -238,7 +238,7 @@ def test_compare(run, tmp_path):
     )
     code, _, err = run("compare", files[0], str(tmp_path / "other" / "report.json"))
     assert code == 2
-    assert "about other images" in err
+    assert "about different images" in err
 
 
 @pytest.mark.parametrize(
@@ -247,12 +247,12 @@ def test_compare(run, tmp_path):
         (["--model", "net.pt", "--data", "photos"], "A file of weights goes to --weights"),
         (["--model", "no_such_module:make", "--data", "photos"], "there is no module 'no_such_module'"),
         (["--model", "nets_of_a_user:nope", "--data", "photos"], "has no 'nope'"),
-        (["--model", "nets_of_a_user:number", "--data", "photos"], "is a int, and no function"),
+        (["--model", "nets_of_a_user:number", "--data", "photos"], "is a int, not a function"),
         (["--model", "nets_of_a_user:fails", "--data", "photos"], "raised RuntimeError: no weights here"),
         (["--model", "nets_of_a_user:leaves", "--data", "photos"], "raised SystemExit: 3"),
         (
             ["--model", "nets_of_a_user:make", "--weights", "junk.pt", "--data", "photos"],
-            "no file of weights that torch",
+            "is not a file of weights that torch",
         ),
         ([*MODEL, "--data", "nets_of_a_user:fails"], "raised RuntimeError: no weights here"),
         ([*MODEL, "--data", "nets_of_a_user:three"], "returned a int; images come from"),
@@ -271,7 +271,7 @@ def test_compare(run, tmp_path):
         ([*MODEL, "--data", "photos", "--attacks", "PGD(step=5)"], "did you mean steps? It takes"),
         ([*MODEL, "--data", "photos", "--attacks", "Sqare"], "did you mean Square?"),
         ([*MODEL, "--data", "photos", "--attacks", "PGD(steps=0)"], "steps must be at least 1, got 0"),
-        ([*MODEL, "--data", "photos", "--attacks", "FGSM", "--norm", "l2"], "FGSM is in Linf, and --norm says l2"),
+        ([*MODEL, "--data", "photos", "--attacks", "FGSM", "--norm", "l2"], "FGSM is in Linf, but --norm is l2"),
         ([*MODEL, "--data", "photos", "--norm", "l2"], "needs a budget"),
     ],
 )

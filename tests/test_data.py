@@ -334,7 +334,7 @@ class TestGenerate:
                 return iter(DATA)
 
         for data in (Stream(), DataLoader(Stream())):
-            with pytest.raises(InputError, match=r"a data set with a length, whose images .* and a Stream is not one"):
+            with pytest.raises(InputError, match=r"a data set with a length, whose images .* a Stream is not one"):
                 generate(FGSM(model), data)
         with pytest.raises(InputError, match="the data set is empty"):
             generate(FGSM(model), TensorDataset(PIXELS[:0], LABELS[:0]))

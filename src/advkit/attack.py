@@ -208,7 +208,7 @@ class Attack(ABC):
         Args:
             images: floating, (N, ...), within ``bounds``, on any device.
             labels: int64 (N,), the true class of each image, in [0, K).
-            targets: int64 (N,), the class that each image should be taken for; None for any but the label.
+            targets: int64 (N,), the class to be predicted for each image; None for any but the label.
 
         Returns:
             The adversarial images: shape, dtype and device of ``images``, within ``bounds``.

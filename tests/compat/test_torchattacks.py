@@ -227,7 +227,7 @@ def test_it_says_once_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torchattacks.FGSM(conv_net())
-    with pytest.warns(AdvkitWarning, match="changes nothing"):
+    with pytest.warns(AdvkitWarning, match="has no effect"):
         torchattacks.FGSM(conv_net()).set_model_training_mode(model_training=True)
     with pytest.raises(InputError, match="one range of pixels"):
         torchattacks.Pixle(conv_net(), pixel_mapping="similarity")(draw(1, 3, 8, 8), torch.tensor([0]))

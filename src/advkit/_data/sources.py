@@ -138,7 +138,7 @@ def source_of(data: Any, batch_size: int | None, model: Model, where: LabelsGett
     data = data if loader is None else loader.dataset
     if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
         raise InputError(
-            f"generate needs a data set with a length, whose images can be read by index; {type(data).__name__} "
+            f"generate needs a data set with a length, whose images can be read by index; a {type(data).__name__} "
             "is not one. Attack its batches with advkit.data.attacked(loader, attack)"
         )
     if not len(data):

@@ -61,7 +61,7 @@ class Climb(Seeking):
     alpha: float | Tensor
 
     def stepped(self, direction: Tensor) -> Tensor:
-        """The rows after a step of ``alpha`` along a direction (n, ...), overwritten, and a projection onto the ball."""
+        """The rows after a step of ``alpha`` along a direction (n, ...), which is overwritten, inside the ball."""
         if isinstance(self.alpha, Tensor):
             return self.ball.project(direction.mul_(column(self.alpha, self.x)).add_(self.x))
         return self.ball.project(torch.add(self.x.detach(), direction, alpha=self.alpha, out=direction))

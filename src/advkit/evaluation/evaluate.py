@@ -143,7 +143,7 @@ def evaluate(
 
     Raises:
         InputError: the loader has no images, or something in it or in the other arguments cannot be used, such as
-            ``norm``, ``eps`` or ``bounds`` beside attacks that have their own; or the loader yields other batches in
+            ``norm``, ``eps`` or ``bounds`` with attacks that have their own; or the loader yields other batches in
             another process, or than before an interruption.
         ModelError: the model returned NaN for every image, or something that is not a batch of logits.
         NoGradientError: the model or a defense has neither a gradient nor a surrogate, and all attacks need one. If

@@ -36,7 +36,7 @@ def _picture(one: Picture, named: Named) -> str:
     sides = (("original", one.original, one.before), ("adversarial", one.adversarial, one.after))
     panels = "".join(
         f'<div><p class="side">{title}</p>'
-        + _image(data, f"{title}, taken for {named(tops[0][0])}")
+        + _image(data, f"{title}, predicted as {named(tops[0][0])}")
         + f"{_tops(tops, one.label, named)}</div>"
         for title, data, tops in sides
     )
