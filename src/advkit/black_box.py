@@ -23,7 +23,7 @@ class Asking(Attack):
     A field that is declared again keeps its place among the arguments, before those that a subclass adds.
 
     Args:
-        batch_size: how many images the model is given at a time at most, at least 1, for one that is far away or short
+        batch_size: the most images in one call of the model, at least 1, for a remote model or one that is short
             of memory; None for as many as suit the device.
 
     Examples:
@@ -117,7 +117,7 @@ class BlackBox(Asking):
 
     Args:
         max_queries: the most forwards for one image, at least 1; None for as many as the attack wants.
-        batch_size: how many images the model is given at a time at most, at least 1, for one that is far away or short
+        batch_size: the most images in one call of the model, at least 1, for a remote model or one that is short
             of memory; None for as many as suit the device.
 
     Examples:
