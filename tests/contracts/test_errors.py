@@ -167,7 +167,7 @@ CULPRITS = {
     "tuple": (lambda z: (z, z), "the model returned tuple of a tensor of shape ("),
     "dict": (
         lambda z: {"scores": z},
-        "the model returned dict with 'scores', and attacks need",
+        "the model returned dict with 'scores', but attacks need",
     ),
     "one": (lambda z: z[:, 0], "the model returned shape (3,) for images of shape (3, 3, 8, 8)"),
     "map": (lambda z: z[:, :, None], "the model returned shape (3, 4, 1)"),

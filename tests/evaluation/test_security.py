@@ -106,7 +106,7 @@ def test_one_minimal_run_is_the_whole_curve_with_its_mean_and_median():
     halves = [(IMAGES[:2], LABELS[:2]), (IMAGES[2:], LABELS[2:])]
     assert security_curve(advkit.DeepFool(Threshold(), norm="linf"), halves).distances.equal(curve.distances)
     assert security_curve(advkit.FGSM(Threshold()), IMAGES, LABELS, eps=EPS).median is None
-    with pytest.raises(errors.InputError, match="no budgets"):
+    with pytest.raises(errors.InputError, match="eps needs at least one budget"):
         security_curve(advkit.FGSM(Threshold()), IMAGES, LABELS)
 
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_measured():
     fgsm = advkit.FGSM(model)
     for arguments, message in [
         ({"eps": [-1]}, r"eps\[0\] must be at least 0"),
-        ({"eps": []}, "eps is empty"),
+        ({"eps": []}, "eps needs at least one budget"),
         ({"eps": [1], "norm": "l2"}, "norm cannot be 'l2'"),
     ]:
         with pytest.raises(errors.InputError, match=message):

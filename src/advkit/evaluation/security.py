@@ -166,7 +166,7 @@ def security_curve(
     budgets = sorted({float(value) for value in eps or ()})
     takes_budget = _takes_budget(attack)
     if not budgets and (takes_budget or eps is not None):
-        raise InputError("eps is empty; give a list of budgets, such as [0, 2/255, 4/255, 8/255]")
+        raise InputError("eps needs at least one budget; give a list, such as [0, 2/255, 4/255, 8/255]")
     curve = _WithinBudgets(attack, budgets, norm) if takes_budget else _AtDistances(attack, norm)
     batches = track(_batches(images, labels), "security_curve", unit="batch", progress=progress)
     columns = [curve.measured(*batch) for _, *batch in pairs(batches, [attack.bounds]) if len(batch[0])]

@@ -90,7 +90,7 @@ def margin_bounds(
             "crown" for linear bounds propagated backwards (Zhang et al. 2018), which are never looser, and take many.
 
     Returns:
-        (N, K), float32 or better, on the images' device; 0 for the label itself.
+        (N, K), float64 (float32 on MPS), on the images' device; 0 for the label itself.
 
     Raises:
         InputError: as for `verify`.

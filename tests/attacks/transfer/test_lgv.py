@@ -147,5 +147,5 @@ def test_too_little_to_train_on_is_told(loader: Any, words: str) -> None:
     model, images, labels = trained_net()
     with pytest.raises(InputError, match=words):
         advkit.LGV(model, loader)(images, labels)
-    with pytest.raises(InputError, match="with parameters; got function"):
+    with pytest.raises(InputError, match="with parameters, to train further; got function"):
         advkit.LGV(lambda x: model(x), batches())(images, labels)

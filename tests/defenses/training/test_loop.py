@@ -159,7 +159,7 @@ def test_a_checkpoint_is_read_without_running_code_and_written_whole(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("recipe", r"is a checkpoint of AdversarialTraining\(\[FGSM\], clean_ratio=1.*and this is .*clean_ratio=0"),
+        ("recipe", r"is a checkpoint of AdversarialTraining\(\[FGSM\], clean_ratio=1.*but this is .*clean_ratio=0"),
         ("epochs", r"has already reached epoch 2, but only 1 epochs are requested"),
         ("model", r"(?s)belongs to another model, recipe, optimizer, scheduler or loader: .*size mismatch"),
         ("optimizer", r"belongs to another model, recipe, optimizer, scheduler or loader: "),
