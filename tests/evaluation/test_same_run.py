@@ -397,7 +397,7 @@ def test_batches_that_nothing_describes_are_refused(folder):
     (path / "run.json").unlink()
     with pytest.raises(
         errors.InputError,
-        match=r"holds batches, such as 00000000.json, and .*run.json, which says which run they belong to, is missing",
+        match=r"holds batches, such as 00000000.json, but .*run.json, which says which run they belong to, is missing",
     ):
         run()
     assert not (path / "run.json").exists()
