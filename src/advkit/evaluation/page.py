@@ -283,7 +283,7 @@ def _names(report: RobustnessReport, class_names: Sequence[str] | None) -> Named
     seen += [index for one in report.pictures for index, _ in (*one.before, *one.after)]
     if (most := max((*seen, *report.labels), default=-1)) >= len(class_names):
         raise InputError(
-            f"the report has a class {most}, but class_names has only {len(class_names)}, 0 to {len(class_names) - 1}"
+            f"the report has a class {most}, but class_names has {len(class_names)}, for 0 to {len(class_names) - 1}"
         )
     names = list(map(str, class_names))
     return lambda index: names[index]
