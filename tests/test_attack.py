@@ -67,7 +67,7 @@ def test_an_attack_of_the_wrong_shape_is_the_authors_mistake() -> None:
 
 
 def test_a_tensor_for_each_row_is_checked_for_any_hyperparameter() -> None:
-    with pytest.raises(advkit.errors.InputError, match=r"shift has shape \(2,\), and a batch of 3 images"):
+    with pytest.raises(advkit.errors.InputError, match=r"shift has shape \(2,\), but a batch of 3 images"):
         Careless(conv_net(), shift=torch.zeros(2))(IMAGES, LABELS)
 
 

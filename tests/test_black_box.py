@@ -85,7 +85,7 @@ class Cheat(BlackBox):
 def test_the_model_is_asked_by_the_oracle_alone() -> None:
     model = conv_net()
     images = draw(2, *IMAGE)
-    with pytest.raises(AdvkitError, match="asks the model by way of the oracle"):
+    with pytest.raises(AdvkitError, match="queries the model through the oracle"):
         Cheat(model)(images, said_by(model, images))
 
 
@@ -111,7 +111,7 @@ def test_a_budget_holds_whatever_an_attack_overrides(limit: int) -> None:
     assert sum(model.rows) == limit * 5 + 5
     assert result.queries.tolist() == [limit] * 5
     assert result.images[~result.success].equal(images[~result.success])
-    with pytest.raises(AdvkitError, match="about 4 images in a batch of 5, so that nobody can tell whose queries"):
+    with pytest.raises(AdvkitError, match="with 4 images in a batch of 5, so that they cannot be charged"):
         Sneaky(model, max_queries=limit, most=4)(images, said_by(model.model, images))
 
 

@@ -238,7 +238,7 @@ def test_compare(run, tmp_path):
     )
     code, _, err = run("compare", files[0], str(tmp_path / "other" / "report.json"))
     assert code == 2
-    assert "about other images" in err
+    assert "about different images" in err
 
 
 @pytest.mark.parametrize(
@@ -247,15 +247,15 @@ def test_compare(run, tmp_path):
         (["--model", "net.pt", "--data", "photos"], "A file of weights goes to --weights"),
         (["--model", "no_such_module:make", "--data", "photos"], "there is no module 'no_such_module'"),
         (["--model", "nets_of_a_user:nope", "--data", "photos"], "has no 'nope'"),
-        (["--model", "nets_of_a_user:number", "--data", "photos"], "is a int, and no function"),
+        (["--model", "nets_of_a_user:number", "--data", "photos"], "is a int, not a function"),
         (["--model", "nets_of_a_user:fails", "--data", "photos"], "raised RuntimeError: no weights here"),
         (["--model", "nets_of_a_user:leaves", "--data", "photos"], "raised SystemExit: 3"),
         (
             ["--model", "nets_of_a_user:make", "--weights", "junk.pt", "--data", "photos"],
-            "no file of weights that torch",
+            "is not a file of weights that torch",
         ),
         ([*MODEL, "--data", "nets_of_a_user:fails"], "raised RuntimeError: no weights here"),
-        ([*MODEL, "--data", "nets_of_a_user:three"], "gave a int, and images come from"),
+        ([*MODEL, "--data", "nets_of_a_user:three"], "returned a int; images come from"),
         ([*MODEL, "--data", "photos", "--device", "cuda:99"], "cannot be put on cuda:99"),
         ([*MODEL, "--data", "photos", "--batch-size", "0"], "must be an integer, at least 1; got 0"),
         ([*MODEL, "--data", "photos", "--workers", "-1"], "must be an integer, at least 0; got -1"),
@@ -265,13 +265,13 @@ def test_compare(run, tmp_path):
             "does not fit",
         ),
         (["--model", "torch.nn:Identity", "--weights", "net.pt", "--data", "photos"], "weights of another network"),
-        ([*MODEL, "--data", "nowhere"], "is no folder of class folders"),
+        ([*MODEL, "--data", "nowhere"], "is neither a folder of class folders"),
         ([*MODEL, "--data", "torchvision:Nope"], "has no data set 'Nope'"),
         ([*MODEL, "--data", "photos", "--mean", "0.5"], "needs both --mean and --std"),
         ([*MODEL, "--data", "photos", "--attacks", "PGD(step=5)"], "did you mean steps? It takes"),
         ([*MODEL, "--data", "photos", "--attacks", "Sqare"], "did you mean Square?"),
         ([*MODEL, "--data", "photos", "--attacks", "PGD(steps=0)"], "steps must be at least 1, got 0"),
-        ([*MODEL, "--data", "photos", "--attacks", "FGSM", "--norm", "l2"], "FGSM is in Linf, and --norm says l2"),
+        ([*MODEL, "--data", "photos", "--attacks", "FGSM", "--norm", "l2"], "FGSM is in Linf, but --norm is l2"),
         ([*MODEL, "--data", "photos", "--norm", "l2"], "needs a budget"),
     ],
 )
@@ -318,7 +318,7 @@ def test_arrays_that_are_none_or_lie_otherwise(tmp_path):
     file = tmp_path / "it.npz"
     for images in (np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 3, 8, 8), np.uint8)):
         np.savez(file, images=images, labels=[0, 1])
-        with pytest.raises(InputError, match="they have to be uint8"):
+        with pytest.raises(InputError, match="they must be uint8"):
             images_named(str(file), batch_size=2)
     file.write_bytes(file.read_bytes()[:400])
     with pytest.raises(InputError, match="cannot be read as arrays of numbers"):
@@ -370,7 +370,7 @@ def test_a_normalisation_is_given_or_read_off_the_model():
     given = model_named("torch.nn:Identity", mean=[0.5], std=[0.25])
     assert isinstance(given, advkit.Normalized)
     assert float(given(torch.ones(1, 1, 1, 1))) == 2
-    with pytest.raises(InputError, match="leave out --mean and --std"):
+    with pytest.raises(InputError, match="omit --mean and --std"):
         model_named("torch.nn:Identity", mean=[0.5], std=[0.25], own_normalisation=True)
     with pytest.raises(InputError):
         model_named("torch.nn:Identity", own_normalisation=True)  # which says nothing of it

@@ -132,7 +132,7 @@ class TestAttacked:
             attacked(loader, FGSM(model), p=2)
         with pytest.raises(DtypeError, match="attack must be an advkit attack"):
             attacked(loader, model)
-        with pytest.raises(InputError, match="many batches; leave starting_points out"):
+        with pytest.raises(InputError, match="many batches; omit starting_points"):
             generate(HopSkipJump(model, starting_points=PIXELS), DATA)
         with pytest.raises(InputError, match="FGSM has one eps for each image of a batch"):
             attacked(loader, FGSM(model, torch.tensor([0.1])))
@@ -242,7 +242,7 @@ class TestGenerate:
 
         one, other = (Scaled(1), Scaled(-1)) if kind == "attribute" else (lambda x: model(x), lambda x: -model(x))
         generate(FGSM(one), DATA, tmp_path, **SMALL)
-        with pytest.raises(InputError, match="the layers and weights that it had, and answers the first images other"):
+        with pytest.raises(InputError, match="the same layers and weights, but other outputs for the first images"):
             generate(FGSM(other), DATA, tmp_path, **SMALL)
         assert torch.equal(generate(FGSM(one), DATA, tmp_path, **SMALL).images, load(tmp_path).images)
 
@@ -256,7 +256,7 @@ class TestGenerate:
             generate(FGSM(model), DATA, tmp_path, **SMALL)
         handle.remove()
         assert sorted(files(tmp_path)) == ["manifest.json", "shard-00000.npy", "shard-00001.npy"]
-        with pytest.raises(InputError, match=r"not finished: 2 of its 4 shards are there; call generate again"):
+        with pytest.raises(InputError, match=r"is incomplete: 2 of its 4 shards are there; call generate again"):
             load(tmp_path)
         generate(FGSM(model), DATA, tmp_path, **SMALL)
         assert torch.equal(load(tmp_path).images, generate(FGSM(model), DATA, **SMALL).images)
@@ -323,7 +323,7 @@ class TestGenerate:
     )
     def test_shuffling_loaders_are_refused(self, model, tmp_path, loader, named):
         with pytest.raises(
-            InputError, match=f"so that it can be resumed, and this loader draws by {named}; pass the data"
+            InputError, match=f"so that it can be resumed, but this loader uses a {named}; pass the data"
         ):
             generate(FGSM(model), loader, tmp_path / "copy")
         assert not (tmp_path / "copy").exists()
@@ -334,23 +334,23 @@ class TestGenerate:
                 return iter(DATA)
 
         for data in (Stream(), DataLoader(Stream())):
-            with pytest.raises(InputError, match=r"a data set with a length, whose images .* and a Stream is not one"):
+            with pytest.raises(InputError, match=r"a data set with a length, whose images .* a Stream is not one"):
                 generate(FGSM(model), data)
         with pytest.raises(InputError, match="the data set is empty"):
             generate(FGSM(model), TensorDataset(PIXELS[:0], LABELS[:0]))
         with pytest.raises(InputError, match="generate needs a label for each image"):
             generate(FGSM(model), TensorDataset(PIXELS))
         pictures = [(Image.new("RGB", (8, 8)), 0)]
-        with pytest.raises(DtypeError, match=r"do not make a batch \(.*PIL.*\); put ToTensor\(\) before"):
+        with pytest.raises(DtypeError, match=r"do not form a batch \(.*PIL.*\); put ToTensor\(\) before"):
             generate(FGSM(model), pictures)
-        with pytest.raises(DtypeError, match=r"do not make a batch \(stack expects"):
+        with pytest.raises(DtypeError, match=r"do not form a batch \(stack expects"):
             generate(FGSM(model), [(torch.zeros(3, 8, 8), 0), (torch.zeros(3, 9, 8), 0)])
         narrow = [*[(torch.zeros(3, 8, 8), 0)] * 18, (torch.zeros(3, 8, 9), 0)]
         with pytest.raises(DtypeError, match=r"image 18 has shape \(3, 8, 9\), and image 16 has \(3, 8, 8\); give"):
             generate(FGSM(model), narrow, batch_size=8)
-        with pytest.raises(InputError, match=r"needs a label for each image, and image 9 of the data set has none"):
+        with pytest.raises(InputError, match=r"needs a label for each image, but image 9 of the data set has none"):
             generate(FGSM(model), [*[(torch.zeros(3, 8, 8), 0)] * 9, (torch.zeros(3, 8, 8), None)], batch_size=5)
-        with pytest.raises(InputError, match=r"needs a label for each image, and image 0 of the data set has none"):
+        with pytest.raises(InputError, match=r"needs a label for each image, but image 0 of the data set has none"):
             generate(FGSM(model), [(torch.zeros(3, 8, 8), None)])
         with pytest.raises(InputError, match=r"not clear which of sample\[1\] and sample\[2\] is the label"):
             generate(FGSM(model), TensorDataset(PIXELS, LABELS, LABELS.flip(0)))
@@ -367,7 +367,7 @@ class TestGenerate:
             generate(FGSM(model), DATA, shard_size=0)
         with pytest.raises(InputError, match="seed must be at least 0, got -1"):
             generate(FGSM(model), DATA, seed=-1)
-        with pytest.raises(InputError, match=r"leave out the attack's generator and give generate\(..., seed=...\)"):
+        with pytest.raises(InputError, match=r"omit the attack's generator and give generate\(..., seed=...\)"):
             generate(PGD(model, generator=torch.Generator()), DATA)
         with pytest.raises(DtypeError, match="attack must be an advkit attack"):
             generate(model, DATA)
@@ -463,14 +463,12 @@ class TestLoad:
         assert files(path) == before
 
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(InputError, match=r"holds no adversarial data set, for there is no manifest.json; generate"):
+        with pytest.raises(InputError, match=r"holds no adversarial data set: it has no manifest.json; generate"):
             load(tmp_path)
 
     def test_unfinished(self, path):
         (path / "shard-00001.npy").unlink()
-        with pytest.raises(
-            InputError, match=r"not finished: 3 of its 4 shards are there; call generate again with the"
-        ):
+        with pytest.raises(InputError, match=r"incomplete: 3 of its 4 shards are there; call generate again with the"):
             load(path)
 
     @pytest.mark.parametrize(
@@ -590,10 +588,10 @@ class TestAugment:
         with pytest.raises(InputError, match=r"ones torch.float32 of shape \(3, 8, 4\); give both data sets the same"):
             augment(DATA, TensorDataset(PIXELS[..., :4], LABELS))
         with pytest.raises(
-            DtypeError, match=r"data sets of \(tensor, label\), and the clean one gives \['Image', 'int'\]"
+            DtypeError, match=r"data sets of \(tensor, label\), but the clean one returns \['Image', 'int'\]"
         ):
             augment([(Image.new("RGB", (8, 8)), 0)], DATA)
-        with pytest.raises(DtypeError, match=r"and the adversarial one gives \['Tensor'\]"):
+        with pytest.raises(DtypeError, match=r"but the adversarial one returns \['Tensor'\]"):
             augment(DATA, TensorDataset(PIXELS))
         with pytest.raises(InputError, match="the length of the clean data set must be at least 1, got 0"):
             augment(TensorDataset(PIXELS[:0], LABELS[:0]), DATA)

@@ -110,7 +110,7 @@ def test_a_tensor_for_all_images_is_no_value_for_each() -> None:
     pattern = draw(*IMAGE, high=0.1)
     found = Strangers(MODEL, pattern=pattern)(images, labels)
     torch.testing.assert_close(found, images + 8 / 255 + pattern)
-    with pytest.raises(InputError, match=r"weights has shape \(3,\), and a batch of 70 images"):
+    with pytest.raises(InputError, match=r"weights has shape \(3,\), but a batch of 70 images"):
         Strangers(MODEL, weights=torch.ones(3))(images, labels)
 
 

@@ -63,7 +63,7 @@ def test_one_logit_is_two_classes(column: bool) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Dropout(), layer, *([] if column else [nn.Flatten(0)])).train()
     model = advkit.TwoClass(net)
     attack = advkit.DeepFool(model, overshoot=0.0)
-    with pytest.raises(ModelError, match=r"make a classifier of it: advkit.TwoClass\(model\)"):
+    with pytest.raises(ModelError, match=r"wrap the model: advkit.TwoClass\(model\)"):
         attack.on(net)(IMAGES, LABELS)
     z = (IMAGES.flatten(1) @ layer.weight.T + layer.bias).squeeze(1).detach()
     result = attack.run(IMAGES, (z > 0).long())

@@ -268,9 +268,9 @@ class TestStructures:
             FGSMTransform(cnn, labels="z")({"x": self.IMAGE, "y": 7})
         with pytest.raises(InputError, match=r"labels=2 is not in a sample that has 2 entries without keys"):
             FGSMTransform(cnn, labels=2)(self.IMAGE, 7)
-        with pytest.raises(DtypeError, match=r"labels= finds at 1 float, and a label is an integer class index"):
+        with pytest.raises(DtypeError, match=r"labels= finds at 1 float, but a label must be an integer class index"):
             FGSMTransform(cnn, labels=1)(self.IMAGE, 7.0)
-        with pytest.raises(DtypeError, match=r"labels must be the key or the place of the label .*; got 1.5"):
+        with pytest.raises(DtypeError, match=r"labels must be the key or the index of the label .*; got 1.5"):
             FGSMTransform(cnn, labels=1.5)
 
     def test_a_function_may_ask_for_the_models_own_answer(self, cnn):
@@ -368,7 +368,7 @@ class TestBytes:
         assert attacked.dtype == torch.uint8
         assert (attacked % 17 == 0).all()  # 255 / 15
         for levels in (17, 1000):  # most of which would have to be rounded again
-            with pytest.raises(InputError, match=f"levels={levels} has others: .* 4, 6, 16, 18, 52, 86, 256, or leave"):
+            with pytest.raises(InputError, match=f"levels={levels} has others: .* 4, 6, 16, 18, 52, 86, 256, or omit"):
                 AttackTransform(PGD(model, levels=levels))((self.images(), LABELS))
 
     @pytest.mark.parametrize("attack", [advkit.DeepFool, advkit.CW, advkit.EAD, advkit.JSMA, advkit.PixelSwap])
@@ -535,12 +535,12 @@ class TestModule:
     def test_refuses_what_is_no_attack(self, cnn):
         with pytest.raises(DtypeError, match=r"attack must be an advkit attack, such as advkit.PGD\(model\); got Norm"):
             AttackTransform(cnn)
-        with pytest.raises(InputError, match="FGSM has one eps for each image of a batch, and a pipeline has many"):
+        with pytest.raises(InputError, match="FGSM has one eps for each image of a batch, but a pipeline has many"):
             FGSMTransform(cnn, torch.tensor([0.1, 0.2]))
         with pytest.raises(InputError, match="eps must be at least 0"):
             FGSMTransform(cnn, -1.0)
         points = advkit.HopSkipJump(cnn, starting_points=torch.rand(2, 3, 32, 32))
-        with pytest.raises(InputError, match=r"one starting_points for each .* leave starting_points out"):
+        with pytest.raises(InputError, match=r"one starting_points for each .* omit starting_points"):
             AttackTransform(points)
 
     def test_importing_advkit_needs_no_torchvision(self):
@@ -558,7 +558,7 @@ assert not torch.equal(advkit.FGSMTransform(net)(image, 1)[0], image)
 class TestWrongSamples:
     def test_pil_image_names_the_missing_transform(self, cnn):
         image = Image.new("RGB", (32, 32))
-        message = r"there is a PIL image in this sample; put ToTensor\(\) before .* ToImage\(\) and ToDtype\("
+        message = r"this sample holds a PIL image; put ToTensor\(\) before .* ToImage\(\) and ToDtype\("
         for sample in (image, (image, 3), {"image": image, "other": pixels()[0]}):
             with pytest.raises(DtypeError, match=message):
                 FGSMTransform(cnn)(sample)

@@ -1,10 +1,10 @@
 """What an attack is: read this first, then one file under ``attacks``.
 
-An attack is an object that knows its model and its numbers. Calling it takes images through
+An attack is an object that holds its model and its hyperparameters. Calling it takes images through
 
     checks -> attacking(model) -> _perturb(images, goal) -> one projection -> images
 
-so that the file of an attack holds its algorithm and nothing else. `advkit._engine.run` is that line in full.
+so that the file of an attack contains its algorithm and nothing else. `advkit._engine.run` is that line in full.
 """
 
 import copy
@@ -32,7 +32,7 @@ from advkit.norms import Norm
 __all__ = ["Access", "AdversarialResult", "Aim", "Attack", "Stage"]
 
 Access = Literal["gradient", "scores", "decisions"]
-"""What an attack sees of a model: its gradients, its logits, or only which of the logits is the largest."""
+"""What an attack sees of a model: its gradients, its logits, or only which logit is the largest."""
 
 Aim = Literal["budget", "minimal"]
 """What an attack looks for: the worst image within a budget, or the closest image that fools the model."""
@@ -47,20 +47,20 @@ _KINDS: dict[object, tuple[Access, Aim]] = {
 
 @dataclass(frozen=True, eq=False)
 class AdversarialResult:
-    """What an attack did to a batch, as the model sees it. All tensors are where the images were.
+    """What an attack did to a batch, as the model sees it. All tensors are on the device of the originals.
 
     Attributes:
         images: (N, ...), the adversarial images, in the dtype of the originals.
         originals: (N, ...), the images that were attacked.
         labels: int64 (N,), their labels.
         predictions: int64 (N,), the class that the model predicts for each of ``images``.
-        success: bool (N,), whether that is what the attack was after: the target where there is one, otherwise
+        success: bool (N,), whether that is what the attack aimed for: the target where there is one, otherwise
             any class but the label. An image that the model got wrong before the attack counts as a success.
         targets: int64 (N,), or None for an untargeted attack.
         queries: int64 (N,), how many forwards a black-box attack spent on each image; None for other attacks.
-        fooled_by: int64 (N,), for an attack made of attacks: the index in ``stages`` of the one that fooled the model
-            on each image, -1 where none did or none had to; None for other attacks.
-        stages: for an attack made of attacks, how many images each of them was tried on, and what it cost.
+        fooled_by: int64 (N,), for combined attacks: the index in ``stages`` of the attack that fooled the model
+            on each image, -1 where none did or none was needed; None for other attacks.
+        stages: for combined attacks, how many images each of them was tried on, and what it cost; else empty.
 
     Examples:
         >>> result = advkit.FGSM(model, eps=8 / 255).run(images, labels)
@@ -79,7 +79,7 @@ class AdversarialResult:
     stages: tuple[Stage, ...] = ()
 
     def distance(self, norm: str | Norm = "l2") -> Tensor:
-        """How far each image was moved: floating, (N,), in units of pixels.
+        """The norm of each image's change: floating, (N,), in units of pixels; for L0, how many features changed.
 
         Args:
             norm: "l0", "l1", "l2", "linf", or an object of `advkit.norms`.
@@ -93,7 +93,7 @@ class AdversarialResult:
 
 @dataclass(frozen=True, eq=False)
 class Attack(ABC):
-    """Base of all attacks: a model, numbers, and `_perturb`.
+    """Base of all attacks: a model, hyperparameters, and `_perturb`.
 
     A subclass declares its hyperparameters as fields, see `advkit.hyperparameters`, and states three facts about itself
     where the defaults do not hold: ``access``, what it sees of the model; ``aim``, what it looks for; and
@@ -104,8 +104,8 @@ class Attack(ABC):
         model: pixels (N, ...) in, logits (N, K) out; usually an `nn.Module`. It may be in any mode and on any
             device: while it is attacked it is in eval mode, and afterwards it is as it was.
         bounds: the lowest and the highest value of a pixel.
-        generator: where a random attack draws from; torch's default generator if None. Attacks that are
-            deterministic draw from none.
+        generator: random generator of a random attack; torch's default if None. Attacks that are
+            deterministic ignore it.
         autocast: `torch.bfloat16` to search with the model under `torch.autocast`, faster where the hardware has
             bfloat16; None for the model as it is. Success is never judged under it: an attack that stops at success
             (a minimal one, or one with ``early_stop``) checks what it found against the model itself, and starts over
@@ -117,8 +117,8 @@ class Attack(ABC):
             or (C, H, W), the same for all images, or (N, H, W) or (N, C, H, W), one for each; with N = C three
             dimensions are read as (C, H, W), and (N, 1, H, W) is unambiguous. For flat vectors (N, D) it has the
             shape (D,) or (N, D). Only the pixels that may move are attacked; the others come back bit for bit.
-        levels: how many values a pixel of the result can have, at least 2: with 256 it lies on the grid of 8-bit images
-            within ``bounds``, and still fools the model; None for any value. The search for success takes place on the
+        levels: how many values a pixel of the result can have, 2 to 65536: with 256 it lies on the grid of 8-bit images
+            within ``bounds``, and still fools the model; None for any value. Success is searched for on the
             grid, which costs some forwards, and a few backwards where rounding undid it. Pixels of the images that are
             not on the grid are rounded too, except outside a mask.
 
@@ -208,7 +208,7 @@ class Attack(ABC):
         Args:
             images: floating, (N, ...), within ``bounds``, on any device.
             labels: int64 (N,), the true class of each image, in [0, K).
-            targets: int64 (N,), the class that each image should be taken for; None for any but the label.
+            targets: int64 (N,), the class to be predicted for each image; None for any but the label.
 
         Returns:
             The adversarial images: shape, dtype and device of ``images``, within ``bounds``.
@@ -222,7 +222,7 @@ class Attack(ABC):
         return done.images
 
     def run(self, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> AdversarialResult:
-        """Attack a batch as `__call__` does, and report the outcome.
+        """Attack a batch as `__call__` does, and return the outcome with the images.
 
         Takes what `__call__` takes and costs one forward more: success is judged on the images returned. A model
         with a random defense is called ten times, and its prediction is the most frequent one.
@@ -263,7 +263,7 @@ class Attack(ABC):
 
         Examples:
             >>> smoothed = advkit.defenses.FeatureSmoothing().wrap(model)
-            >>> advkit.PGD(model, steps=20).on(smoothed).run(images, labels)  # the same numbers, another model
+            >>> advkit.PGD(model, steps=20).on(smoothed).run(images, labels)  # the same hyperparameters
             AdversarialResult(12 of 12 successful)
         """
         check_model(model)
@@ -272,7 +272,7 @@ class Attack(ABC):
     def compile(self, **options: Any) -> Self:
         """The same attack with less overhead around its passes; the results are the same up to rounding.
 
-        Where the model is on a CUDA GPU, an attack that never waits for the device (`FGSM`, `IFGSM`, `MIFGSM`, `PGD`,
+        If the model is on a CUDA GPU, an attack that never waits for the device (`FGSM`, `IFGSM`, `MIFGSM`, `PGD`,
         `SparseL1Descent` without ``early_stop``) is recorded as one CUDA graph for each shape of batch, the second time
         that shape comes up. Weights, images and labels may change between batches; whatever the model decides in Python
         stays as it was when it was recorded. An attack that cannot be recorded warns, and runs as usual.
@@ -325,7 +325,7 @@ class Attack(ABC):
         return self._with(**values) if values else self
 
     def __str__(self) -> str:
-        """The name and the numbers that are not as they would be if not given: ``PGD(eps=4/255, steps=40)``."""
+        """The name and the hyperparameters that differ from their defaults: ``PGD(eps=4/255, steps=40)``."""
         changed = (
             f"{known.name}={short(getattr(self, known.name))}"
             for known in fields(self)

@@ -1,4 +1,4 @@
-"""What black-box attacks share: a model that is only asked, and a count of how often for each image."""
+"""What black-box attacks share: a model that is only queried, and the count of queries for each image."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -18,12 +18,12 @@ __all__ = ["NO_LIMIT", "Asking", "BlackBox", "Oracle", "OutOfQueries", "as_pixel
 
 @dataclass(frozen=True, eq=False)
 class Asking(Attack):
-    """`BlackBox` without its field ``max_queries``, for an attack that has its own at a place of its own.
+    """`BlackBox` without its field ``max_queries``, for an attack that puts it elsewhere among its arguments.
 
-    A field that is declared again keeps its place among the arguments, which is before those that a subclass adds.
+    A field that is declared again keeps its place among the arguments, before those that a subclass adds.
 
     Args:
-        batch_size: how many images the model is given at a time at most, at least 1, for one that is far away or short
+        batch_size: the most images in one call of the model, at least 1, for a remote model or one that is short
             of memory; None for as many as suit the device.
 
     Examples:
@@ -43,25 +43,25 @@ class Asking(Attack):
     batch_size: int | None = number(None, at_least=1, integer=True)
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
-        """The attack itself, on images that do not fool yet. It asks the oracle alone.
+        """The attack itself, on images that do not fool the model yet. It queries the model through the oracle alone.
 
-        Hyperparameters with a value for each image are those of these images.
+        Per-image hyperparameters are those of these images.
 
         Args:
-            ask: the model, and how many forwards it may be asked for each image.
+            ask: the model, with the number of queries left for each image.
             images: (N, ...), N at least 1.
-            heights: (N,), those of the images themselves.
+            heights: (N,), the heights of the images themselves; see `Oracle`.
 
         Returns:
-            (N, ...), new images that fool; an image that the attack fails on is returned as it is. With a budget it
-            does not matter what is returned where nothing fooled.
+            (N, ...), new images that fool the model; one on which the attack fails is returned unchanged. With a
+            budget, it does not matter what is returned where nothing fooled the model.
         """
         raise NotImplementedError(f"{type(self).__name__} must override _search")
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
-        """Searches where the image itself does not fool.
+        """Search on the images that do not fool the model themselves.
 
-        An attack may override this rather than `_search`. ``self.model`` is held to ``max_queries`` there as well.
+        An attack may override this rather than `_search`. ``self.model`` is limited to ``max_queries`` there as well.
         """
         if not isinstance(self.model, Metered):
             return self._attack(images, goal)
@@ -108,16 +108,16 @@ class Asking(Attack):
 
 @dataclass(frozen=True, eq=False)
 class BlackBox(Asking):
-    """Base of the attacks that see nothing of a model but its answers: any callable will do, gradients or not.
+    """Base of the attacks that see only a model's outputs: any callable will do, differentiable or not.
 
-    A subclass overrides `_search`. It says ``access = "decisions"`` if it needs only the model's prediction, and is
-    then shown no more. With ``aim = "budget"`` it looks for any image within a budget that fools, rather than for the
-    closest; what it gives back is one that the model was asked about, or the original. Its oracle's heights are the
-    cross-entropy, or what its hyperparameter ``loss`` says if it has one.
+    A subclass overrides `_search`. It declares ``access = "decisions"`` if it needs only the model's prediction, and is
+    then shown no more. With ``aim = "budget"`` it looks for any fooling image within a budget, rather than for the
+    closest; what it returns is an image that the model was queried with, or the original. Its oracle's heights are the
+    cross-entropy, or the loss of its hyperparameter ``loss`` if it has one.
 
     Args:
-        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the attack wants.
-        batch_size: how many images the model is given at a time at most, at least 1, for one that is far away or short
+        max_queries: the most forwards for one image, at least 1; None for as many as the attack wants.
+        batch_size: the most images in one call of the model, at least 1, for a remote model or one that is short
             of memory; None for as many as suit the device.
 
     Examples:
@@ -136,8 +136,8 @@ class BlackBox(Asking):
 
 def _by_oracle_alone(images: Tensor) -> Tensor:
     raise AdvkitError(
-        "a black-box attack asks the model by way of the oracle that _search is given, which counts its queries and "
-        "holds them to max_queries; call ask(candidates, index, ...) instead of self.model"
+        "a black-box attack queries the model through the oracle that _search is given, which counts the queries and "
+        "limits them to max_queries; call ask(candidates, index, ...) instead of self.model"
     )
 
 
@@ -164,7 +164,7 @@ def canvas(images: Tensor) -> Tensor:
 
 
 def places(images: Tensor) -> torch.Size:
-    """The sides of the grid on which pixels lie: (H, W) of images (N, C, H, W), (D, H, W) of (N, C, D, H, W).
+    """The size of the pixel grid: (H, W) of images (N, C, H, W), (D, H, W) of (N, C, D, H, W).
 
     Fewer dimensions have no channels: images (N, H, W) are grey, and each feature of flat vectors (N, P) is a pixel.
 
@@ -176,9 +176,9 @@ def places(images: Tensor) -> torch.Size:
 
 
 def overwrite(pixels: Tensor, places: Tensor, values: Tensor) -> Tensor:
-    """The pixels (m, C, P) with values (m, C, k) at ``places``, int64 (m, k). The last to be written stays.
+    """The pixels (m, C, P) with values (m, C, k) at ``places``, int64 (m, k). The last one written wins.
 
-    The place P is nowhere. Who is last is settled by a maximum, since a scatter on a GPU leaves it to chance.
+    The place P is nowhere. Which is last is decided by a maximum, since a scatter on a GPU leaves it undefined.
 
     Examples:
         >>> values = torch.tensor([[[0.1, 0.2, 0.3]]])

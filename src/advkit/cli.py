@@ -16,12 +16,12 @@ __all__ = ["main"]
 _ABOUT = """\
 Adversarial attacks on PyTorch image classifiers, from the command line.
 
-`advkit evaluate --help` and so on say more, with examples.
+See `advkit evaluate --help` and so on for details and examples.
 """
-_CODES = "exit codes: 0 fine; 1 --fail-under, --fail-on-flags or --fail-if-worse applied; 2 it could not be done"
+_CODES = "exit codes: 0 success; 1 --fail-under, --fail-on-flags or --fail-if-worse triggered; 2 error"
 
 _EVALUATE = """\
-Measure how much of a model's accuracy attacks leave.
+Measure how much of a model's accuracy is left under attack.
 
 Without --attacks that is "standard", the number to report: the share of images on which the model is right whatever a
 strong attacker does to them within --eps. With --out the report is written there as a page (report.html), as JSON,
@@ -29,7 +29,7 @@ Markdown and CSV, and work in progress is kept there: the same command resumes w
 """
 _EVALUATE_EXAMPLES = f"""\
 examples:
-  a model that make() in my_project/nets.py makes, its weights, and a folder of PNGs with a folder for each class:
+  a model made by make() in my_project/nets.py, its weights, and a folder of PNGs with a folder for each class:
     advkit evaluate --model my_project.nets:make --weights net.safetensors --data photos/ --out report/
 
   a timm network that expects normalised inputs, on 500 images of a large folder:
@@ -68,10 +68,10 @@ Compare two reports (report.json) about the same images, image by image, with Mc
 on more of them under attack, whether that may be chance, and in which classes.
 """
 _HELP = {
-    "evaluate": "how robust is this model?",
-    "attack": "adversarial images, as PNGs that still fool or as arrays",
-    "list": "the attacks and their arguments",
-    "compare": "which of two reports is better, and whether that may be chance",
+    "evaluate": "measure how robust a model is",
+    "attack": "write adversarial images, as PNGs that still fool the model or as arrays",
+    "list": "list the attacks and their arguments",
+    "compare": "compare two reports: which model is better, and whether that may be chance",
 }
 _DATA = (
     "a folder with a folder for each class, numbered in the order of their names; an .npz file with `images`, uint8 "
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; those of the process if None.
 
     Returns:
-        0 where all is fine, 1 for a finding that was asked about, 2 where it could not be done.
+        The exit code: 0 for success, 1 if a ``--fail-`` option was triggered, 2 for an error.
 
     Examples:
         >>> from advkit.cli import main
@@ -140,16 +140,14 @@ def _parser() -> ArgumentParser:
         action="append",
         metavar=("MODULE:NAME", "FILE"),
         help="also show the model images that were made on this one, such as a network trained on the same data, with "
-        "weights from FILE; arguments go in brackets, \"timm:create_model('resnet18')\"; normalised as --model is, "
-        "if it is not an advkit.Normalized already; may be repeated",
+        "weights from FILE; arguments go in parentheses, \"timm:create_model('resnet18')\"; normalised as --model is, "
+        "unless it is an advkit.Normalized already; may be repeated",
     )
-    evaluate.add_argument("--out", metavar="DIR", help="where the report goes, and work in progress")
-    evaluate.add_argument(
-        "--curve", metavar="EPS,EPS", help="also accuracies over these budgets, by PGD: 0,2/255,8/255"
-    )
+    evaluate.add_argument("--out", metavar="DIR", help="folder for the report, and for work in progress")
+    evaluate.add_argument("--curve", metavar="EPS,EPS", help="also accuracies at these budgets, by PGD: 0,2/255,8/255")
     evaluate.add_argument("--pictures", type=int, default=6, metavar="N", help="images to show on the page (6)")
     evaluate.add_argument(
-        "--stop-when-fooled", action="store_true", help="try each attack only on what those before it left"
+        "--stop-when-fooled", action="store_true", help="try each attack only on images not fooled by those before it"
     )
     evaluate.add_argument("--seed", type=int, default=0, help="seed of the random numbers (0)")
     evaluate.add_argument("--fail-under", metavar="PERCENT", help="exit with 1 if robust accuracy is lower")
@@ -239,7 +237,7 @@ def _add_budget(parser: ArgumentParser, what: str) -> None:
 def _count(text: str, least: int = 1) -> int:
     value = int(text) if text.removeprefix("-").isdecimal() else None
     if value is None or value < least:
-        raise ArgumentTypeError(f"it must be an integer, at least {least}; got {text}")
+        raise ArgumentTypeError(f"must be an integer, at least {least}; got {text}")
     return value
 
 

@@ -37,10 +37,10 @@ __all__ = ["AdversarialDataset", "AttackedLoader", "attacked", "augment", "gener
 
 
 class AdversarialDataset(Dataset[tuple[Tensor, int]]):
-    """Adversarial images, in the dtype of the originals, and the labels of the originals.
+    """Adversarial images, in the dtype of the originals, with the labels of the originals.
 
-    Made by `generate` and `load`. On disk it is mapped into memory, a few files at a time, and read as it is used; it
-    can be pickled, so that DataLoader workers can use it. Reading an image that is not as it was written, or in the
+    Made by `generate` and `load`. On disk it is memory-mapped, a few files at a time, and read as it is used; it
+    can be pickled, so that DataLoader workers can use it. Reading an image that is corrupted, or in the
     wrong place, raises an error.
 
     Args:
@@ -114,11 +114,11 @@ def generate(
     progress: bool | None = None,
     labels: LabelsGetter = None,
 ) -> AdversarialDataset:
-    """An adversarial copy of a data set, made in batches.
+    """Make an adversarial copy of a data set, in batches.
 
-    With a ``path`` the copy is written as it is made, in shards that are written whole or not at all. Stopped at any
+    With a ``path``, the copy is written as it is made, in shards, each written atomically. Stopped at any
     moment and called again with the same arguments, it continues with the missing shards, and the files are byte for
-    byte those of an uninterrupted run. For that the data set has to give the same image each time, so random
+    byte those of an uninterrupted run. For that, the data set has to return the same image each time, so random
     augmentation belongs after the copy. Several processes that call it with the same arguments,
     such as those of torchrun, share out the missing shards: each takes the next one that no other is working on, and
     all return the same data set when it is complete. (Not on Windows, nor on a drive without file locks: there
@@ -138,7 +138,7 @@ def generate(
             where larger batches overflow the caches, and 256 elsewhere.
         shard_size: how many images a file holds, preferably a multiple of the batch size. That many images are in
             memory at once.
-        seed: what random attacks draw depends on it.
+        seed: the seed of random attacks and models.
         progress: True for a bar, False for none, None for one if stderr is a terminal and tqdm is installed.
         labels: where the label is in an item, or in a batch that the loader's collate function made, as for
             `advkit.AttackTransform`.
@@ -150,7 +150,7 @@ def generate(
         InputError: the loader shuffles or has no batch size of its own, the data set is empty, has no length or
             no labels, a number is out of range, the attack has a generator, or the path holds something else: a
             copy made with other arguments (the error names them), or unrelated files.
-        DtypeError: ``attack`` is not an `Attack`, or the data set gives PIL images.
+        DtypeError: ``attack`` is not an `Attack`, or the data set returns PIL images.
         OSError: the disk is full, or has another problem. What was written stays, and the next call continues from
             there.
 
@@ -162,7 +162,7 @@ def generate(
     check_attack(attack)
     if attack.generator is not None:
         raise InputError(
-            "generate draws from generators of its own, so that it can be resumed; leave out the attack's generator "
+            "generate uses random generators of its own, so that it can be resumed; omit the attack's generator "
             "and give generate(..., seed=...)"
         )
     check_labels_getter(labels)
@@ -179,10 +179,10 @@ def generate(
 
 
 def load(path: str | os.PathLike[str]) -> AdversarialDataset:
-    """The adversarial data set that `generate` wrote, mapped into memory. No pickle is read.
+    """The adversarial data set that `generate` wrote, memory-mapped. No pickle is read.
 
     Raises:
-        InputError: there is none at ``path``, it is not finished, or a file is damaged: it has the wrong size, claims
+        InputError: there is none at ``path``, it is incomplete, or a file is damaged: it has the wrong size, claims
             to hold something else, or is a copy of another. A single wrong bit is found when its image is read.
 
     Examples:
@@ -202,8 +202,8 @@ def load(path: str | os.PathLike[str]) -> AdversarialDataset:
     files = ShardFiles(folder, layout, manifests.identity(manifest))
     if missing := len(files.missing()):
         raise InputError(
-            f"{folder} is not finished: {layout.files - missing} of its {layout.files} shards are there; call generate "
-            "again with the same arguments and it goes on"
+            f"{folder} is incomplete: {layout.files - missing} of its {layout.files} shards are there; call generate "
+            "again with the same arguments to complete it"
         )
     files.verify()
     return AdversarialDataset(files, layout.dtype, folder)
@@ -212,7 +212,7 @@ def load(path: str | os.PathLike[str]) -> AdversarialDataset:
 def augment(
     clean: Dataset[Any], adversarial: Dataset[Any], *, labels: LabelsGetter = None
 ) -> ConcatDataset[tuple[Tensor, int]]:
-    """A data set and its adversarial copy, one after the other, each image with its own label.
+    """Concatenate a data set and its adversarial copy, each image with its own label.
 
     Adversarial training as data augmentation: section 3.2 of Goodfellow, Shlens & Szegedy 2015 with fixed
     adversarial images.
@@ -244,7 +244,7 @@ def augment(
         kinds[name] = part.kind(name)
     if kinds["clean"] != kinds["adversarial"]:
         raise InputError(
-            f"the clean images are {kinds['clean']} and the adversarial ones {kinds['adversarial']}; give both data "
+            f"the clean images are {kinds['clean']} but the adversarial ones {kinds['adversarial']}; give both data "
             "sets the same transforms"
         )
     return ConcatDataset(list(parts.values()))
@@ -271,7 +271,7 @@ class _Pairs(Dataset[tuple[Tensor, int]]):
         except InputError as error:
             seen = [type(part).__name__ for part in item] if isinstance(item, (tuple, list)) else type(item).__name__
             raise DtypeError(
-                f"augment needs data sets of (tensor, label), and the {name} one gives {seen}: {error}"
+                f"augment needs data sets of (tensor, label), but the {name} one returns {seen}: {error}"
             ) from error
         return f"{image.dtype} of shape {tuple(image.shape)}"
 

@@ -1,4 +1,4 @@
-"""What advkit raises and warns of: sentences that say what was wrong, what was seen and what to do.
+"""What advkit raises and warns about: sentences that say what was wrong, what was seen and what to do.
 
 Examples:
     >>> try:
@@ -20,7 +20,7 @@ __all__ = [
 
 
 class AdvkitError(Exception):
-    """Everything that advkit raises on purpose.
+    """Base of all errors that advkit raises on purpose.
 
     Examples:
         >>> try:
@@ -32,7 +32,7 @@ class AdvkitError(Exception):
 
 
 class InputError(AdvkitError, ValueError):
-    """An argument of the caller's is wrong. Raised before any work is done.
+    """An argument is wrong. Raised before any work is done, wherever that can be known.
 
     Examples:
         >>> advkit.FGSM(model, eps=-1)
@@ -68,7 +68,7 @@ class ModelError(AdvkitError, RuntimeError):
 class NoGradientError(ModelError):
     """The model under attack has no gradient to follow: nothing in it is differentiable, or a defense has no surrogate.
 
-    `advkit.evaluate` goes on without the attack where others see only outputs.
+    `advkit.evaluate` goes on without the attack if others see only outputs.
 
     Examples:
         >>> silent = lambda pixels: model(pixels.detach())
@@ -94,7 +94,7 @@ class MissingExtraError(AdvkitError, ImportError):
 
 
 class AdvkitWarning(UserWarning):
-    """Something that did not stop advkit, but may make its results worse than they could be.
+    """Something that does not stop advkit, but may make its results worse than they could be.
 
     Examples:
         >>> import warnings

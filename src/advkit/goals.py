@@ -1,4 +1,4 @@
-"""What an attack is after: the loss to climb and the test for success, as objects rather than flags.
+"""What an attack aims for: the loss to maximise and the test for success, as objects rather than flags.
 
 Examples:
     >>> logits = torch.tensor([[3.0, 1.0, 2.0]])
@@ -27,9 +27,9 @@ __all__ = ["Goal", "Targeted", "Untargeted"]
 class Goal(ABC):
     """What counts as success for each image of a batch.
 
-    A goal of your own defines `margin` and `success`. One that is not about leaving the predicted class also
-    defines `held` and `rivals`, and `climbed` too if the loss of its classes is to go down.
-    Fields that it adds, tensors with a value for each image, are cut to the rows at hand.
+    A goal of your own defines `margin` and `success`. One that does not mean leaving the predicted class also
+    defines `held` and `rivals`, and `climbed` too if the loss of its classes is to be minimised.
+    Fields that it adds, tensors with a value for each image, follow the rows of a batch.
 
     Args:
         classes: int64 tensor of shape (N,): the class to leave (`Untargeted`) or to reach (`Targeted`).
@@ -60,14 +60,14 @@ class Goal(ABC):
         return replace(self, **parts)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """The loss that attacks climb by default, from logits (N, K): one value per image, shape (N,).
+        """The loss that attacks maximise by default, from logits (N, K): one value per image, shape (N,).
 
         The cross-entropy of the label, or minus that of the target.
         """
         return self.climbed(losses.cross_entropy, logits)
 
     def climbed(self, loss: losses.Loss, logits: Tensor) -> Tensor:
-        """What an attack that was given a loss climbs, from logits (N, K): one value per image, shape (N,).
+        """What an attack with a given loss maximises, from logits (N, K): one value per image, shape (N,).
 
         Raises:
             InputError: the loss returns something else.
@@ -76,7 +76,7 @@ class Goal(ABC):
         if not isinstance(values, Tensor) or values.shape != self.classes.shape:
             seen = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise InputError(
-                f"the loss gave {seen} for {len(logits)} images; it must give one number per image, of shape "
+                f"the loss returned {seen} for {len(logits)} images; it must return one number per image, of shape "
                 f"({len(logits)},), such as torch.nn.functional.cross_entropy(logits, classes, reduction='none')"
             )
         return values
@@ -88,7 +88,7 @@ class Goal(ABC):
     def rivals(self, logits: Tensor, count: int) -> Tensor:
         """The classes that would mean success, from logits (N, K): int64, (N, m), at most ``count``.
 
-        By default those with the largest logits other than the one that is held, the largest first.
+        By default those with the largest logits except the held one, the largest first.
         """
         others = logits.detach().scatter(1, self.held(logits), -torch.inf)
         count = min(count, logits.shape[1] - 1)
@@ -145,10 +145,10 @@ class Targeted(Goal):
     """
 
     def climbed(self, loss: losses.Loss, logits: Tensor) -> Tensor:
-        """Minus the loss of the target: an attack goes down.
+        """Minus the loss of the target, which an attack minimises.
 
-        For the DLR it is the targeted one, against the largest other class. Minus the DLR of a target that comes third
-        is -1, wherever the image is moved.
+        For the DLR loss, the targeted one, against the largest other class: minus the DLR of a target ranked third
+        is constant at -1.
         """
         if loss is losses.dlr:
             return losses.targeted_dlr(logits, self.held(logits).squeeze(1), self.classes)

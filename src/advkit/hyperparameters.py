@@ -1,4 +1,4 @@
-"""How a hyperparameter is declared: once, with its default and its range, where an attack lists its fields.
+"""How a hyperparameter is declared: once, with its default and its range, among the fields of an attack.
 
     @dataclass(frozen=True, eq=False)
     class Mine(Attack):
@@ -6,8 +6,8 @@
         steps: int = number(10, at_least=1, integer=True)
         norm: str | Norm = norm("linf", "l2")
 
-From the declaration come the check when the attack is made, the cut of per-image values to the rows at hand, what a
-manifest says, values that the tests try, and the text for the docs and the command line.
+From the declaration follow the check when the attack is made, the selection of per-image values for part of a batch,
+the entry in a manifest, invalid values for the tests, and the text for the docs and the command line.
 """
 
 import math
@@ -118,7 +118,7 @@ def tensor() -> Any:
 
 
 def declared(default: object, what: Hyperparameter, *, shown: bool = True) -> Any:
-    """A field with this default that holds what a hyperparameter of one's own may be; ``shown`` where attacks print.
+    """A field with this default and a kind of hyperparameter of your own; ``shown`` says whether `str` shows it.
 
     Examples:
         >>> class Odd(advkit.hyperparameters.Number):
@@ -134,9 +134,9 @@ def declared(default: object, what: Hyperparameter, *, shown: bool = True) -> An
 
 
 def of(cls: type) -> Mapping[str, Hyperparameter]:
-    """The hyperparameters of a class that are declared, by their names and in order.
+    """The declared hyperparameters of a class, by name and in order.
 
-    A subclass that gives a field another default keeps the declaration.
+    A subclass that overrides the default of a field keeps the declaration.
 
     Examples:
         >>> for name, what in advkit.hyperparameters.of(advkit.FGSM).items():
@@ -153,10 +153,10 @@ def of(cls: type) -> Mapping[str, Hyperparameter]:
 
 @lru_cache(maxsize=1024)
 def per_image(cls: type) -> tuple[str, ...]:
-    """The fields of a class of which a tensor of shape (N,) is one value for each image.
+    """The fields of a class in which a tensor of shape (N,) means one value for each image.
 
-    Those that are declared to be, and those that are not declared at all. A tensor of another shape, such as one
-    perturbation for all images, is the same for all. For `whole_images` it is a tensor (N, ...).
+    Those declared so, and those not declared at all. A tensor of another shape, such as one
+    perturbation for all images, is the same for all. For `whole_images`, it is a tensor (N, ...).
 
     Examples:
         >>> advkit.hyperparameters.per_image(advkit.FGSM)
@@ -170,7 +170,7 @@ def per_image(cls: type) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1024)
 def whole_images(cls: type) -> tuple[str, ...]:
-    """The fields of a class of which a tensor (N, ...) is an image for each image.
+    """The fields of a class in which a tensor (N, ...) means one image for each image.
 
     Examples:
         >>> advkit.hyperparameters.whole_images(advkit.HopSkipJump)

@@ -20,8 +20,8 @@ from advkit.errors import InputError
 __all__ = ["Loss", "best_other", "cross_entropy", "dlr", "get", "log_odds", "logit", "margin", "targeted_dlr"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""What an attack climbs: logits (N, K) and classes int64 (N,) to one number per image, (N,), that is large where the
-model does not predict the class. With targets an attack descends it instead."""
+"""What an attack maximises: logits (N, K) and classes int64 (N,) to one number per image, (N,), that is large where the
+model does not predict the class. With targets, an attack minimises it instead."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -58,13 +58,13 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """Difference of logits ratio, the margin in units of the logits' own spread. Shape (N,).
+    """Difference of logits ratio (DLR): minus the margin, in units of the spread of the logits. Shape (N,).
 
     -(Z_y - max_{i != y} Z_i) / (Z_(1) - Z_(3)), with Z_(k) the k-th largest logit: positive where the model
     errs, and the same when the logits are shifted or scaled. Croce & Hein, "Reliable evaluation of
-    adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020. Two
-    classes have no third logit; for them it is minus the margin, unscaled. The same holds where the third largest
-    logit does not count, such as one that is masked with -inf.
+    adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020, section 4. Two
+    classes have no third logit; for them it is minus the margin, unscaled. The same holds if the third largest
+    logit does not count, for example because it is masked with -inf.
 
     Examples:
         >>> logits = torch.tensor([[4.0, 2.0, 0.0], [4.0, 2.0, 0.0]])
@@ -77,12 +77,12 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Difference of logits ratio between the label and another class, the target. Shape (N,).
+    """Targeted difference of logits ratio, between the label and another class, the target. Shape (N,).
 
     -(Z_y - Z_t) / (Z_(1) - (Z_(3) + Z_(4)) / 2), with Z_(k) the k-th largest logit: positive where the target leads
     the label. Croce & Hein, as for `dlr`. Fewer than four classes have no fourth logit; for them it is minus
     the difference, unscaled. Z_(1) - Z_(3) would not do: for the last of three it is that difference itself. The same
-    holds where the fourth largest logit does not count, such as one that is masked with -inf.
+    holds if the fourth largest logit does not count, for example because it is masked with -inf.
 
     Examples:
         >>> logits = torch.tensor([[4.0, 2.0, 1.0, -1.0, -5.0]])
@@ -132,7 +132,7 @@ def _negative_margin(logits: Tensor, labels: Tensor) -> Tensor:
 def logit(logits: Tensor, labels: Tensor) -> Tensor:
     """Minus the logit of the label, -Z_y. Shape (N,).
 
-    With targets, where the loss is descended, this raises their logits, and never saturates: Zhao, Liu &
+    With targets, for which the loss is minimised, this raises their logits, and never saturates: Zhao, Liu &
     Larson, "On success and simplicity: a second look at transferable targeted attacks", NeurIPS 2021.
 
     Examples:
@@ -152,7 +152,7 @@ _BY_NAME: dict[str, Loss] = {
 
 
 def get(loss: str | Loss) -> Loss:
-    """The loss of that name, to be climbed, or the function itself.
+    """The loss of that name, to be maximised, or the function itself.
 
     Args:
         loss: "ce" for the cross-entropy, "margin" for max_{i != y} Z_i - Z_y, "dlr", "log_odds", "logit"; or a function
@@ -164,7 +164,7 @@ def get(loss: str | Loss) -> Loss:
     Examples:
         >>> advkit.losses.get("ce") is advkit.losses.cross_entropy
         True
-        >>> advkit.losses.get("margin")(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))  # to be climbed
+        >>> advkit.losses.get("margin")(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))  # to be maximised
         tensor([-2.])
     """
     if callable(loss):
@@ -172,6 +172,6 @@ def get(loss: str | Loss) -> Loss:
     if loss not in _BY_NAME:
         raise InputError(
             f"there is no loss {loss!r}; the losses are {', '.join(map(repr, _BY_NAME))}, or a function of logits "
-            "(N, K) and classes (N,) that gives one number per image, (N,)"
+            "(N, K) and classes (N,) that returns one number per image, (N,)"
         )
     return _BY_NAME[loss]

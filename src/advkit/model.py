@@ -1,4 +1,4 @@
-"""The model under attack: normalisation in front of it, and its state while it is attacked."""
+"""The model under attack: its normalisation, and its state while it is attacked."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ Model = Callable[[Tensor], Tensor]
 
 
 class Normalized(nn.Module):
-    """A network that wants normalised inputs, as a model that takes pixels.
+    """A network that expects normalised inputs, as a model that takes pixels.
 
     Attacks work on pixels, so that ``eps`` means what it says; the normalisation belongs inside the model:
     ``net((images - mean) / std)``.
@@ -66,7 +66,7 @@ class Normalized(nn.Module):
 
     @classmethod
     def of(cls, net: Model, weights: object = None) -> Self:
-        """A network with the normalisation that its maker says it wants.
+        """A network with the normalisation that it was trained with, as it or its weights state it.
 
         Args:
             net: the network. A timm network states it itself, in its ``pretrained_cfg``.
@@ -104,19 +104,20 @@ class Normalized(nn.Module):
 class Ensemble(nn.Module):
     """Several models as one: the mean of their outputs.
 
-    For transfer attacks: images that fool several stand-ins fool an unknown model more often. Each model has its own
+    For transfer attacks: images that fool several surrogates fool an unknown model more often. Each model has its own
     normalisation inside, see `Normalized`, and gets the images on its own device and in its own dtype.
 
     Liu et al., "Delving into transferable adversarial examples and black-box attacks", ICLR 2017, for
-    probabilities, and Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, for logits.
+    probabilities (arXiv:1611.02770), and Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018,
+    section 3.2, for logits (arXiv:1710.06081).
 
     Args:
         models: pixels (N, ...) to logits (N, K), for the same classes; at least one.
-        mean: of "logits", "probabilities", whose logarithm is returned, or "log_probabilities". With the last and
-            ``loss="logit"`` an attack climbs the mean of the models' cross-entropies.
+        mean: what to average: "logits", "probabilities", whose logarithm is returned, or "log_probabilities". With the
+            last and ``loss="logit"``, an attack maximises the mean of the models' cross-entropies.
 
     Raises:
-        InputError: there is no model, one cannot be called, or the mean is of none of these.
+        InputError: there is no model, one cannot be called, or ``mean`` is none of these.
         ModelError: when called, if the models have different numbers of classes, or one returns no logits.
 
     Examples:
@@ -192,7 +193,7 @@ class _Defense(Protocol):
 
 
 class Defended(nn.Module):
-    """A model behind a defense: an ordinary module, for which attacks know what to differentiate instead.
+    """A model behind a defense: an ordinary module, which tells attacks what to differentiate in its place.
 
     `advkit.defenses.Defense.wrap` makes them. They may sit anywhere in a larger model: `attacking` finds them.
 
@@ -209,7 +210,7 @@ class Defended(nn.Module):
         >>> larger = torch.nn.Sequential(advkit.defenses.BitDepthReduction(bits=3).wrap(model), torch.nn.LogSoftmax(1))
         >>> isinstance(larger[0], advkit.Defended), larger[0].undefended is model
         (True, True)
-        >>> adversarials = advkit.PGD(larger)(images, labels)  # finds the defense in there, and climbs its surrogate
+        >>> adversarials = advkit.PGD(larger)(images, labels)  # finds the defense in it, and uses its surrogate
     """
 
     defense: _Defense
@@ -253,7 +254,7 @@ def defended(model: Model) -> list[Defended]:
 
 @contextmanager
 def attacking(*models: Model, adaptive: bool = False) -> Iterator[None]:
-    """The state in which models are attacked; the caller's is restored afterwards, even after an exception.
+    """Put models into the state in which they are attacked, and restore theirs afterwards, even after an exception.
 
     Inside, every module is in eval mode, gradients are recorded whatever the caller's mode, and no parameter
     requires a gradient. Afterwards each module has its own training flag back (a frozen BatchNorm stays frozen)

@@ -56,9 +56,9 @@ class Norm(ABC):
 
     @property
     def dual(self) -> "Norm":
-        """The norm of a gradient that says how fast a loss can rise when a step has size 1: L1 of Linf.
+        """The dual norm, that of a gradient which says how fast a loss can rise in a step of size 1: L1 for Linf.
 
-        L0, where one feature may change by anything, has that of L1: the steepest feature tells whether it can at all.
+        L0, where one feature may change by any amount, has that of L1: the largest entry says whether it can rise.
         """
         if self not in _DUALS:
             raise InputError(f"no dual norm of {self} is known")

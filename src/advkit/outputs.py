@@ -85,7 +85,7 @@ class Logits(nn.Module):
             raise InputError(f"net must be a network; got {type(net).__name__}")
         if isinstance(key, bool) or not (key is None or callable(key) or isinstance(key, (str, int))):
             raise InputError(
-                f"key must be a key, an attribute, a place or a function that finds the logits; got {key!r}"
+                f"key must be a key, an attribute, an index or a function that finds the logits; got {key!r}"
             )
         self.net, self.key = net, key
 
@@ -107,5 +107,5 @@ class Logits(nn.Module):
             return getattr(output, key, None) if isinstance(key, str) else None
 
     def extra_repr(self) -> str:
-        """Where the logits are."""
+        """The key of the logits."""
         return "" if self.key is None else f"key={self.key!r}"

@@ -1,6 +1,6 @@
-"""What an author of attacks builds with, in one place: ``from advkit.parts import Attack, iterate``.
+"""The building blocks for attacks of your own, in one place: ``from advkit.parts import Attack, iterate``.
 
-"Write your own attack" in the documentation shows how they go together.
+"Write your own attack" in the documentation shows how they fit together.
 """
 
 from advkit._base.random import normal_like, uniform_like

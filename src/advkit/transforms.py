@@ -32,37 +32,37 @@ class AttackTransform(nn.Module):
     attack: the normalisation belongs inside the model, as `advkit.Normalized`. It is called with
 
     - one image (C, H, W), or a batch (N, C, H, W): floating within the attack's bounds, or uint8;
-    - one such image and other things, as several arguments, a tuple, a list, a dict, or any nesting of them. As in
+    - one such image among other values, as several arguments, a tuple, a list, a dict, or any nesting of them. As in
       torchvision's v2, the images are the ``tv_tensors.Image`` in it, or else the first tensor (of at least 3
       dimensions). They keep their type, and everything else passes through.
 
     The label is the integer, or tensor or array of integers of shape (N,) or (N, 1), under a key "label",
     "labels" or "target"; or else the one that follows the image in a tuple or list. Where there is none (soft labels
     do not count), it is the model's own prediction, for one more forward pass. Where several integers could be the
-    label, one whose values are all different, and not all of them classes of the model, is taken for an index of the
+    label, one whose values are all different, and not all of them classes of the model, is taken to be an index of the
     images; if that does not settle it, say which it is with ``labels``.
 
     uint8 pixels are attacked as the bounds' 256 levels (eps=8/255 is 8 of them with bounds (0, 1)), with ``levels=256``
-    if the attack has no ``levels`` of its own, which have to be some of those 256: what comes back fools the model as
+    if the attack has no ``levels`` of its own, which must be a subset of those 256: the result fools the model as
     bytes. With an attack that has a budget, the change stays within it; with any other attack, an image for which
-    nothing on these levels was found to fool the model is returned as it was.
+    nothing on these levels was found to fool the model is returned unchanged.
 
     The model is not a submodule of this one, which has no parameters: `train`, `to` and `state_dict` leave the model
     alone. While it is attacked the model is in eval mode, and afterwards it is as it was.
 
     Args:
         attack: the attack and, inside it, its model.
-        p: the probability that an image is attacked, drawn for each image from torch's default RNG. With ``p=1``
+        p: the probability that an image is attacked, drawn for each image from torch's default generator. With ``p=1``
             nothing is drawn.
         labels: where the label is: its key or field, its index in the tuple, list or arguments, or a function of the
             whole sample that returns it, or returns None for the model's own prediction. If None, the rules above.
 
     Raises:
-        InputError: ``p`` is outside [0, 1], the attack has a budget or a starting point for each image of some batch,
-            or levels that uint8 images do not have, or there is no image in the sample, no label where ``labels``
+        InputError: ``p`` is outside [0, 1], the attack has its own budget or starting point for each image of a batch,
+            or levels that uint8 images do not have, or the sample has no image, no label where ``labels``
             points, or several that could be it; see `Attack` for the rest.
-        DtypeError: ``attack`` is not an `Attack`, ``labels`` is neither a place nor a function, or the sample holds a
-            PIL image.
+        DtypeError: ``attack`` is not an `Attack`, ``labels`` is neither a key, an index nor a function, or there is a
+            PIL image in the sample.
         AdvkitError: it runs in a forked DataLoader worker that cannot use the model.
 
     Examples:
@@ -94,14 +94,14 @@ class AttackTransform(nn.Module):
             if "fork-based multiprocessing" not in str(error):
                 raise
             raise AdvkitError(
-                "a DataLoader worker cannot attack, since it was forked after this process had run a backward on "
+                "a DataLoader worker cannot attack, since it was forked after this process had run a backward pass on "
                 "a machine with an accelerator. Attack whole batches after collate instead, with "
-                "advkit.data.attacked(loader, attack); or start the workers otherwise, with "
+                "advkit.data.attacked(loader, attack); or start the workers differently, with "
                 'DataLoader(..., multiprocessing_context="forkserver")'
             ) from error
 
     def extra_repr(self) -> str:
-        """What `print` shows between the brackets."""
+        """What `print` shows between the parentheses."""
         return f"{self.attack}, p={self.p}{self._where()}"
 
     def _where(self) -> str:
@@ -139,7 +139,7 @@ class FGSMTransform(AttackTransform):
         super().__init__(FGSM(model, eps, bounds=bounds), p, labels=labels)
 
     def extra_repr(self) -> str:
-        """What `print` shows between the brackets."""
+        """What `print` shows between the parentheses."""
         return f"eps={short(self.attack.eps)}, p={self.p}{self._where()}"
 
 

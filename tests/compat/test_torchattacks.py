@@ -222,12 +222,12 @@ def test_lgv_saves_and_loads_its_models(tmp_path: Path) -> None:
 
 def test_it_says_once_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "_said", False)
-    with pytest.warns(AdvkitWarning, match="By design their results differ"):
+    with pytest.warns(AdvkitWarning, match="By design, results differ"):
         torchattacks.FGSM(conv_net())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torchattacks.FGSM(conv_net())
-    with pytest.warns(AdvkitWarning, match="changes nothing"):
+    with pytest.warns(AdvkitWarning, match="has no effect"):
         torchattacks.FGSM(conv_net()).set_model_training_mode(model_training=True)
     with pytest.raises(InputError, match="one range of pixels"):
         torchattacks.Pixle(conv_net(), pixel_mapping="similarity")(draw(1, 3, 8, 8), torch.tensor([0]))

@@ -481,7 +481,7 @@ class Turning(nn.Module):
 
 
 @needs_gpu
-@pytest.mark.parametrize(("how", "why"), [("waits", "cannot be recorded"), ("turns", "does not repeat itself")])
+@pytest.mark.parametrize(("how", "why"), [("waits", "cannot be recorded"), ("turns", "is not deterministic")])
 def test_what_cannot_be_recorded_says_so_and_runs(how: str, why: str) -> None:
     model, images, labels = trained_net()
     model, images, labels = Turning(there(model), how).to(DEVICE).eval(), images.to(DEVICE), labels.to(DEVICE)

@@ -44,7 +44,7 @@ LABELS = {
     "scalar": (torch.tensor(0), InputError, "got ()"),
     "few": (torch.zeros(2, dtype=torch.long), InputError, "must have shape (3,)"),
     "many": (torch.zeros(4, dtype=torch.long), InputError, "got (4,)"),
-    "negative": (torch.tensor([0, -1, 2]), InputError, "must be class indices from 0 on, the smallest is -1"),
+    "negative": (torch.tensor([0, -1, 2]), InputError, "must be class indices, at least 0; the smallest is -1"),
 }
 TOO_LARGE = torch.tensor([1, 4, 0])
 
@@ -167,14 +167,14 @@ CULPRITS = {
     "tuple": (lambda z: (z, z), "the model returned tuple of a tensor of shape ("),
     "dict": (
         lambda z: {"scores": z},
-        "the model returned dict with 'scores', and attacks need",
+        "the model returned dict with 'scores', but attacks need",
     ),
     "one": (lambda z: z[:, 0], "the model returned shape (3,) for images of shape (3, 3, 8, 8)"),
     "map": (lambda z: z[:, :, None], "the model returned shape (3, 4, 1)"),
     "rows": (lambda z: z[:2], "the model returned shape (2, 4) for images of shape (3, 3, 8, 8)"),
     "summed": (lambda z: z.sum(), "the model returned shape ()"),
     "single": (lambda z: z[:, :1], "attacks need logits of shape (3, K), with K at least 2"),
-    "classes": (lambda z: z.argmax(1, keepdim=True).expand(3, 4), "the model returned torch.int64, and attacks need"),
+    "classes": (lambda z: z.argmax(1, keepdim=True).expand(3, 4), "the model returned torch.int64, but attacks need"),
 }
 
 

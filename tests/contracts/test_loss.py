@@ -66,8 +66,8 @@ def test_a_loss_that_does_not_saturate_moves_where_cross_entropy_does_not(case: 
     [
         ("accuracy", "there is no loss 'accuracy'; the losses are 'ce', 'margin', 'dlr', 'log_odds'"),
         (3, "there is no loss 3"),
-        (nn.CrossEntropyLoss(), r"the loss gave shape \(\) for 4 images; it must give one number per image"),
-        (lambda logits, classes: None, "the loss gave NoneType for 4 images"),
+        (nn.CrossEntropyLoss(), r"the loss returned shape \(\) for 4 images; it must return one number per image"),
+        (lambda logits, classes: None, "the loss returned NoneType for 4 images"),
     ],
 )
 def test_a_loss_that_is_none_is_told(case: Case, loss: Any, words: str) -> None:

@@ -81,5 +81,5 @@ def test_one_number_as_a_tensor(case: Case) -> None:
 def test_numbers_for_another_batch(case: Case) -> None:
     for name in case.per_row:
         attack = case.make(conv_net(), **{name: torch.full((2,), 0.1)})
-        with pytest.raises(ValueError, match=rf"{name} has shape \(2,\), and a batch of 3 images needs one number"):
+        with pytest.raises(ValueError, match=rf"{name} has shape \(2,\), but a batch of 3 images needs one number"):
             attack(draw(3, *IMAGE), torch.tensor([0, 1, 2]))

@@ -165,7 +165,7 @@ def test_wherever_the_default_device_is():
 def test_errors():
     with pytest.raises(DtypeError, match=r"the loader is a data set \(TensorDataset\)"):
         attacked(DATA, FGSM(NET))
-    with pytest.raises(DtypeError, match="labels must be the key or the place"):
+    with pytest.raises(DtypeError, match="labels must be the key or the index"):
         attacked([], FGSM(NET), labels=[1])
-    with pytest.raises(InputError, match="this loader gives attacked ones; pass the loader it was made from"):
+    with pytest.raises(InputError, match="this loader yields attacked ones; pass the loader it was made from"):
         generate(FGSM(NET), attacked(DataLoader(DATA), DeepFool(NET)))

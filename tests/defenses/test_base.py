@@ -100,7 +100,7 @@ def test_no_gradient_and_no_surrogate_is_an_error_and_not_robustness(attack: typ
     net, images, labels = trained_net()
     defended = Whole().wrap(net)
     passes = Passes(defended)
-    with pytest.raises(ModelError, match=r"Whole is not differentiable and has no surrogate.*write its surrogate"):
+    with pytest.raises(ModelError, match=r"Whole is not differentiable and has no surrogate.*define its surrogate"):
         attack(passes)(images, labels)
     assert not passes.forwards
     assert torch.equal(advkit.FGSM(net).on(defended, adaptive=False)(images, labels), images)

@@ -105,9 +105,9 @@ def test_nan_is_told_by_image() -> None:
 def test_the_labels_are_no_targets() -> None:
     images, labels = draw(4, *IMAGE), torch.tensor([0, 1, 2, 3])
     attack = advkit.FGSM(conv_net())
-    with pytest.raises(InputError, match="are the labels themselves for 4 of 4, at index 0, 1, 2, 3"):
+    with pytest.raises(InputError, match="but are the same for 4 of 4, at index 0, 1, 2, 3"):
         attack(images, labels, targets=labels.clone())
-    with pytest.raises(InputError, match="are the labels themselves for 1 of 4, at index 2; draw them from the others"):
+    with pytest.raises(InputError, match="but are the same for 1 of 4, at index 2; draw them from the other classes"):
         attack(images, labels, targets=torch.tensor([1, 2, 2, 0]))
     assert attack(images, labels, targets=torch.tensor([1, 2, 3, 0])).shape == images.shape
     assert attack(images[:0], labels[:0], targets=labels[:0]).shape == (0, *IMAGE)

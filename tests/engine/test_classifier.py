@@ -71,7 +71,7 @@ def test_infinite_gradients_of_both_signs_are_looked_at_again() -> None:
 
     found = model.verified(search)
     torch.testing.assert_close(found, torch.tensor([[2e38, -2e38, 1e38, -2e38]]))
-    with pytest.warns(AdvkitWarning, match="infinite, on 1 images or more"):
+    with pytest.warns(AdvkitWarning, match="infinite, on at least 1 images"):
         model.verify()
     model.verify()
 
@@ -98,7 +98,7 @@ def test_a_constant_has_no_gradient_behind_an_infinite_slope() -> None:
     model = Classifier(lambda x: x.sqrt(), {})
     found = model.verified(lambda model: model.gradient((model.logits(x) * torch.tensor([[0.0], [1.0]])).sum(1), x))
     assert found.tolist() == [[0.0, 0.0], [0.25, 0.25]]
-    with pytest.warns(AdvkitWarning, match="on 1 images"):
+    with pytest.warns(AdvkitWarning, match="on at least 1 images"):
         model.verify()
 
 

@@ -60,5 +60,5 @@ def test_inward_where_the_original_is_off_the_grid() -> None:
 def test_levels_that_a_dtype_cannot_tell_apart() -> None:
     Levels((0.0, 1.0), 256, torch.float16).check()
     Levels((0.0, 1.0), 256, torch.bfloat16).check()
-    with pytest.raises(InputError, match=r"images of torch\.bfloat16 cannot tell 300 levels apart"):
+    with pytest.raises(InputError, match=r"torch\.bfloat16 images cannot represent 300 distinct levels"):
         Levels((0.0, 1.0), 300, torch.bfloat16).check()

@@ -54,7 +54,7 @@ def test_shapes(images: tuple[int, ...], mask: tuple[int, ...], each: bool) -> N
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     attack = advkit.PGD(conv_net(), mask=torch.ones(shape))
     words = (
-        f"mask has shape {shape}, and for images of shape (5, 3, 8, 8) it must have one of the shapes (8, 8), "
+        f"mask has shape {shape}, but for images of shape (5, 3, 8, 8) it must have one of the shapes (8, 8), "
         "(3, 8, 8), (5, 8, 8), (5, 3, 8, 8)"
     )
     with pytest.raises(InputError, match=re.escape(words)):
@@ -176,7 +176,7 @@ def test_an_attack_that_does_not_say_which_images_it_asks_about() -> None:
             return images
 
     images, labels = draw(3, 3, 8, 8), torch.zeros(3, dtype=torch.int64)
-    with pytest.raises(AdvkitError, match="asked the model about 1 of 3 images without saying which"):
+    with pytest.raises(AdvkitError, match="queried the model with 1 of 3 images without saying which"):
         Halved(conv_net(), mask=EDGE)(images, labels)
 
 

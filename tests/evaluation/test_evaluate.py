@@ -217,13 +217,11 @@ def test_attacks_that_are_none(model, loader):
         advkit.evaluate(model, loader, advkit.FGSM(model))
     with pytest.raises(errors.DtypeError, match="objects such as"):
         advkit.evaluate(model, loader, [advkit.FGSM])
-    with pytest.raises(
-        errors.InputError, match="for each image of one batch; to evaluate it, leave starting_points out"
-    ):
+    with pytest.raises(errors.InputError, match="for each image of one batch; to evaluate it, omit starting_points"):
         advkit.evaluate(model, loader, [advkit.HopSkipJump(model, starting_points=torch.zeros(3, 3, 8, 8))])
     with pytest.raises(errors.InputError, match="eps for each image of one batch"):
         advkit.evaluate(model, loader, [advkit.FGSM(model, eps=torch.tensor([0.1, 0.2, 0.3]))])
-    with pytest.raises(errors.InputError, match="to evaluate it, leave starting_points out, or attack each batch"):
+    with pytest.raises(errors.InputError, match="to evaluate it, omit starting_points, or attack each batch"):
         advkit.evaluate(model, loader, [advkit.HopSkipJump(model, starting_points=torch.rand(2, 1, 1, 2))])
     with pytest.raises(errors.DtypeError, match="model must be callable"):
         advkit.evaluate(None, loader, [])

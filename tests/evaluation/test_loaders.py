@@ -90,7 +90,7 @@ def test_a_data_set_is_no_loader(scene):
             lambda data=data: advkit.evaluate(net, data, [advkit.FGSM(net)]),
             lambda data=data: security_curve(advkit.FGSM(net), data, eps=[0.1]),
         ):
-            with pytest.raises(errors.DtypeError, match=r"is a data set \(\w+\), which gives one.*DataLoader"):
+            with pytest.raises(errors.DtypeError, match=r"is a data set \(\w+\), which yields one.*DataLoader"):
                 run()
     with pytest.raises(errors.DtypeError, match=r"batch 0 is a tuple of Tensor, int \(is it a single image"):
         advkit.evaluate(net, [(images[0], 1)], [])

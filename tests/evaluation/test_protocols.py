@@ -265,7 +265,7 @@ def test_defenses_that_are_none(scene):
 
     for defenses, error, words in (
         ({"none": Rounding()}, errors.InputError, "that is the bare model"),
-        ([3], errors.DtypeError, "models that have one"),
+        ([3], errors.DtypeError, "or defended models"),
         (Rounding(), errors.DtypeError, "defenses must be a list of defenses"),
         ([Defense()], errors.InputError, "does not wrap models"),
         ([Blind()], errors.ModelError, "Blind is not differentiable and has no surrogate"),

@@ -237,8 +237,8 @@ def test_a_comparison(report):
 
 def test_reports_on_other_images_are_not_compared(report):
     for other, words in (
-        (replace(report, data_digest="0"), "about other images"),
-        (replace(report, standing=report.standing[1:]), "about other images"),
+        (replace(report, data_digest="0"), "about different images"),
+        (replace(report, standing=report.standing[1:]), "about different images"),
         (replace(report, standing=()), "cannot be compared"),
         ("report.json", "compared with another report"),
     ):

@@ -123,7 +123,7 @@ def test_another_run_in_the_same_folder_is_refused(scene, tmp_path):
     ):
         with pytest.raises(errors.InputError, match=f"holds a run with other {words}: "):
             advkit.evaluate(model, loader, given, run_folder=tmp_path, **arguments)
-    with pytest.raises(errors.InputError, match="batch 0 of the loader is not what it was"):
+    with pytest.raises(errors.InputError, match="batch 0 of the loader has changed since the run"):
         advkit.evaluate(net, loader[::-1], attacks, run_folder=tmp_path)
 
 

@@ -200,7 +200,7 @@ def test_a_random_model_is_known_again(seed, loader, tmp_path):
         first = advkit.evaluate(Noisy(), loader, gradient(Noisy()), **arguments)
         for _ in range(5):
             assert advkit.evaluate(Noisy(), loader, gradient(Noisy()), **arguments) == first
-        with pytest.raises(errors.InputError, match="other models: the model has the layers and weights that it had"):
+        with pytest.raises(errors.InputError, match="other models: the model has the same layers and weights"):
             advkit.evaluate(Noisy(shift=2.0), loader, gradient(Noisy()), **arguments)
 
 
@@ -397,7 +397,7 @@ def test_batches_that_nothing_describes_are_refused(folder):
     (path / "run.json").unlink()
     with pytest.raises(
         errors.InputError,
-        match=r"holds batches, such as 00000000.json, and .*run.json, which says which run they belong to, is missing",
+        match=r"holds batches, such as 00000000.json, but .*run.json, which says which run they belong to, is missing",
     ):
         run()
     assert not (path / "run.json").exists()

@@ -106,7 +106,7 @@ def test_one_minimal_run_is_the_whole_curve_with_its_mean_and_median():
     halves = [(IMAGES[:2], LABELS[:2]), (IMAGES[2:], LABELS[2:])]
     assert security_curve(advkit.DeepFool(Threshold(), norm="linf"), halves).distances.equal(curve.distances)
     assert security_curve(advkit.FGSM(Threshold()), IMAGES, LABELS, eps=EPS).median is None
-    with pytest.raises(errors.InputError, match="no budgets"):
+    with pytest.raises(errors.InputError, match="eps needs at least one budget"):
         security_curve(advkit.FGSM(Threshold()), IMAGES, LABELS)
 
 
@@ -158,14 +158,14 @@ def test_what_cannot_be_measured():
     fgsm = advkit.FGSM(model)
     for arguments, message in [
         ({"eps": [-1]}, r"eps\[0\] must be at least 0"),
-        ({"eps": []}, "eps has no budgets"),
+        ({"eps": []}, "eps needs at least one budget"),
         ({"eps": [1], "norm": "l2"}, "norm cannot be 'l2'"),
     ]:
         with pytest.raises(errors.InputError, match=message):
             security_curve(fgsm, IMAGES, LABELS, **arguments)
     with pytest.raises(errors.InputError, match="needs a positive number as its own eps"):
         security_curve(advkit.FGSM(model, eps=0.0), IMAGES, LABELS, eps=[1])
-    with pytest.raises(errors.InputError, match="does not say what its distances are in"):
+    with pytest.raises(errors.InputError, match="has no norm for its distances"):
         security_curve(Blind(model), IMAGES, LABELS, eps=[1])
     assert security_curve(Blind(model), IMAGES, LABELS, eps=[1], norm="l0").accuracy == (0.8,)
     with pytest.raises(errors.DtypeError, match="need labels"):

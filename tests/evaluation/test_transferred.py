@@ -170,7 +170,7 @@ def test_a_run_goes_on_with_the_same_surrogates_alone(scene, tmp_path):
     with pytest.raises(errors.InputError, match="holds a run with other transfer_from: "):
         advkit.evaluate(net, loader, attacks, **given)
     shift[0] = 0.5
-    with pytest.raises(errors.InputError, match="the surrogate other has the layers"):
+    with pytest.raises(errors.InputError, match="the surrogate other has the same layers"):
         advkit.evaluate(net, loader, attacks, transfer_from={"net": surrogate, "other": another}, **given)
 
 

@@ -333,7 +333,7 @@ def test_a_model_that_turns_out_random_is_judged_over_draws() -> None:
     (flag,) = report.flags
     assert flag.name == "random outputs"
     assert "on 4 of 4 images the model returns" in flag.sentence
-    assert "over 10 draws, and what counts are 6 answers" in flag.sentence
+    assert "averaged over 10 draws, and predictions over 6" in flag.sentence
     assert flag.doubts("none", None, None)
     assert report.defenses[0].draws == 6
     assert report.robust_accuracy <= 0.6  # by gradients of one draw it is 0.75

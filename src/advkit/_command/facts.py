@@ -12,7 +12,7 @@ from advkit.attack import Attack
 
 __all__ = ["Argument", "aim", "arguments_of", "doc_of", "is_given_attacks", "listed", "norms_of", "paper", "sees"]
 
-THEIRS = "as its attacks"
+THEIRS = "that of its attacks"
 SEES = {"gradient": "gradients", "scores": "scores", "decisions": "decisions"}
 AIM = {"budget": "the worst image within a budget", "minimal": "the closest image that fools"}
 

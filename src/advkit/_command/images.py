@@ -20,7 +20,7 @@ __all__ = ["Images", "images_named", "left_behind"]
 
 _FILES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _SIZES = (
-    "the images are of several sizes; make them alike with --resize 256 --crop 224, or what the model was trained on"
+    "the images are of several sizes; unify them with --resize 256 --crop 224, or the size the model was trained on"
 )
 
 
@@ -85,11 +85,11 @@ def images_named(
         dataset = called(named(name, "--data"), name)
         if not isinstance(dataset, DataLoader) and not all(hasattr(dataset, one) for one in ("__len__", "__getitem__")):
             kind = type(dataset).__name__
-            raise InputError(f"{name} gave a {kind}, and images come from a data set with a length, or a DataLoader")
+            raise InputError(f"{name} returned a {kind}; images come from a data set with a length, or a DataLoader")
         classes = getattr(dataset, "classes", None)
     else:
         raise InputError(
-            f"{name} is no folder of class folders and no file .npz, which --data takes; it also takes "
+            f"{name} is neither a folder of class folders nor an .npz file; --data also takes "
             "torchvision:CIFAR10, or my.module:make, a function that returns a data set"
         )
     if isinstance(dataset, DataLoader):
@@ -138,7 +138,7 @@ def _eight_bits(picture: Any) -> Any:
         if values.min() >= 0 and values.max() <= 65535:
             return Image.fromarray((values / 257).round().astype(np.uint8))
     if picture.mode.startswith(("I", "F")):
-        raise InputError(f"its values are neither of 8 nor of 16 bits (Pillow's mode {picture.mode})")
+        raise InputError(f"its values have neither 8 nor 16 bits (Pillow's mode {picture.mode})")
     return picture
 
 
@@ -187,7 +187,7 @@ class _Arrays(Dataset[tuple[Tensor, int]]):
         except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
             raise InputError(f"{path} cannot be read as arrays of numbers: {error}") from error
         if not {"images", "labels"} <= found.keys():
-            raise InputError(f"{path} has to have arrays `images` and `labels`; it has {', '.join(found) or 'none'}")
+            raise InputError(f"{path} must have the arrays `images` and `labels`; it has {', '.join(found) or 'none'}")
         images, labels = found["images"], found["labels"].reshape(-1)
         if len(images) != len(labels) or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(
@@ -207,7 +207,7 @@ class _Arrays(Dataset[tuple[Tensor, int]]):
         if np.issubdtype(images.dtype, np.floating) and images.ndim == 4 and not last:
             return images
         raise InputError(
-            f"`images` in {path} are {images.dtype} of shape {images.shape}; they have to be uint8 (N, H, W, C) with C "
+            f"`images` in {path} are {images.dtype} of shape {images.shape}; they must be uint8 (N, H, W, C) with C "
             "of 1 or 3, uint8 (N, H, W), or floating (N, C, H, W) in [0, 1]"
         )
 
@@ -235,7 +235,7 @@ def _of_torchvision(name: str, prepare: Callable[[Any], Tensor], split: str, roo
         return kind(**{option: value for option, value in offered.items() if option in known})
     except (RuntimeError, ValueError, OSError, TypeError) as error:
         hint = "" if download else "; --download fetches it, and --root says where it is"
-        raise InputError(f"torchvision's {name} cannot be had ({error}){hint}") from error
+        raise InputError(f"torchvision's {name} cannot be loaded ({error}){hint}") from error
 
 
 def _together(items: Sequence[Any]) -> Any:

@@ -48,7 +48,7 @@ def model_named(
     if not isinstance(found, nn.Module):
         found = called(found, name, given)
     if not isinstance(found, nn.Module):
-        raise InputError(f"{name} gave a {type(found).__name__}, and a model is a torch.nn.Module")
+        raise InputError(f"{name} returned a {type(found).__name__}, but a model must be a torch.nn.Module")
     model = found
     if weights is not None:
         load_weights(model, weights)
@@ -96,7 +96,7 @@ def named(name: str, option: str) -> Any:
             raise InputError(f"{module} has no {attribute!r}")
         found = getattr(found, part)
     if not callable(found):
-        raise InputError(f"{name} is a {type(found).__name__}, and no function")
+        raise InputError(f"{name} is a {type(found).__name__}, not a function")
     return found
 
 
@@ -143,17 +143,17 @@ def _read(path: Path) -> Any:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise InputError(f"{path} is no file of safetensors: {error}") from error
+            raise InputError(f"{path} is not a safetensors file: {error}") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} holds more than tensors, and loading it could run code that is in it, which is not done here. "
+            f"{path} holds more than tensors, and loading it could run code, so it was not loaded. "
             "Save the weights alone, torch.save(model.state_dict(), ...), or as safetensors"
         ) from error
     except Exception as error:  # whatever the unpickling of junk comes to
         said = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise InputError(f"{path} is no file of weights that torch can read ({said})") from error
+        raise InputError(f"{path} is not a file of weights that torch can read ({said})") from error
 
 
 def _tensors(content: Any, file: str) -> dict[str, Tensor]:
@@ -174,7 +174,7 @@ def _normalised(model: nn.Module, mean: Sequence[float] | None, std: Sequence[fl
     """The model behind its normalisation, so that what goes in are pixels."""
     if own:
         if mean is not None or std is not None:
-            raise InputError("--own-normalisation reads mean and std off the model; leave out --mean and --std")
+            raise InputError("--own-normalisation reads mean and std from the model; omit --mean and --std")
         return Normalized.of(model)
     if (mean is None) != (std is None):
         raise InputError("a normalisation needs both --mean and --std")

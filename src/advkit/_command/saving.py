@@ -86,7 +86,7 @@ def save_pngs(attack: Attack, data: Images, folder: Path) -> Saved:
         raise InputError(f"{folder} is not empty; give the images a folder of their own")
     for batch in _batches(attack, data, saved, eight_bits=True):
         if batch.written.shape[1] not in (1, 3) or batch.written.ndim != 4:
-            raise InputError(f"images of shape {tuple(batch.written.shape[1:])} are no PNGs; write a file .npz")
+            raise InputError(f"images of shape {tuple(batch.written.shape[1:])} cannot be PNGs; write an .npz file")
         classes = _folders(data.classes, int(batch.labels.max()))
         far = {norm: norms.get(norm).distance(batch.written, batch.originals).tolist() for norm in ("l2", "linf")}
         for row, image in enumerate((255 * batch.written).round().to(torch.uint8)):

@@ -78,7 +78,7 @@ def attack(given: Namespace) -> int:
     eps = None if given.eps is None else number(given.eps)
     found = made(given.attack, model, {"eps": eps, "norm": given.norm})
     if len(found) != 1:
-        raise InputError(f"--attack takes one attack, and got {len(found)}; WorstOf([...]) makes one of several")
+        raise InputError(f"--attack takes one attack, but got {len(found)}; WorstOf([...]) makes one of several")
     one = found[0]._with(generator=torch.Generator(_place(given)).manual_seed(given.seed))
     out = Path(given.out)
     saved = save_arrays(one, data, out) if out.suffix == ".npz" else save_pngs(one, data, out)
@@ -94,7 +94,7 @@ def listing(given: Namespace) -> int:
     known = {one.__name__: one for one in facts.listed()}
     wrong = [name for name in given.names if name not in known]
     if wrong:
-        raise InputError(f"no attack is called {wrong[0]!r}; there are {', '.join(known)}")
+        raise InputError(f"no attack is called {wrong[0]!r}; the attacks are {', '.join(known)}")
     chosen = [known[name] for name in given.names] or list(known.values())
     if given.json:
         _print_json([_described(one) for one in chosen])
@@ -151,7 +151,7 @@ def _surrogates(given: Namespace) -> dict[str, torch.nn.Module] | None:
     for name, *files in given.transfer_from or ():
         if len(files) > 1:
             raise InputError(
-                f"--transfer-from takes a model and a file of weights, and got {len(files)} files for {name}; write "
+                f"--transfer-from takes a model and a file of weights, but got {len(files)} files for {name}; write "
                 "--transfer-from again for another model"
             )
         maker, _, rest = name.partition("(")
@@ -200,7 +200,7 @@ def _curves(given: Namespace, model: torch.nn.Module, data: Images) -> Mapping[s
     budgets = [number(part) for part in given.curve.split(",")]
     norm = get(given.norm or "linf")
     if norm is not Linf and norm is not get("l2"):
-        raise InputError(f"--curve is of PGD, which is in Linf or L2, and --norm says {norm}")
+        raise InputError(f"--curve uses PGD, which supports Linf and L2, but --norm is {norm}")
     largest = max(budgets)
     if largest <= 0:
         raise InputError("--curve needs a budget above 0, such as --curve 0,2/255,4/255,8/255")
@@ -240,7 +240,7 @@ def _hint(report: RobustnessReport, data: Images) -> None:
     classes = len(set(report.labels))
     if classes > 1 and report.images >= 50 and report.clean_accuracy < 2 / classes:
         print(
-            f"advkit: the model is right on only {report.clean_accuracy:.1%} of the images when nobody attacks. Does "
+            f"advkit: the model is right on only {report.clean_accuracy:.1%} of the images without an attack. Does "
             "it expect normalised inputs (--mean, --std) or other sizes (--resize, --crop), or are the classes "
             "numbered differently? Folders are numbered in the order of their names.",
             file=sys.stderr,

@@ -62,7 +62,7 @@ def made(text: str, model: Model, defaults: Mapping[str, Any]) -> list[Attack]:
     found = [_value(one, _Made(model, defaults), text) for one in listed.elts]
     for one in found:
         if not isinstance(one, Attack):
-            raise InputError(f"{one!r} in {text!r} is no attack; write a list such as {_EXAMPLE}")
+            raise InputError(f"{one!r} in {text!r} is not an attack; write a list such as {_EXAMPLE}")
     return found
 
 
@@ -78,17 +78,17 @@ def _parsed(text: str, wanted: str) -> ast.expr:
     try:
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise InputError(f"{text!r} cannot be read ({error.args[0]}); it has to be {wanted}") from error
+        raise InputError(f"{text!r} cannot be read ({error.args[0]}); it must be {wanted}") from error
 
 
 class _Nothing:
     """No names mean anything."""
 
     def named(self, node: ast.Name, text: str) -> Any:
-        raise InputError(f"{node.id!r} in {text!r} means nothing here; put text in quotes")
+        raise InputError(f"{node.id!r} in {text!r} is unknown here; put text in quotes")
 
     def called(self, node: ast.Call, text: str) -> Any:
-        raise InputError(f"{ast.unparse(node)!r} in {text!r} is a call, and nothing is run here")
+        raise InputError(f"{ast.unparse(node)!r} in {text!r} is a call, but nothing is run here")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Made(_Nothing):
 
     def called(self, node: ast.Call, text: str) -> Any:
         if not isinstance(node.func, ast.Name) or any(one.arg is None for one in node.keywords):
-            raise InputError(f"{ast.unparse(node)!r} in {text!r} is no attack; write one such as PGD(eps=8/255)")
+            raise InputError(f"{ast.unparse(node)!r} in {text!r} is not an attack; write one such as PGD(eps=8/255)")
         args = [_value(one, self, text) for one in node.args]
         named = {str(one.arg): _value(one.value, self, text) for one in node.keywords}
         return self._one(node.func.id, args, named, text)
@@ -132,7 +132,7 @@ class _Made(_Nothing):
         norm = self.defaults.get("norm")
         fixed = None if "norm" in known else getattr(kind, "norm", None)
         if norm is not None and fixed is not None and norms.get(fixed) is not norms.get(norm):
-            raise InputError(f"{kind.__name__} is in {norms.get(fixed)}, and --norm says {norm}; leave out one of them")
+            raise InputError(f"{kind.__name__} is in {norms.get(fixed)}, but --norm is {norm}; omit one of them")
         return {name: value for name, value in self.defaults.items() if name in known - given and value is not None}
 
 
@@ -142,7 +142,7 @@ def _kind(name: str, text: str) -> Any:
         return getattr(attacks if name in attacks.__all__ else transfer, name)
     like = difflib.get_close_matches(name, names, 1) or [each for each in names if each.lower() == name.lower()]
     hint = f"did you mean {like[0]}?" if like else "`advkit list` names them all"
-    raise InputError(f"no attack is called {name!r}, as {text!r} has it; {hint}")
+    raise InputError(f"no attack is called {name!r}, as in {text!r}; {hint}")
 
 
 def _check_argument(kind: type[Attack], name: str, argument: str) -> None:
@@ -187,5 +187,5 @@ def _value(node: ast.expr, names: _Nothing, text: str) -> Any:
 def _operand(node: ast.expr, names: _Nothing, text: str) -> Any:
     value = _value(node, names, text)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{ast.unparse(node)!r} in {text!r} is no number to calculate with")
+        raise InputError(f"{ast.unparse(node)!r} in {text!r} is not a number to calculate with")
     return value

@@ -22,7 +22,7 @@ def check_attack(attack: object) -> None:
         raise DtypeError(f"attack must be an advkit attack, such as advkit.PGD(model); got {type(attack).__name__}")
     for name, value in attack._per_row().items():
         raise InputError(
-            f"{type(attack).__name__} has one {name} for each image of a batch, and a pipeline has many batches; "
+            f"{type(attack).__name__} has one {name} for each image of a batch, but a pipeline has many batches; "
             f"{for_all(name, value)}"
         )
 
@@ -69,7 +69,7 @@ def _in_bytes(attack: Attack, count: int) -> Attack:
     if (count - 1) % (attack.levels - 1):
         fitting = [levels for levels in range(2, count + 1) if (count - 1) % (levels - 1) == 0]
         raise InputError(
-            f"uint8 images have {count} levels, and levels={attack.levels} has others: what fools on those might "
-            f"not as bytes; give levels as one of {', '.join(map(str, fitting))}, or leave it out"
+            f"uint8 images have {count} levels, but levels={attack.levels} has others: what fools the model there may "
+            f"not do so as bytes; set levels to one of {', '.join(map(str, fitting))}, or omit it"
         )
     return attack

@@ -97,7 +97,7 @@ class Copying:
                 if batch.images.shape != (len(span), *layout.shape) or batch.images.dtype != layout.dtype:
                     raise InputError(
                         f"images {span.start} to {span.stop - 1} of the data set are {batch.images.dtype} of shape "
-                        f"{tuple(batch.images.shape)}, and its first is {layout.dtype} of shape {layout.shape}; give "
+                        f"{tuple(batch.images.shape)}, but its first is {layout.dtype} of shape {layout.shape}; give "
                         "it a transform that makes them alike"
                     )
                 rows = slice(span.start - shard.start, span.stop - shard.start)

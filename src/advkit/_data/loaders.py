@@ -36,9 +36,9 @@ class _How:
 
 
 class AttackedLoader:
-    """The batches of a loader, attacked: what `attacked` returns. It can be iterated over again and again.
+    """The batches of a loader, attacked: what `attacked` returns. It can be iterated over repeatedly.
 
-    If the loader is a `DataLoader`, this is one too, of a class that carries the attack: whoever rebuilds it, by its
+    If the loader is a `DataLoader`, this is one too, of a class that carries the attack: code that rebuilds it, by its
     class or from its data set, sampler and collate function, gets attacked batches.
 
     Attributes:
@@ -79,24 +79,24 @@ class AttackedLoader:
 
 
 def attacked(loader: Iterable[Any], attack: Attack, p: float = 1.0, *, labels: LabelsGetter = None) -> AttackedLoader:
-    """The batches of a loader, attacked whole on the model's device: the fast way to train on them.
+    """The batches of a loader, each attacked as a whole on the model's device: the fast way to train on them.
 
     Images and labels are found by the rules of `advkit.AttackTransform`, except that the first dimension of a
     tensor is always the batch. Each tensor of a batch is moved to the device of the model.
 
     For a `DataLoader` it returns a `DataLoader`, with the same data set, sampler and settings, so that Lightning and
-    others can give it a sampler for each process. Whoever builds a plain `DataLoader` from its parts gets the attack
-    with its ``collate_fn``, which works in this process only (``num_workers=0``), on the model as it is.
+    others can give it a sampler for each process. A plain `DataLoader` built from its parts gets the attack
+    through its ``collate_fn``, which works in this process only (``num_workers=0``), on the current model.
 
     Args:
-        loader: a `DataLoader`, or anything else that gives batches.
+        loader: a `DataLoader`, or any other iterable of batches.
         attack: the attack and, inside it, its model.
-        p: the probability that an image is attacked, drawn for each image from torch's default RNG.
+        p: the probability that an image is attacked, drawn for each image from torch's default generator.
         labels: where the label is in a batch, as for `advkit.AttackTransform`.
 
     Raises:
-        InputError: ``p`` is outside [0, 1], or the attack has a budget for each image of some batch.
-        DtypeError: ``attack`` is not an `Attack`, ``loader`` is a data set, or ``labels`` is neither a place nor a
+        InputError: ``p`` is outside [0, 1], or the attack has a separate budget for each image of some batch.
+        DtypeError: ``attack`` is not an `Attack`, ``loader`` is a data set, or ``labels`` is not a key, an index or a
             function.
 
     Examples:
@@ -172,9 +172,9 @@ class _Collate:
     def __call__(self, items: list[Any]) -> Any:
         if get_worker_info() is not None:
             raise InputError(
-                "a DataLoader that was built from the parts of an attacked one attacks in its workers, which have an "
-                "old copy of the model. Attack behind it instead, attacked(prepared, attack), such as prepared = "
-                "accelerator.prepare(loader); or give it num_workers=0"
+                "a DataLoader that was rebuilt from the parts of an attacked one attacks in its workers, which have an "
+                "old copy of the model. Prepare the plain loader and attack its batches, attacked(prepared, attack) "
+                "with prepared = accelerator.prepare(loader); or give it num_workers=0"
             )
         return self.how(self.collate(items))
 

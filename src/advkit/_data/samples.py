@@ -88,7 +88,7 @@ class Sample:
         self._batched = batched
         leaves = [entry.value for entry in self._entries]
         if _instances(leaves, "PIL.Image", "Image"):
-            raise DtypeError(f"attacks need tensors, and there is a PIL image in this sample; {TO_TENSOR}")
+            raise DtypeError(f"attacks need tensors, but this sample holds a PIL image; {TO_TENSOR}")
         self._where = _instances(leaves, "torchvision.tv_tensors", "Image")
         for least in (2,) if batched else (3, 2, 1) if flat else (3,):
             self._where = self._where or _images(self._entries, least)
@@ -180,8 +180,8 @@ class Sample:
         if labels is None:
             what = "returned" if callable(where) else f"finds at {where!r}"
             raise DtypeError(
-                f"labels= {what} {_describe(value)}, and a label is an integer class index, in a batch a tensor of "
-                "integers of shape (N,)"
+                f"labels= {what} {_describe(value)}, but a label must be an integer class index, in a batch an integer "
+                "tensor of shape (N,)"
             )
         return self._shaped(labels)
 
@@ -213,7 +213,7 @@ class Sample:
             return chosen
         raise InputError(
             f"it is not clear which of {' and '.join(fitting)} is the label, since each has one integer per image; "
-            "say which with labels=: a key, a place such as labels=1, or a function that finds it in the sample"
+            "say which with labels=: a key, an index such as labels=1, or a function that finds it in the sample"
         )
 
     def _shaped(self, labels: Tensor) -> Tensor:
@@ -229,8 +229,8 @@ class Sample:
             value = torch.from_numpy(entry.value) if _is_integers(entry.value) else entry.value
             if self._batched and _is_integral(value) and value.ndim == 2 and len(value) == len(self.images):
                 raise InputError(
-                    f"found integers of shape {tuple(value.shape)} at {entry.path}, where a label for each image would "
-                    "be; give class indices of shape (N,), such as labels.argmax(1) of a one-hot code, or say where "
+                    f"found integers of shape {tuple(value.shape)} at {entry.path}, where one label per image was "
+                    "expected; give class indices of shape (N,), such as labels.argmax(1) if one-hot, or say where "
                     "they are with labels="
                 )
 
@@ -254,7 +254,7 @@ def check_labels_getter(where: object) -> None:
     """Refuse what does not say where a label is."""
     if isinstance(where, bool) or not (where is None or callable(where) or isinstance(where, (int, str))):
         raise DtypeError(
-            f"labels must be the key or the place of the label in a sample, or a function that finds it; got {where!r}"
+            f"labels must be the key or the index of the label in a sample, or a function that finds it; got {where!r}"
         )
 
 
@@ -262,7 +262,7 @@ def check_loader(loader: object, name: str = "loader") -> None:
     """Refuse a data set where batches are needed, since its images would be taken for batches."""
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
         raise DtypeError(
-            f"the {name} is a data set ({type(loader).__name__}), which gives one image at a time; pass batches, such "
+            f"the {name} is a data set ({type(loader).__name__}), which yields one image at a time; pass batches, such "
             "as those of torch.utils.data.DataLoader(data, batch_size=64)"
         )
 

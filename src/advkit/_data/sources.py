@@ -83,8 +83,8 @@ class Source:
         labels = sample.labels
         if labels is None:
             raise InputError(
-                "generate needs a label for each image, such as items of (image, label) with integer labels, and found "
-                "none; the model's own answers can be had with advkit.data.attacked"
+                "generate needs a label for each image, such as items of (image, label) with integer labels, but found "
+                "none; to use the model's own predictions instead, see advkit.data.attacked"
             )
         check_classes("labels", labels, sample.images)
         return Batch(sample.images, labels.long())
@@ -108,18 +108,18 @@ def _misfit(items: list[Any], span: range, error: Exception, where: LabelsGetter
             return InputError(f"image {index} of the data set cannot be used: {wrong}")
         if sample.labels is None:
             return InputError(
-                f"generate needs a label for each image, and image {index} of the data set has none that is an "
-                f"integer, so that its items do not make a batch ({error}); the model's own answers can be had with "
-                "advkit.data.attacked, if the data set has numbers instead of None"
+                f"generate needs a label for each image, but image {index} of the data set has none that is an "
+                f"integer, so that its items do not form a batch ({error}); to use the model's own predictions, see "
+                "advkit.data.attacked, with numbers in place of None in the data set"
             )
         shapes.append(tuple(sample.images.shape[1:]))
         if shapes[-1] != shapes[0]:
             return DtypeError(
-                f"the images of the data set do not make a batch ({error}): image {index} has shape {shapes[-1]}, and "
+                f"the images of the data set do not form a batch ({error}): image {index} has shape {shapes[-1]}, and "
                 f"image {span.start} has {shapes[0]}; give the data set a transform that makes them alike, such as "
                 "Resize((height, width))"
             )
-    return DtypeError(f"the images of the data set do not make a batch ({error}); {TO_TENSOR}")
+    return DtypeError(f"the images of the data set do not form a batch ({error}); {TO_TENSOR}")
 
 
 def _collate(items: list[Any]) -> Any:
@@ -131,14 +131,14 @@ def _collate(items: list[Any]) -> Any:
 def source_of(data: Any, batch_size: int | None, model: Model, where: LabelsGetter) -> Source:
     if isinstance(data, AttackedLoader):
         raise InputError(
-            "generate attacks the images itself, and this loader gives attacked ones; pass the loader it was made "
+            "generate attacks the images itself, but this loader yields attacked ones; pass the loader it was made "
             "from, or the data set"
         )
     loader = data if isinstance(data, DataLoader) else None
     data = data if loader is None else loader.dataset
     if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
         raise InputError(
-            f"generate needs a data set with a length, whose images can be read by index, and a {type(data).__name__} "
+            f"generate needs a data set with a length, whose images can be read by index; a {type(data).__name__} "
             "is not one. Attack its batches with advkit.data.attacked(loader, attack)"
         )
     if not len(data):
@@ -150,7 +150,7 @@ def source_of(data: Any, batch_size: int | None, model: Model, where: LabelsGett
     if type(loader.sampler) is not SequentialSampler or loader.batch_size is None:
         how = type(loader.sampler if loader.batch_size is not None else loader.batch_sampler).__name__
         raise InputError(
-            f"generate copies a data set in its own order, so that it can be resumed, and this loader draws by {how}; "
+            f"generate copies a data set in its own order, so that it can be resumed, but this loader uses a {how}; "
             "pass the data set itself, loader.dataset, or a loader with shuffle=False"
         )
     return Source(

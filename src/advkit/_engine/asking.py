@@ -138,7 +138,7 @@ class Asker:
         if sizes and _ABOUT_SIZES.search(text):
             tried = ", ".join(map(str, [len(images), *sizes]))
             raise ModelError(
-                f"the model takes no batch of this size: {text}. Batches of {tried} images were tried, padded with "
+                f"the model rejects a batch of this size: {text}. Batches of {tried} images were tried, padded with "
                 "repeats; export the model with a dynamic batch dimension, or wrap it in a function that cuts batches "
                 "to its size"
             ) from error

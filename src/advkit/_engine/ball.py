@@ -16,12 +16,12 @@ __all__ = ["Ball", "L0Ball", "L1Ball", "L2Ball", "LinfBall"]
 
 @dataclass(frozen=True)
 class Ball(ABC):
-    """The points within ``eps`` of each image, in some norm, and within the bounds. See `Ball.of`.
+    """The points within ``eps`` of each image in some norm, and within the bounds. See `Ball.of`.
 
     Args:
         originals: (n, ...), the centres.
         eps: the radius, one for all rows or (n,).
-        bounds: of the pixels.
+        bounds: the lowest and the highest value of a pixel.
 
     Examples:
         >>> from advkit.parts import Ball
@@ -46,23 +46,23 @@ class Ball(ABC):
 
     @property
     def middle(self) -> Tensor:
-        """A point that mirroring at leaves most places inside: (n, ...), the centres."""
+        """The point about which mirroring keeps most points inside: (n, ...), the centres."""
         return self.originals
 
     def project(self, x: Tensor) -> Tensor:
-        """Points ``x`` (n, ...), which may be overwritten, brought back into the ball and the box: one after the other.
+        """Points ``x`` (n, ...), which may be overwritten, projected onto the ball and then onto the box.
 
-        That is for a norm in which the box takes nothing further from the centre.
+        That is for a norm in which projecting onto the box moves no point further from the centre.
         """
         return self.norm.project(x.sub_(self.originals), self.eps).add_(self.originals).clamp_(*self.bounds)
 
     def sample(self, generator: torch.Generator | None) -> Tensor:
-        """A point for each row, drawn uniformly from the ball and brought back into the box: (n, ...)."""
+        """A point for each row, drawn uniformly from the ball and projected onto the box: (n, ...)."""
         noise = self.norm.sample(self.originals, generator) * column(self.eps, self.originals)
         return self.project(noise.add_(self.originals))
 
     def rows(self, index: Tensor) -> Self:
-        """The same for some of the rows: places int64, or bool (n,)."""
+        """The same for some of the rows: int64 indices, or bool (n,)."""
         return type(self)(self.originals[index], _taken(self.eps, index), self.bounds)
 
 
@@ -71,7 +71,7 @@ def _taken(value: float | Tensor, index: Tensor) -> float | Tensor:
 
 
 class LinfBall(Ball):
-    """The Linf ball: a box as well, so that a point is brought back into it and the pixels' box by one clamp.
+    """The Linf ball: a box itself, so that one clamp projects a point onto it and the pixels' box.
 
     Examples:
         >>> from advkit.parts import LinfBall
@@ -94,21 +94,21 @@ class LinfBall(Ball):
 
     @property
     def middle(self) -> Tensor:
-        """Of what the bounds leave of the ball: (n, ...)."""
+        """The centre of the part of the ball within the bounds: (n, ...)."""
         return (self.lowest + self.highest) / 2
 
     def project(self, x: Tensor) -> Tensor:
         return x.clamp_(self.lowest, self.highest)
 
     def held(self, free: Tensor) -> Self:
-        """The same, but for the pixels that are not ``free``, bool (n, ...), which stay what they are."""
+        """The same ball, with the pixels that are not ``free``, bool (n, ...), fixed."""
         ball = type(self)(self.originals, self.eps, self.bounds)
         ball.__dict__.update({name: getattr(self, name).where(free, self.originals) for name in ("lowest", "highest")})
         return ball
 
 
 class L2Ball(Ball):
-    """The L2 ball: a point goes first into the ball, then into the box, which takes it no further from the centre.
+    """The L2 ball: a point is projected onto the ball, then onto the box, which moves it no further from the centre.
 
     Examples:
         >>> from advkit.parts import L2Ball
@@ -120,7 +120,7 @@ class L2Ball(Ball):
 
 
 class L1Ball(Ball):
-    """The L1 ball: a point goes to the one closest to it, in L2, that is in both the ball and the box.
+    """The L1 ball: a point is projected, in L2, onto the intersection of the ball and the box.
 
     With y = x - original and c_i the room that the box leaves in the direction of y_i, the answer moves feature i
     by min(max(|y_i| - t, 0), c_i) in that direction, with the least t >= 0 that makes the sum s(t) of these
@@ -164,7 +164,7 @@ class L1Ball(Ball):
 
 
 class L0Ball(Ball):
-    """The L0 ball: the features that were moved least go back first, then the others into the box.
+    """The L0 ball: the features that changed least are reset, then the others are clipped to the box.
 
     Examples:
         >>> from advkit.parts import L0Ball

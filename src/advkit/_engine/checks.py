@@ -81,16 +81,16 @@ def check_rows(name: str, value: Tensor, images: Tensor, bounds: tuple[float, fl
     if value.ndim > 1:
         if value.shape != images.shape:
             raise InputError(
-                f"{name} has shape {tuple(value.shape)}, and a batch of images of shape {tuple(images.shape)} needs "
-                "one of them for each image, in the same shape"
+                f"{name} has shape {tuple(value.shape)}, but a batch of images of shape {tuple(images.shape)} needs "
+                "one image for each of them, in the same shape"
             )
         slack = _slack(value, bounds)
         if bool(((value < bounds[0] - slack) | (value > bounds[1] + slack)).any()):
-            raise InputError(f"{name} must lie within bounds={bounds}, as images do; clamp them first")
+            raise InputError(f"{name} must lie within bounds={bounds}, as images do; clamp it first")
         return
     if value.shape != images.shape[:1]:
         raise InputError(
-            f"{name} has shape {tuple(value.shape)}, and a batch of {images.shape[0]} images needs one number or "
+            f"{name} has shape {tuple(value.shape)}, but a batch of {images.shape[0]} images needs one number or "
             f"shape ({images.shape[0]},)"
         )
 
@@ -130,8 +130,8 @@ def check_images(images: object, bounds: tuple[float, float]) -> None:
         raise InputError(
             f"images lie in [{_exact(low, bounds)}, {_exact(high, bounds)}], outside bounds=({bounds[0]:g}, "
             f"{bounds[1]:g}). If a filter or a resize has overshot, clamp them: images.clamp({bounds[0]:g}, "
-            f"{bounds[1]:g}). If they are normalised, pass them as pixels, with the normalisation inside the model: "
-            "advkit.Normalized(net, mean, std). If their range is another, name it: bounds=(low, high)"
+            f"{bounds[1]:g}). If they are normalised, pass pixels instead, and put the normalisation inside the model: "
+            "advkit.Normalized(net, mean, std). If they have another range, state it: bounds=(low, high)"
         )
 
 
@@ -167,7 +167,7 @@ def check_classes(name: str, classes: object, images: Tensor) -> None:
         )
     smallest = int(classes.long().min()) if classes.numel() else 0
     if smallest < 0:
-        raise InputError(f"{name} must be class indices from 0 on, the smallest is {smallest}")
+        raise InputError(f"{name} must be class indices, at least 0; the smallest is {smallest}")
 
 
 def check_targets(targets: Tensor, labels: Tensor) -> None:
@@ -175,7 +175,7 @@ def check_targets(targets: Tensor, labels: Tensor) -> None:
     same = targets == labels.to(targets.device)
     if bool(same.any()):
         raise InputError(
-            f"targets must be other classes than the labels, and are the labels themselves for {_places(same)}; draw "
-            "them from the others, such as (labels + torch.randint(1, K, labels.shape)) % K, or leave targets out for "
+            f"targets must differ from the labels, but are the same for {_places(same)}; draw "
+            "them from the other classes, as by (labels + torch.randint(1, K, labels.shape)) % K, or omit targets for "
             "an untargeted attack"
         )

@@ -27,10 +27,10 @@ _NAN_GRADIENT = (
 )
 _NOT_FINITE = "the gradient of the model's logits with respect to its images is NaN or infinite"
 _INFINITE = (
-    "the gradient of the model's logits with respect to its images was infinite, on {} images or more. Each infinite "
-    "entry was taken for as large as the largest finite one, which keeps its direction, but is a guess at its size. "
-    "Look for a power below 1, a root, a logarithm or a division at zero in the model, and keep it off zero, such as "
-    "with .clamp(min=1e-6)"
+    "the gradient of the model's logits with respect to its images was infinite, on at least {} images. Each infinite "
+    "entry was replaced by the largest finite one, with its own sign, which is only a guess at its size. "
+    "Look for a power below 1, a root, a logarithm or a division at zero in the model, and keep it away from zero, "
+    "for example with .clamp(min=1e-6)"
 )
 
 Watched = tuple[str, Tensor, type[AdvkitError]]
@@ -38,9 +38,9 @@ Watched = tuple[str, Tensor, type[AdvkitError]]
 
 
 class Classifier:
-    """Pixels in the dtype of the work in, logits in float32 or better out, and the model's mistakes named.
+    """The model as attacks call it: pixels in, logits in float32 or better out, with clear errors for its mistakes.
 
-    The number of classes is known once the model has answered, so that is when labels are held against it.
+    The number of classes is known once the model has been run, so that is when labels are checked against it.
     Whether a logit is NaN is asked of the first answer. Of later ones the largest value waits on the device for
     `verify`, and of every gradient that comes back to the images the sum: asking would make a GPU wait in every step.
     A maximum passes NaN on, and a sum whatever is not finite, in a tenth of the time of ``isnan().any()``. It matters
@@ -51,8 +51,8 @@ class Classifier:
 
     Args:
         model: the model under attack.
-        classes: class indices, int64 of shape (N,), by the name under which the caller gave them.
-        autocast: what the model may round to where torch considers that harmless; None for no such rounding.
+        classes: class indices, int64 (N,), by the name under which the caller gave them.
+        autocast: the dtype of `torch.autocast`; None for none.
 
     Examples:
         >>> classifier = advkit.FGSM(model).classifier  # what `_perturb` finds as self.classifier
@@ -87,7 +87,7 @@ class Classifier:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, ...), for an attack that calls `torch.autograd.grad` itself.
 
-        Its gradients are watched by a hook. That costs a fiftieth of a small network's pass, which `gradient` saves.
+        A hook checks its gradients. That costs a fiftieth of a small network's pass, which `gradient` saves.
         """
         logits = self.logits(images)
         if images.requires_grad and not self.careful:
@@ -95,15 +95,15 @@ class Classifier:
         return logits
 
     def of(self, goal: Goal) -> Self:
-        """This model, to be asked about the images of a goal next: with a mask it has to be known which these are.
+        """This model, to be run on the images of a goal next: with a mask, it has to know which these are.
 
-        That is so of a part of the batch, or of copies: ``classifier.of(goal.rows(index)).logits(x)``. Of the whole
-        batch in its order it need not be said.
+        Needed for part of the batch, or for copies: ``classifier.of(goal.rows(index)).logits(x)``. For the whole
+        batch in order, it can be omitted.
         """
         return self
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, ...), from which `gradient` goes back."""
+        """Logits (N, K) of images (N, ...), for `gradient`."""
         if not images.requires_grad:
             return self._checked(self._ask(images), images)
         if self.careful:
@@ -127,7 +127,7 @@ class Classifier:
         """What the model returned for the images, if it is logits: (N, K), float32 or better."""
         if not isinstance(output, Tensor):
             raise ModelError(
-                f"the model returned {described(output)}, and attacks need a tensor of logits (N, K); "
+                f"the model returned {described(output)}, but attacks need a tensor of logits (N, K); "
                 "say where they are: advkit.Logits(model, key=...)"
             )
         count, shape = images.shape[0], output.shape
@@ -137,7 +137,7 @@ class Classifier:
                 f"attacks need logits of shape ({count}, K), with K at least 2{_one_logit(output, images)}"
             )
         if not output.is_floating_point():
-            raise ModelError(f"the model returned {output.dtype}, and attacks need floating logits")
+            raise ModelError(f"the model returned {output.dtype}, but attacks need floating logits")
         logits = output
         if output.dtype != torch.float32 or output.device != images.device:
             logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
@@ -150,17 +150,17 @@ class Classifier:
         return logits
 
     def gradient(self, values: Tensor, images: Tensor, *, keep_graph: bool = False) -> Tensor:
-        """Gradient of values (n,), each of its own image, with respect to the images: (n, ...).
+        """The gradient of values (n,), one for each image, with respect to the images: (n, ...).
 
-        The rows of the model's answer must not depend on each other's images, which is what eval mode gives.
+        The rows of the model's output must not depend on each other's images, as in eval mode.
 
         Args:
-            values: computed from the model's answer, one a row.
+            values: computed from the model's output, one for each row.
             images: the tensor that the model saw, with ``requires_grad`` set.
-            keep_graph: whether there is another gradient to come from the same answer.
+            keep_graph: whether another gradient of the same output will be taken.
 
         Raises:
-            ModelError: the values do not depend on the images by way of differentiable operations.
+            ModelError: the values do not depend on the images through differentiable operations.
         """
         gradient = None
         if values.requires_grad:
@@ -268,7 +268,7 @@ def _one_logit(output: Tensor, images: Tensor) -> str:
     """What to do with the answer of a model that has one logit for two classes."""
     if output.shape not in (images.shape[:1], (*images.shape[:1], 1)):
         return ""
-    return ". If that is one logit for two classes, make a classifier of it: advkit.TwoClass(model)"
+    return ". If that is one logit for two classes, wrap the model: advkit.TwoClass(model)"
 
 
 def warn_of_infinite(images: int) -> None:

@@ -84,7 +84,7 @@ class Levels(Grid):
         every = torch.arange(self.count, dtype=torch.promote_types(self.dtype, torch.float32), device="cpu")
         if not self.index(self.value(every)).equal(every):
             raise InputError(
-                f"images of {self.dtype} cannot tell {self.count} levels apart; give the attack float32 images, or "
+                f"{self.dtype} images cannot represent {self.count} distinct levels; give the attack float32 images or "
                 "fewer levels"
             )
 

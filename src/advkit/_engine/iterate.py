@@ -29,25 +29,25 @@ def iterate(
     inputs: Callable[[Tensor], Tensor] | None = None,
     draws: int = 1,
 ) -> Tensor:
-    """Take ``steps`` steps, each one forward and one backward, and return what is to be kept: (N, ...).
+    """Take ``steps`` steps, each one forward and one backward, and return the images that ``keep`` selects: (N, ...).
 
-    With ``early_stop`` a row leaves where it stands as soon as the model's answer is what its goal wants. That is read
-    off the forward that the next step needs anyhow, and when no row is left there is no backward. After the last step
-    there is a forward more only if what is kept may be the place that it led to. A step may retire rows by a rule of
-    its own, and drop them with `Look.compact`, or with `Rows.compact` from what it computed; when none is left, that is
-    the end.
+    With ``early_stop``, a row leaves as soon as its goal is reached. That is read
+    off the forward that the next step needs anyway, and when no row is left there is no backward. After the last step
+    there is one more forward only if its result may be the one that is kept. A step may retire rows by a rule of
+    its own, and drop them with `Look.compact`, or with `Rows.compact` from what it computed; when none is left, the
+    loop ends.
 
     Args:
         model: pixels to logits.
         rows: the batch.
-        step: where the rows go, (n, ...), from what is known of them and what a look at the model shows.
-        steps: how many.
-        loss: what is climbed, as `advkit.losses.get` takes it.
-        keep: what is returned; the last place if None.
-        early_stop: whether rows leave when they are fooled.
+        step: a function of the rows and of a look at the model that returns where the rows go, (n, ...).
+        steps: the number of steps.
+        loss: the loss to maximise, as `advkit.losses.get` takes it.
+        keep: which points are returned; the last if None.
+        early_stop: whether rows leave when they fool the model.
         inputs: what the model is shown in place of rows (n, ...), differentiable, such as random resizes of them; the
             gradient passes back through it. None for the rows themselves.
-        draws: how often a model, or ``inputs``, that draws random numbers is asked in one look. What the look then
+        draws: how many times a random model, or random ``inputs``, are run in one look. What the look then
             shows are means: of the logits, of the loss and of its gradient.
 
     Examples:

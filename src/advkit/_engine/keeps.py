@@ -1,4 +1,4 @@
-"""What is returned of the places that the rows of a batch have been to."""
+"""Which of the points that the rows of a batch have visited are returned."""
 
 from abc import ABC, abstractmethod
 
@@ -13,10 +13,10 @@ __all__ = ["FirstSuccess", "HighestLoss", "Keep", "Last", "Smallest", "Standing"
 
 
 class Keep(ABC):
-    """What is returned of the places that the rows of a batch have been to.
+    """Which of the points that the rows of a batch have visited are returned.
 
     Attributes:
-        looks_back: whether the model has to be asked about the place after the last step.
+        looks_back: whether the model has to be run at the point after the last step.
 
     Examples:
         >>> from advkit.parts import Keep
@@ -45,7 +45,7 @@ class Keep(ABC):
 
 
 class Last(Keep):
-    """Where each row stands in the end, or stood when it left.
+    """The last point of each row, or the one at which it left.
 
     Examples:
         >>> from advkit.parts import Classifier, Last, Seeking, Untargeted, iterate
@@ -103,7 +103,7 @@ class _Best(Keep):
 
 
 class HighestLoss(_Best):
-    """The place with the highest loss.
+    """The point of highest loss.
 
     Examples:
         >>> from advkit.parts import Classifier, HighestLoss, Seeking, Untargeted, iterate
@@ -119,7 +119,7 @@ class HighestLoss(_Best):
 
 
 class FirstSuccess(_Best):
-    """The first place where the model was fooled; the image itself where it never was.
+    """The first point that fooled the model; the image itself if none did.
 
     Examples:
         >>> from advkit.parts import Classifier, FirstSuccess, Seeking, Untargeted, iterate
@@ -134,7 +134,7 @@ class FirstSuccess(_Best):
 
 
 class Worst(_Best):
-    """The first place where the model was fooled, or else the one with the highest loss.
+    """The first point that fooled the model, or else the one of highest loss.
 
     Examples:
         >>> from advkit.parts import Classifier, Seeking, Untargeted, Worst, iterate
@@ -152,7 +152,7 @@ class Standing(Worst):
     """`Worst` of several runs, each on the images that none before it has fooled.
 
     Args:
-        images: (N, ...), the answer for images that have nothing to show.
+        images: (N, ...), what is returned for images without a run.
 
     Examples:
         >>> from dataclasses import dataclass
@@ -176,33 +176,33 @@ class Standing(Worst):
     """
 
     def place(self, rows: Rows) -> Tensor:
-        """Which images the rows are, int64 (n,): what a field ``place`` of theirs says, if they have it."""
+        """Which images the rows are, int64 (n,): their field ``place``, if they have one."""
         place: Tensor = getattr(rows, "place", rows.index)
         return place
 
     def leave_out(self, images: Tensor) -> None:
-        """Take note of images that need no run, bool (N,), since they fool as they are."""
+        """Note the images that need no run, bool (N,), since they fool the model as they are."""
         self.least.masked_fill_(images, -torch.inf)
 
     def left(self, among: Tensor | None = None) -> Tensor:
-        """The images that the model is not yet fooled on: int64 (m,), in order. Waits for the device.
+        """The images that do not fool the model yet: int64 (m,), in order. Waits for the device.
 
         Args:
-            among: bool (N,), the images that are asked about; None for all.
+            among: bool (N,), the images to consider; None for all.
         """
         left = self.least > -torch.inf
         return (left if among is None else left & among).nonzero().squeeze(1)
 
 
 class Smallest(_Best):
-    """The fooling place closest to the image; the image itself where there was none.
+    """The point closest to the image that fooled the model; the image itself if there was none.
 
-    A place that fools by less than what rounding may do does not count, unless it is the image itself: in a batch of
-    another size it might not.
+    A point that fools by a margin within rounding does not count, unless it is the image itself: in a batch of
+    another size it might not fool.
 
     Args:
         images: (N, ...), the originals.
-        norm: in which to measure.
+        norm: the norm in which to measure.
 
     Examples:
         >>> from advkit.parts import Classifier, Seeking, Smallest, Untargeted, iterate

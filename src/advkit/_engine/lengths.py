@@ -1,7 +1,7 @@
-"""Lengths that nobody gave: what they are shares of, so that they follow it.
+"""Default lengths: what they are fractions of, so that they scale with it.
 
-A default such as ``eps=8 / 255`` is a number for pixels in [0, 1]. Declared as ``OfRange(8 / 255)`` it stands for
-that share of whatever range the pixels have, and ``alpha=OfEps(2 / 255, 1 / 4)`` for a quarter of whatever ``eps`` is.
+A default such as ``eps=8 / 255`` is a number for pixels in [0, 1]. Declared as ``OfRange(8 / 255)``, it means
+that fraction of whatever range the pixels have, and ``alpha=OfEps(2 / 255, 1 / 4)`` a quarter of whatever ``eps`` is.
 To the reader of a signature, of a result or of a saved run both are ordinary numbers.
 """
 
@@ -20,11 +20,11 @@ BASES = frozenset({"bounds", "eps"})
 
 
 class Share(float):
-    """A length that was not given, a share of something else. As a number it is the length itself.
+    """A default length, a fraction of something else. As a number it is the length itself.
 
     Args:
         value: the length, to begin with that of the default.
-        share: the length over what it is a share of.
+        share: the length, relative to what it is a fraction of.
     """
 
     share: float
@@ -43,7 +43,7 @@ class Share(float):
 
 
 class OfRange(Share):
-    """A share of the pixels' range, such as 8/255 of it.
+    """A default that is a fraction of the range of pixels, such as 8/255 of it.
 
     Examples:
         >>> from advkit.parts import OfRange
@@ -62,7 +62,7 @@ class OfRange(Share):
 
 
 class OfEps(Share):
-    """A share of the budget: a number, or one for each image where there is a budget for each.
+    """A default that is a fraction of the budget: a number, or one for each image if the budget is.
 
     Examples:
         >>> from advkit.parts import OfEps

@@ -18,7 +18,7 @@ __all__ = ["Climb", "Look", "Peak", "Seeking"]
 
 @dataclass
 class Seeking(Rows):
-    """Rows that seek a goal. Subclasses add what their rule for a step remembers of each row.
+    """Rows that seek a goal. Subclasses add what their step rule remembers of each row.
 
     Args:
         x: (n, ...), where each row starts, and then stands.
@@ -35,13 +35,13 @@ class Seeking(Rows):
     goal: Goal
 
     def climbed(self, loss: Loss, logits: Tensor) -> Tensor:
-        """What the rows climb, from logits (n, K): (n,). The loss, if they have nothing of their own."""
+        """What the rows maximise, from logits (n, K): (n,). By default the loss."""
         return self.goal.climbed(loss, logits)
 
 
 @dataclass
 class Climb(Seeking):
-    """Rows that climb a loss inside a ball.
+    """Rows that maximise a loss inside a ball.
 
     Args:
         x: (n, ...), where each row starts, and then stands.
@@ -61,7 +61,7 @@ class Climb(Seeking):
     alpha: float | Tensor
 
     def stepped(self, direction: Tensor) -> Tensor:
-        """Where rows are after a step of ``alpha`` in a direction (n, ...), which is overwritten, inside the ball."""
+        """The rows after a step of ``alpha`` along a direction (n, ...), which is overwritten, inside the ball."""
         if isinstance(self.alpha, Tensor):
             return self.ball.project(direction.mul_(column(self.alpha, self.x)).add_(self.x))
         return self.ball.project(torch.add(self.x.detach(), direction, alpha=self.alpha, out=direction))
@@ -73,9 +73,9 @@ class Look:
     Attributes:
         step: the number of the step, from 0 on.
         x: (n, ...), where the rows stand.
-        logits: (n, K), without a graph, in the dtype that the model answers in, which may be wider than that of ``x``.
-        loss: (n,), likewise; what is climbed.
-        gradient: (n, ...), of the loss; of no size at a look after the last step.
+        logits: (n, K), without a graph, in the dtype of the model's output, which may be wider than that of ``x``.
+        loss: (n,), likewise; the loss that is maximised.
+        gradient: (n, ...), of the loss; empty at a look after the last step.
         goal: of the rows.
 
     Examples:
@@ -91,12 +91,12 @@ class Look:
 
     @property
     def logits(self) -> Tensor:
-        """The model's answer."""
+        """The model's output."""
         return self._logits.detach()
 
     @property
     def loss(self) -> Tensor:
-        """What is climbed."""
+        """The loss that is maximised."""
         return self._loss.detach()
 
     @property
@@ -106,7 +106,7 @@ class Look:
 
     @property
     def edge(self) -> Tensor:
-        """What rounding may do to the margin: (n,), in units of the logits."""
+        """By how much rounding may change the margin: (n,), in units of the logits."""
         return rounding_margin(magnitude(self.logits, self.goal.classes))
 
     @property
@@ -122,10 +122,10 @@ class Look:
 
 @dataclass
 class Peak:
-    """The place of each row with the highest loss so far, and what was seen there: for rules that go back to it.
+    """The point of highest loss so far of each row, and what was seen there: for step rules that return to it.
 
     Attributes:
-        x: (n, ...), the places.
+        x: (n, ...), the points.
         loss: (n,), the losses there.
         gradient: (n, ...), the gradients there.
 

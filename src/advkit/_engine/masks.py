@@ -35,7 +35,7 @@ def free_pixels(mask: Tensor, images: Tensor) -> Tensor:
     one, many = tuple(images.shape[1:]), tuple(images.shape)
     shapes = [one, many] if images.ndim < 4 else [one[1:], one, (many[0], *one[1:]), many]
     raise InputError(
-        f"mask has shape {tuple(mask.shape)}, and for images of shape {many} it must have one of the shapes "
+        f"mask has shape {tuple(mask.shape)}, but for images of shape {many} it must have one of the shapes "
         f"{', '.join(map(str, shapes))}"
     )
 
@@ -51,7 +51,7 @@ def check_shared(attack: str, mask: Tensor | None, images: Tensor) -> None:
     """Refuse a mask for each of these images (N, ...), where there are other batches to come."""
     if mask is not None and is_per_image(mask, images):
         raise InputError(
-            f"{attack} has one mask for each image of one batch, and here it attacks many batches; give it one mask "
+            f"{attack} has one mask for each image of one batch, but here it attacks many batches; give it one mask "
             "for all images"
         )
 
@@ -101,8 +101,8 @@ class Frame:
         some = self if index is None else self.rows(index)
         if len(some.images) != len(vectors):
             raise AdvkitError(
-                f"with a mask, an attack asked the model about {len(vectors)} of {len(self.images)} images without "
-                "saying which; give it their goal as well: self.classifier.of(goal.rows(index)).logits(x)"
+                f"with a mask, an attack queried the model with {len(vectors)} of {len(self.images)} images without "
+                "saying which; pass their goal as well: self.classifier.of(goal.rows(index)).logits(x)"
             )
         filled = some.images.flatten(1).to(vectors.dtype).scatter(1, some.place, vectors)
         return filled.view(-1, *self.images.shape[1:])
@@ -144,8 +144,8 @@ class Shown(Classifier):
         copies, rest = divmod(len(gradient), len(self.free))
         if rest:
             raise AdvkitError(
-                f"with a mask, an attack asked for gradients of {len(gradient)} of {len(self.free)} images; one whose "
-                "class says that it is spatial has to ask about all, or about copies of all"
+                f"with a mask, an attack requested gradients of {len(gradient)} of {len(self.free)} images; one whose "
+                "class is declared spatial must pass all of them, or copies of all"
             )
         return gradient.where(self.free.repeat(copies, *[1] * (gradient.ndim - 1)), 0)
 

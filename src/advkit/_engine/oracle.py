@@ -20,13 +20,13 @@ from advkit.norms import column
 __all__ = ["NO_LIMIT", "Metered", "Oracle", "OutOfQueries"]
 
 NO_LIMIT = sys.maxsize
-_NO_MORE = "no image may be asked about any more: max_queries is reached"
+_NO_MORE = "none of these images has any queries left: max_queries is reached"
 
 _Reading = Callable[[Tensor, Goal], Tensor]  # logits (b, K) and their goal to what the attacker sees of each, (b, ...)
 
 
 class OutOfQueries(AdvkitError):
-    """No image of those asked about may be asked about any more. `BlackBox` ends the search then.
+    """None of the images in a query has any queries left. `BlackBox` then ends the search.
 
     Examples:
         >>> ask = advkit.black_box.Oracle(model, images, advkit.Untargeted(labels), limit=1)
@@ -35,17 +35,17 @@ class OutOfQueries(AdvkitError):
         ...     ask(images, torch.arange(12))
         ... except advkit.black_box.OutOfQueries as error:
         ...     print(error)
-        no image may be asked about any more: max_queries is reached
+        none of these images has any queries left: max_queries is reached
     """
 
 
 class Oracle:
-    """The model as a black box: candidates in, heights out, and each forward charged to the image it is for.
+    """The model as a black box: candidates in, heights out, with each forward charged to the image it is for.
 
-    The height of a candidate is a loss, which an attack climbs, and infinite where the goal is reached; to an attack
-    that sees decisions alone every other candidate has height 0. Where an image has more candidates than it may still
-    be asked about, the last of them are passed over: their height is minus infinity. Once nothing at all may be asked,
-    the search is over, and its outcome is what has fooled the model on the way.
+    The height of a candidate is its loss, which an attack maximises, or infinity if it reaches the goal; for an attack
+    that sees decisions alone, every other candidate has height 0. If an image has more candidates than queries left,
+    the last of them are skipped, and their height is minus infinity. Once no image has any queries left,
+    the search ends, and returns what has fooled the model so far.
 
     Args:
         model: pixels to logits.
@@ -53,11 +53,11 @@ class Oracle:
         goal: of the N images.
         limit: how many forwards may be spent on an image.
         access: what the attacker sees: "scores", or "decisions" alone.
-        aim: what it looks for: the closest image that fools ("minimal"), or any that does within a budget ("budget").
-        loss: what the heights are, as `advkit.losses.get` takes it.
+        aim: what it looks for: the closest image that fools ("minimal"), or any within a budget ("budget").
+        loss: the loss that gives the heights, as `advkit.losses.get` takes it.
         bounds: the lowest and the highest value of a pixel; candidates are clipped to them.
-        free: bool (N, ...), the pixels that may move, as those of candidates outside do not; None for all.
-        batch_size: how many images the model is given at a time at most; None for as many as suit the device.
+        free: bool (N, ...), the pixels that may move; those of candidates outside it are reset. None for all.
+        batch_size: the most images in one call of the model; None for as many as suit the device.
 
     Attributes:
         limit: how many forwards may be spent on an image.
@@ -66,7 +66,7 @@ class Oracle:
     Examples:
         >>> ask = advkit.black_box.Oracle(model, images, advkit.Untargeted(labels), limit=3)
         >>> index = torch.tensor([0, 0, 1, 0, 0])  # four candidates for image 0, one for image 1
-        >>> ask(images[index], index).isinf()  # the last is passed over
+        >>> ask(images[index], index).isinf()  # the last is skipped
         tensor([False, False, False, False,  True])
         >>> ask.queries
         tensor([3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
@@ -107,48 +107,48 @@ class Oracle:
             self._rows, self._even = batch_size, 1
 
     def __call__(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
-        """The heights (m,) of m candidates, which are made and asked about a full batch at a time.
+        """The heights (m,) of m candidates, which are made and evaluated a full batch at a time.
 
         Args:
-            candidates: (m, ...); or what makes some of them, (b, ...), from their ``index`` (b,) and ``parameters``
-                (b, ...), so that they need not all be there at a time.
+            candidates: (m, ...); or a function that makes some of them, (b, ...), from their ``index`` (b,) and
+                ``parameters`` (b, ...), so that they need not all be in memory at once.
             index: int64 (m,), the image that each of them is a candidate for, m at least 1. All of them may be
                 candidates for one image.
-            parameters: (m, ...) each, what else tells the candidates apart.
+            parameters: (m, ...) each, further arguments of that function.
         """
         return self._ask(self._heights, -torch.inf, candidates, index, *parameters)
 
     def scores(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
-        """The logits (m, K) of m candidates, given as in a call; NaN for those that are passed over.
+        """The logits (m, K) of m candidates, given as in a call; NaN for those that are skipped.
 
         Raises:
             AdvkitError: the attack sees decisions alone.
         """
         if self._access == "decisions":
             raise AdvkitError(
-                'an attack with access = "decisions" sees no scores; ask for decisions(...), or say access = "scores"'
+                'an attack with access = "decisions" sees no scores; call decisions(...), or declare access = "scores"'
             )
         return self.seen(candidates, index, *parameters)
 
     def decisions(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
-        """The classes, int64 (m,), of m candidates, given as in a call; -1 for those that are passed over."""
+        """The classes, int64 (m,), of m candidates, given as in a call; -1 for those that are skipped."""
         return self._ask(lambda logits, goal: logits.argmax(1), -1, candidates, index, *parameters)
 
     def seen(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
-        """As `scores`, and to an attack that sees decisions alone 1 for the largest logit and 0 for the others."""
+        """As `scores`; for an attack that sees decisions alone, 1 for the largest logit and 0 for the others."""
         return self._ask(self._visible, torch.nan, candidates, index, *parameters)
 
     def probe(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
-        """The losses (m,) of m candidates that are no answers, given as in a call; NaN for those that are passed over.
+        """The losses (m,) of m probes, given as candidates in a call; NaN for those that are skipped.
 
-        They are what a search measures with, and may lie outside the budget: one that fools is not taken note of, and
-        its loss is finite. They cost as much as any other.
+        Probes are for measuring, and may lie outside the budget: one that fools the model is not recorded, and
+        its loss is finite. They cost as much as candidates.
 
         Raises:
             AdvkitError: the attack sees decisions alone.
         """
         if self._access == "decisions":
-            raise AdvkitError('an attack with access = "decisions" sees no losses; ask for decisions(...)')
+            raise AdvkitError('an attack with access = "decisions" sees no losses; call decisions(...)')
         blind = copy.copy(self)
         blind._notes = False
         return blind._ask(
@@ -156,10 +156,10 @@ class Oracle:
         )
 
     def fools(self, candidates: Tensor | Callable[..., Tensor], index: Tensor, *parameters: Tensor) -> Tensor:
-        """Whether each of m candidates fools, bool (m,), given as in a call; False for those that are passed over.
+        """Whether each of m candidates fools, bool (m,), given as in a call; False for those that are skipped.
 
-        One that does so by no more than rounding undoes in a batch of another size does not count: a search that ends
-        up at the boundary would otherwise end in a draw.
+        One that does so by a margin within rounding does not count, since a batch of another size may undo it: a
+        search that ends at the boundary would otherwise end in a tie.
         """
         return self._ask(lambda logits, goal: goal.clearly(logits), False, candidates, index, *parameters)
 
@@ -174,7 +174,7 @@ class Oracle:
         return self._queries if self._places is None else self._queries[self._places]
 
     def rows(self, index: Tensor) -> Self:
-        """The same oracle for some of its images, int64 (n,): one account, and what is left of the limit."""
+        """The same oracle for some of its images, int64 (n,), with a shared count of queries and the same limit."""
         some = copy.copy(self)
         some._places = index if self._places is None else self._places[index]
         if self._most < NO_LIMIT and len(index):
@@ -182,19 +182,19 @@ class Oracle:
         return some
 
     def outcome(self, found: Tensor) -> Tensor:
-        """What becomes of images (N, ...) that a search found: the originals where nothing that it asked about fooled.
+        """The final result, from images (N, ...) that a search found: the originals where no candidate fooled.
 
-        Within a budget one image that fools is as good as another, so there it is one that the model was asked about.
+        Within a budget, one image that fools is as good as another, so it is one that the model was queried with.
         """
         if self._aim == "budget":
             return self.fooling
         return found.where(column(self._fooled, found), self._images)
 
     def width(self, images: int, tried: int) -> int:
-        """How many candidates to try at once for each of so many images, when some were tried in vain already.
+        """How many candidates to try at once for each of ``images`` images, of which ``tried`` failed already.
 
-        Enough to fill a batch; but what comes after the first candidate that fools is wasted, so that no more
-        than eight, or a quarter of what was tried, are ventured.
+        Enough to fill a batch; but candidates after the first that fools are wasted, so no more
+        than eight, or a quarter of those tried, are risked.
         """
         return max(1, min(self._rows // images, max(8, tried // 4)))
 
@@ -291,8 +291,8 @@ class Metered:
         queries = self.oracle.queries
         if len(images) != len(queries):
             raise AdvkitError(
-                f"a black-box attack asked the model about {len(images)} images in a batch of {len(queries)}, so that "
-                "nobody can tell whose queries they are; override _search, and ask its oracle, which is told the image "
+                f"a black-box attack queried the model with {len(images)} images in a batch of {len(queries)}, so that "
+                "they cannot be charged to images; override _search, and call its oracle, which is told the image "
                 "that each candidate is for"
             )
         if bool((queries >= self.oracle.limit).any()):

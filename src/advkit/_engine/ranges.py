@@ -17,7 +17,7 @@ __all__ = ["Choice", "Flag", "Hyperparameter", "ImageEach", "Number", "OfLosses"
 
 @dataclass(frozen=True)
 class Hyperparameter(ABC):
-    """What values a hyperparameter may have.
+    """The values that a hyperparameter may have.
 
     Args:
         optional: whether None is one of them.
@@ -32,10 +32,10 @@ class Hyperparameter(ABC):
     optional: bool = field(default=False, kw_only=True)
 
     def check(self, name: str, value: object) -> None:
-        """Refuse a value that it may not have.
+        """Reject an invalid value.
 
         Raises:
-            InputError: says what it must be and what it was.
+            InputError: the value is invalid: says what it must be and what it was.
         """
         if not (self.optional and value is None):
             self._check(name, value)
@@ -49,7 +49,7 @@ class Hyperparameter(ABC):
         """What it may be, in words: "a number, at least 0"."""
 
     def bad(self) -> Iterator[object]:
-        """Values that it may not have, which tests try."""
+        """Invalid values, which tests try."""
         yield object()
 
 
@@ -61,8 +61,8 @@ class Number(Hyperparameter):
         above: it must be greater than this.
         at_least: it must not be less than this.
         at_most: it must not be greater than this.
-        integer: whether it counts something.
-        per_image: whether a tensor of shape (N,) may give one for each image.
+        integer: whether it must be an integer.
+        per_image: whether it may be a tensor of shape (N,), one number for each image.
 
     Examples:
         >>> str(advkit.hyperparameters.Number(at_least=1, integer=True))

@@ -146,7 +146,7 @@ class _Recordings:
             model.watched[:] = before
             model.forwards, model.backwards = spent
             if float((again - found).abs().gt(1e-3 * (attack.bounds[1] - attack.bounds[0])).float().mean()) > _ASTRAY:
-                self._refuse(attack, "what was recorded of it finds something else: the model does not repeat itself")
+                self._refuse(attack, "its recording gives another result: the model is not deterministic")
                 return
         self.pool = graph.pool()
         self.known[key] = recording
@@ -155,9 +155,7 @@ class _Recordings:
 
     def _refuse(self, attack: Attack, why: str) -> None:
         self.refused = True
-        warnings.warn(
-            f"{attack} was compiled, and runs as it would otherwise, since {why}", AdvkitWarning, stacklevel=10
-        )
+        warnings.warn(f"{attack} was compiled, but runs as if it were not, since {why}", AdvkitWarning, stacklevel=10)
 
 
 _OF: WeakKeyDictionary[Attack, _Recordings] = WeakKeyDictionary()

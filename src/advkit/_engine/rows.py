@@ -18,10 +18,10 @@ class _OfRows(Protocol):
 
 @dataclass
 class Rows:
-    """The rows of a batch that an attack still works on. Subclasses add what they know of each row.
+    """The rows of a batch that an attack still works on. Subclasses add the state of each row.
 
-    A field that is a tensor with rows, or has a method `rows` as goals and balls do, loses the rows that leave; numbers
-    stay as they are. Retired rows are dropped at once on a CPU. On an accelerator they stay, and stay where they
+    A field that is a tensor with rows, or has a method `rows` as goals and balls do, drops the rows that leave; numbers
+    are unchanged. On a CPU, retired rows are dropped at once. On an accelerator they stay, and stay where they
     are, until half of the rows are retired, so that shapes are few.
 
     Args:
@@ -54,7 +54,7 @@ class Rows:
         return not self._count
 
     def retire(self, done: Tensor) -> int:
-        """Retire the rows where ``done``, bool (n,), and say how many are active. Waits for the device."""
+        """Retire the rows where ``done``, bool (n,), and return how many are active. Waits for the device."""
         self.active = self.active & ~done
         self._count = int(self.active.count_nonzero())
         return self._count
@@ -81,5 +81,5 @@ class Rows:
         self.x = x
 
     def whole(self) -> Tensor:
-        """Where every row of the whole batch stands, or stood when it left: (N, ...)."""
+        """The point of every row of the whole batch, or that at which it left: (N, ...)."""
         return self.x if self._answers is None else self._answers.index_copy_(0, self.index, self.x)

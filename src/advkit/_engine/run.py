@@ -37,15 +37,15 @@ _ROWS_ON_CPU = 64  # at once; a CNN on images of 32x32 takes 0.7 of the time for
 
 @dataclass(frozen=True)
 class Stage:
-    """What one of the attacks that an attack is made of was tried on, and what that cost in all.
+    """What one of the attacks in a combined attack was tried on, and what that cost in all.
 
     Attributes:
-        attack: what it prints as.
+        attack: its ``str``.
         tried: how many images it was tried on.
-        forwards: how many images the model answered meanwhile, each as often as it was asked; with the looks at what
-            came of it, and for the first stage also the look at the images before.
-        backwards: how many answers were differentiated, likewise.
-        queries: the forwards that an attack which asks for answers alone spent; None of another.
+        forwards: how many images were passed forward through the model, including those that judge the
+            results, and for the first stage those that judge the original images.
+        backwards: how many were passed backward.
+        queries: the forwards that a black-box attack spent; None for other attacks.
 
     Examples:
         >>> attack = advkit.WorstOf([advkit.FGSM(model), advkit.PGD(model, eps=16 / 255)])
@@ -70,7 +70,7 @@ class Done:
         images: the adversarial images, in the shape, dtype and place of the originals.
         queries: int64 (N,), the forwards spent on each image by an attack that asks for answers alone; else None.
         forwards: how many images the model answered, each as often as it was asked.
-        backwards: how many answers were differentiated, likewise.
+        backwards: how many were passed backward.
         infinite: on how many images at least a gradient was infinite, which the caller is to be told of.
         stage: int64 (N,), the place of the attack that made each image among those that the attack is made of, -1
             where none moved it; None of an attack that is not made of others.

@@ -24,5 +24,5 @@ def short(value: object) -> str:
 def for_all(name: str, value: Tensor) -> str:
     """What to do with a hyperparameter that has a value (N,), or an image (N, ...), for the images of one batch."""
     if value.ndim > 1:
-        return f"leave {name} out, or attack each batch by itself, with those of its images"
+        return f"omit {name}, or attack each batch by itself, with the values of its images"
     return f"give one {name} for all images"

@@ -53,7 +53,7 @@ class BatchFiles:
             self._compare(_setup(file), here)
         elif begun:
             raise InputError(
-                f"{self.path / 'batches'} holds batches, such as {begun[0].name}, and {file}, which says "
+                f"{self.path / 'batches'} holds batches, such as {begun[0].name}, but {file}, which says "
                 "which run they belong to, is missing. Restore it, or give this run a folder of its own"
             )
         else:
@@ -76,7 +76,7 @@ class BatchFiles:
             if not isinstance(content, dict) or not {"batch", "checksum", "record"} <= content.keys():
                 raise ValueError("it lacks parts of a batch's file")
             if digest(json.dumps(content["record"])) != content["checksum"]:
-                raise ValueError("it is not what was written")
+                raise ValueError("its checksum is wrong")
             if content["batch"] != index:
                 raise ValueError(f"it is the file of batch {content['batch']}")
             return parse(content["record"])
@@ -119,7 +119,7 @@ def _setup(about: Path) -> dict[str, Any]:
             raise ValueError("it is not a JSON object")
     except ValueError as error:
         raise InputError(
-            f"{about} is damaged ({error}), so there is no telling which run the batches beside it belong to; restore "
+            f"{about} is damaged ({error}), so it is unknown which run the batches beside it belong to; restore "
             "a copy of it, or give this run a folder of its own"
         ) from error
     return there

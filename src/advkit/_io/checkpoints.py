@@ -57,16 +57,16 @@ def read(path: Path, of: str, parse: Callable[[dict[str, Any]], Thing]) -> Thing
     try:
         with zipfile.ZipFile(path) as parts:  # by which torch does not look for wrong bits
             if wrong := parts.testzip():
-                raise ValueError(f"{wrong} in it is not what was written")
+                raise ValueError(f"the checksum of {wrong} is wrong")
         return parse(torch.load(path, map_location="cpu", weights_only=True))
     except _WRONG as error:
-        raise InputError(f"{path} is no checkpoint of {of}, or damaged ({error}); choose another path") from error
+        raise InputError(f"{path} is not a checkpoint of {of}, or is damaged ({error}); choose another path") from error
 
 
 def check_epochs(path: Path, behind: int, epochs: int) -> None:
     """Refuse a checkpoint that went on for longer than is asked for."""
     if behind > epochs:
         raise InputError(
-            f"{path} has {behind} epochs behind it, and {epochs} are asked for in all; choose another path, or ask for "
-            "more epochs"
+            f"{path} has already reached epoch {behind}, but only {epochs} epochs are requested in all; choose another "
+            "path, or request more epochs"
         )

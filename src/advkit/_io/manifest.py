@@ -47,7 +47,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     file = folder / MANIFEST
     if not file.exists():
-        raise InputError(f"{folder} holds no adversarial data set, for there is no {MANIFEST}; generate makes one")
+        raise InputError(f"{folder} holds no adversarial data set: it has no {MANIFEST}; generate writes one")
     try:
         manifest = json.loads(file.read_bytes())
         if not isinstance(manifest, dict) or not manifest.keys() >= _NEEDED:
@@ -106,7 +106,7 @@ def _compare(folder: Path, manifest: dict[str, Any]) -> None:
         if there.get(name) != manifest.get(name) and name != ANSWERS
     ]
     if not differences and ANSWERS in there and not is_known(there[ANSWERS], manifest[ANSWERS]):
-        differences = ["the model has the layers and weights that it had, and answers the first images otherwise"]
+        differences = ["the model has the same layers and weights, but other outputs for the first images"]
     if differences:
         raise InputError(
             f"{folder} holds an adversarial copy made with other arguments: {'; '.join(differences)}. Choose "

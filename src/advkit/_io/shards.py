@@ -137,7 +137,7 @@ class ShardFiles(Shards):
     def _wrong(self, found: int, place: int) -> str:
         if found != place and 0 <= found < self._layout.count:
             return f"it has image {found} where image {place} belongs"
-        return f"the record of image {place} is not what was written"
+        return f"the checksum of image {place} is wrong"
 
     def _map(self, number: int) -> Records:
         """The records of a shard, read where they are used."""

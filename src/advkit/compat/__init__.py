@@ -1,1 +1,1 @@
-"""Other libraries' names over advkit's attacks, so that code written for them runs."""
+"""Other libraries' interfaces to advkit's attacks, so that code written for them runs."""

@@ -1,7 +1,7 @@
 """Defenses that wrap or train a model, and what an attacker who knows them differentiates.
 
-`base` says what a defense is. ``wrapping`` has those that stand in front of a model, ``training`` those that train
-it and ``certifying`` those that prove what they are worth, each in a file of its own; `stack` combines them.
+`base` defines what a defense is. ``wrapping`` has those that go in front of a model, ``training`` those that train
+it and ``certifying`` those that certify robustness, each in a file of its own; `stack` combines them.
 
 Examples:
     >>> defended = advkit.defenses.FeatureSmoothing().wrap(model)

@@ -1,4 +1,4 @@
-"""What a defense is: read this first, then one file beside it.
+"""What a defense is: read this first, then the file of one defense.
 
 A defense wraps a model, or trains one, or both in turn. One that wraps says what it does to gradients, and attacks on
 the wrapped model take that into account:
@@ -22,19 +22,19 @@ __all__ = ["Defense", "Expectation", "InputTransformation"]
 
 
 class Defense:
-    """Base of all defenses. A subclass writes `wrap`, or `fit`, or both.
+    """Base of all defenses. A subclass defines `wrap`, or `fit`, or both.
 
-    An attack on a wrapped model is that of an attacker who knows the defense (an adaptive one, Tramer et al. 2020): it
-    differentiates `surrogate` without being asked to. For a defense of your own, say whether it is
+    An attack on a wrapped model is that of an attacker who knows the defense (an adaptive attack; Tramèr et al. 2020):
+    it differentiates `surrogate` without being asked to. For a defense of your own, say whether it is
     ``differentiable`` and ``stochastic``. One that is not differentiable also needs a `surrogate`; otherwise attacking
     it raises an error, since a gradient of zero would pass for robustness.
 
     Attributes:
-        differentiable: whether the gradient through the wrapped model is one that an attack can climb. Rounding has
+        differentiable: whether the gradient through the wrapped model is one that an attack can follow. Rounding has
             a gradient, zero, and is not differentiable in this sense.
         stochastic: whether the wrapped model draws random numbers, so that its predictions may differ between
             calls.
-        eot_samples: over how many draws of a stochastic defense the surrogate averages.
+        eot_samples: the number of draws of a stochastic defense over which the surrogate averages.
 
     Examples:
         >>> class Blur(advkit.Defense):
@@ -57,7 +57,7 @@ class Defense:
         """The model behind this defense, an ordinary module. Attacks on it use `surrogate`.
 
         Args:
-            model: pixels (N, ...) to logits (N, K). It is not copied: train it further, and the wrapped model knows.
+            model: pixels (N, ...) to logits (N, K). It is not copied: further training of it affects the wrapped model.
 
         Raises:
             InputError: this defense trains models and does not wrap them.
@@ -70,7 +70,7 @@ class Defense:
         raise InputError(f"{type(self).__name__} does not wrap models, it trains them: call fit(model, ...)")
 
     def fit(self, model: Any, *args: Any, **kwargs: Any) -> nn.Module:
-        """Train a model; see the defenses that do.
+        """Train a model; see the defenses that do so.
 
         Raises:
             InputError: this defense wraps models and does not train them.
@@ -85,7 +85,7 @@ class Defense:
     def surrogate(self, model: Model) -> Model:
         """What an attacker who knows the defense differentiates: pixels to logits.
 
-        It predicts what the wrapped model does; for a stochastic defense it gives the mean of the logits over
+        It predicts what the wrapped model does; for a stochastic defense it returns the mean of the logits over
         ``eot_samples`` draws (EOT: Athalye, Engstrom, Ilyas & Kwok, "Synthesizing robust adversarial examples", ICML
         2018).
 
@@ -93,7 +93,7 @@ class Defense:
             model: the model that `wrap` was given.
 
         Raises:
-            NoGradientError: the defense is not differentiable, and does not say what to differentiate instead.
+            NoGradientError: the defense is not differentiable, and does not define what to differentiate instead.
 
         Examples:
             >>> defense = advkit.defenses.BitDepthReduction(bits=3)
@@ -108,8 +108,8 @@ class Defense:
         """The surrogate for one draw of random numbers: pixels to logits."""
         if not self.differentiable:
             raise NoGradientError(
-                f"{type(self).__name__} is not differentiable and has no surrogate, so that a gradient through it "
-                "says nothing: write its surrogate(model), use a black-box attack, or ask for the naive attacker with "
+                f"{type(self).__name__} is not differentiable and has no surrogate, so a gradient through it "
+                "says nothing: define its surrogate(model), use a black-box attack, or choose the naive attacker with "
                 "attack.on(model, adaptive=False)"
             )
         return self.wrap(model)
@@ -129,7 +129,7 @@ def _marking(wrap: Callable[[Any, Model], nn.Module]) -> Callable[[Any, Model], 
 
 
 class InputTransformation(Defense, nn.Module, ABC):
-    """Base of the defenses that change the images before the model sees them: a subclass writes `forward`.
+    """Base of the defenses that change the images before the model sees them: a subclass defines `forward`.
 
     It is a module from images to images, which can also be used in a pipeline on its own. The surrogate of one that is
     not differentiable is BPDA with the identity: forward through the transformation, and backward as if it were not
@@ -182,7 +182,7 @@ class _StraightThrough(Behind):
         if seen.shape != images.shape:
             raise ModelError(
                 f"{type(self.transformation).__name__} turns images of shape {tuple(images.shape)} into "
-                f"{tuple(seen.shape)}, and is not differentiable: write its surrogate(model)"
+                f"{tuple(seen.shape)}, and is not differentiable: define its surrogate(model)"
             )
         return self.model(seen + (images - images.detach()))  # the value is that of ``seen`` to the bit
 

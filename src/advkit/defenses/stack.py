@@ -1,4 +1,4 @@
-"""Several defenses, one after the other."""
+"""Several defenses, one after another."""
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -16,7 +16,7 @@ __all__ = ["Stack"]
 
 
 class Stack(Defense):
-    """Several defenses as one, in order: the second defends what the first made, and so on.
+    """Several defenses as one, in order: the second defends the model that the first made, and so on.
 
     An attacker who knows it differentiates the surrogates of all members that wrap, one inside the other. If any of
     them is random, the mean is taken once, over joint draws.
@@ -72,15 +72,15 @@ class Stack(Defense):
     ) -> nn.Module:
         """Train with the defenses that train, and wrap with those that wrap, in order.
 
-        Takes what the `TrainingDefense.fit` of its members takes. If several of them train, each does for so many
-        epochs, the optimizer and the schedulers go on as the one before left them, and the checkpoint of each has its
-        place in the stack in its name: ``run.0.pt``.
+        Takes the arguments of `TrainingDefense.fit`. If several of them train, each does so for that many
+        epochs, the optimizer and the schedulers continue from one to the next, and the checkpoint of each has its
+        index in the stack in its name: ``run.0.pt``.
 
         Returns:
             The defended model.
 
         Raises:
-            InputError: none of the defenses trains, or what their `fit` raises.
+            InputError: none of the defenses trains; or as their `fit` raises it.
         """
         training = [place for place, member in enumerate(self.defenses) if _trains(member)]
         if not training:

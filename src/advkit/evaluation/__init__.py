@@ -1,4 +1,4 @@
-"""How well a model stands up to attacks: measured, reported and pictured.
+"""How well a model withstands attacks: measured, reported and plotted.
 
 Examples:
     >>> report = advkit.evaluation.evaluate(model, loader, "standard", eps=8 / 255)  # advkit.evaluate for short

@@ -61,7 +61,7 @@ def check_transfer(surrogates: Mapping[str, nn.Module], plan: Iterable[PlannedAt
     """Refuse surrogates that no attack makes images on."""
     if surrogates and not any(planned.cells[0].surrogate for planned in plan):
         raise InputError(
-            "transfer_from is for attacks that follow gradients, and none of these does: those that see only outputs "
+            "transfer_from is for attacks that follow gradients, but none of these does: those that see only outputs "
             "query the model that they attack; give evaluate another attack as well, such as advkit.MIFGSM"
         )
 
@@ -82,7 +82,7 @@ def defended_by(model: nn.Module, name: str, one: Any) -> nn.Module:
         one = one.wrap(model)
     if not isinstance(one, nn.Module):
         raise DtypeError(
-            "defenses must be defenses, such as advkit.defenses.FeatureSmoothing(), or models that have one; "
+            "defenses must be defenses, such as advkit.defenses.FeatureSmoothing(), or defended models; "
             f"{name!r} is {one!r}"
         )
     return hookable(one)

@@ -82,21 +82,21 @@ def audit(
     passes: float = math.inf,
     seed: int | None = 0,
 ) -> Audit:
-    """Look at the gradients of the model that an attack was carried out on.
+    """Examine the gradients of the model that an attack was carried out on.
 
-    At most 64 of the images are looked at for signs of masked gradients anywhere, and at most 48 of those that the
-    attack left for whether gradients foretell the answers there. If nothing is wrong so far, other searches are
+    At most 64 of the images are examined for general signs of masked gradients, and at most 48 of those that the
+    attack left for whether gradients predict the outputs there. If nothing is wrong so far, other searches are
     tried on these.
 
     Args:
-        attack: an attack with a budget, on the model; of several, the one that left fewest. How it takes gradients is
-            how they are looked at: through the surrogates of the model's defenses, unless it is not ``adaptive``.
+        attack: an attack with a budget, on the model; of several, the one that left fewest. Gradients are taken as it
+            takes them: through the surrogates of the model's defenses, unless it is not ``adaptive``.
         images: floating (N, ...), images that the model gets right.
         labels: int64 (N,).
         left: bool (N,), the images that no attack has fooled within the budget.
-        passes: how many forwards and backwards the audit may take while nothing is found; searches make do with what
-            looking leaves of them, and go on where they fool more than an honest model would lose.
-        seed: of the choice of images, and of what a random model draws.
+        passes: how many forwards and backwards the audit may take while nothing is found; searches use what
+            examining leaves of them, and go on where they fool more images than an honest model would lose.
+        seed: the seed of the choice of images, and of a random model.
 
     Returns:
         The verdict, and what it rests on, image by image.
@@ -106,7 +106,7 @@ def audit(
     """
     ball = budget(attack)
     if ball is None:
-        raise InputError(f"an audit looks within the budget of an attack, and {attack} has none")
+        raise InputError(f"an audit looks within the budget of an attack, but {attack} has none")
     generator = torch.Generator("cpu").manual_seed(seed or 0)
     order = torch.randperm(len(labels), generator=generator, device="cpu")
     kept = left.to("cpu")

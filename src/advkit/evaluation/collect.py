@@ -75,7 +75,7 @@ def collect(
 def check_worked(records: Mapping[int, Record], evaluator: BatchEvaluator) -> None:
     """Refuse to report nothing: no images, or something that failed on all of them."""
     if not records:
-        raise InputError("the loader has no images; a generator that was gone through before has none left")
+        raise InputError("the loader has no images; a generator that was iterated over before has none left")
     if error := hopeless(records.values(), without_gradients=evaluator.has_black_box):
         raise evaluator.first_error() or ModelError(f"something failed on every image: {error}")
 
@@ -84,7 +84,7 @@ def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> Non
     """Refuse a batch that is not the one of the record."""
     if record.digest != name:
         raise InputError(
-            f"batch {index} of the loader is not what it was when the run in {folder.path} began; a resumed run needs "
+            f"batch {index} of the loader has changed since the run in {folder.path} began; a resumed run needs "
             "the same batches in the same order, so the loader must not shuffle"
         )
 
@@ -94,13 +94,13 @@ def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchE
     what = evaluator.stranger(index, record, images)
     if what is not None:
         raise InputError(
-            f"{folder.path} holds a run with other models: {what} has the layers and weights that it had, but other "
+            f"{folder.path} holds a run with other models: {what} has the same layers and weights, but other "
             f"outputs for batch {index}. Something else in it has changed, such as an attribute or a function; give "
             "this run a folder of its own"
         )
 
 
 _DIFFERENT = (
-    "the processes have loaders with different batches, but evaluate shares the batches out itself: give all of "
+    "the processes have loaders with different batches, but evaluate distributes the batches itself: give all of "
     "them the same loader, without shuffling and without a DistributedSampler"
 )

@@ -77,7 +77,7 @@ def compared(
 
     Args:
         defense: what the report calls the model's defense; "none" for the bare model.
-        clean: bool (N,), whether the model is right on each image when nobody attacks.
+        clean: bool (N,), whether the model is right on each image without an attack.
         outcomes: of the attacks on the same N images.
         labels: int64 (N,), the classes; None where they are not known. An attack that may change anything is only
             expected to fool images of more than one class: of one alone, the model may know no other.
@@ -124,7 +124,7 @@ def _of_help(called: str, one: Outcome, clean: Tensor) -> list[Flag]:
         return []
     sentence = (
         f"{called} is right on {share(one.right)} of the images under {named(one)}, and on {share(clean)} "
-        "without an attack; an attack that helps the model is no attack: it is aimed at another model, or its gradient "
+        "without an attack; an attack that helps the model is broken: it is aimed at another model, or its gradient "
         "is misleading."
     )
     return [Flag("above clean accuracy", sentence, CARLINI)]
@@ -152,8 +152,8 @@ def _of_freedom(called: str, one: Outcome, labels: Tensor | None) -> list[Flag]:
         return [Flag("unbounded attack", sentence, ATHALYE)]
     if one.is_free and many(count, n, _STUCK):
         sentence = (
-            f"{called} is right on {int(one.right.sum())} of {n} images under {named(one)}, which may change them as "
-            "much as it likes; it stops too early, or its gradients are misleading, so give it more steps, and a "
+            f"{called} is right on {int(one.right.sum())} of {n} images under {named(one)}, which has no budget; "
+            "it stops too early, or its gradients are misleading, so give it more steps, and a "
             "surrogate for what masks them."
         )
         return [Flag("unbounded attack", sentence, ATHALYE)]
@@ -171,7 +171,7 @@ def _of_lasting(called: str, one: Outcome) -> list[Flag]:
     if not many(count, n, _UNDONE):
         return []
     sentence = (
-        f"{named(one)} returned {n} changed images as fooling {called}, which is right on {count} of them when asked "
+        f"{named(one)} returned {n} changed images as fooling {called}, which is right on {count} of them when run "
         "again; its outputs depend on more than the image (the rest of the batch, earlier images, chance), or the "
         "attack returns images that it failed on."
     )

@@ -76,10 +76,10 @@ def evaluate(
 ) -> RobustnessReport:
     """Measure a model's accuracy, and what each attack leaves of it, bare and behind each defense.
 
-    Every attack is pointed at the model under evaluation, whatever model it was made with. Only images that a model
-    gets right are attacked; it has already failed on the others. The loader is gone through once, everything is tried
+    Every attack is run against the model under evaluation, whatever model it was made with. Only images that a model
+    gets right are attacked; it has already failed on the others. The loader is iterated over once, everything is tried
     on each batch, and only a few numbers per image are kept: it may be a generator, and larger than memory. The models
-    are left as they were, see `Attack`, and so is torch's random state.
+    are left as they were (see `Attack`), and so is torch's random state.
 
     An image on which an attack or a model raises an error is lost, and the report says so. An error on every image is
     raised, after three batches at the latest; an error in the arguments, immediately.
@@ -95,18 +95,19 @@ def evaluate(
         attacks: attacks, which the report calls by ``str(attack)``, with a number after a name that occurs again;
             or a dict of attacks by the names that the report should use. Or the name of a verdict: "standard" for the
             number to report, which takes few passes, and more of them where gradients cannot be trusted; or
-            "autoattack" for that of AutoAttack, to compare with papers. Each of its attacks is tried on what those
-            before it left.
-        defenses: defenses to wrap around ``model``, and models that have theirs built in, such as one that was
-            trained against attacks; or these by the names that the report should use. None for the bare model alone.
+            "autoattack" for that of AutoAttack, to compare with papers. Each of its attacks is tried only on the images
+            that those before it have not fooled.
+        defenses: defenses to wrap around ``model``, and models with a built-in defense, such as one that was
+            adversarially trained; or a dict of these by the names that the report should use. None for the bare model
+            alone.
         protocols: who attacks the defenses, any of "oblivious" (images made against the bare model), "naive"
-            (the gradient of the defended model as it comes) and "adaptive" (knows the defense; see
+            (the gradient of the defended model as it is) and "adaptive" (knows the defense; see
             `advkit.defenses.Defense`). For the bare model they are the same.
         norm: of the budget of a verdict: "linf", which is also what None means, "l2" or "l1". Attacks that are given
             have their own norms, budgets and bounds, and these three arguments are refused together with them.
         eps: the budget of a verdict, in units of pixels; 8/255 of their range if None, in Linf alone.
         bounds: the lowest and the highest value of a pixel, for a verdict; (0, 1) if None.
-        surrogate: what attacks that know it differentiate in place of ``model``, pixels (N, ...) to logits (N, K),
+        surrogate: what an adaptive attacker differentiates in place of ``model``, pixels (N, ...) to logits (N, K),
             such as the same network without the step that rounds; what is attacked and judged is the model. None for
             the model's own gradient. It is for the bare model; a defense brings its own.
         transfer_from: models to make images on as well, by the names that the report should use, such as a network that
@@ -117,34 +118,34 @@ def evaluate(
         certify: whether to prove as well, by bounds on the outputs of the bare model, on which images no attack can
             fool it within the budgets of ``attacks``; see `advkit.evaluation.verify`. The report then has
             ``verified_accuracy`` below ``robust_accuracy``: the truth lies between. It takes a sequential network.
-        stop_when_fooled: whether an attack is only tried on the images that all attacks before it left. It takes
-            less time. The worst case over attacks stays the same; but the accuracy of an attack is then what it and
+        stop_when_fooled: whether each attack is tried only on the images that no attack before it has fooled. It takes
+            less time. The worst case over attacks stays the same, but the accuracy of an attack is then what it and
             those before it leave together.
         draws: how many times a model with a random defense is run on each image. Its accuracy is the mean. A
-            verdict treats a model like that, too, that only turns out to be random on the first images, and flags it.
+            verdict treats a model that turns out to be random on the first images in the same way, and flags it.
         seed: for random attacks and defenses, for each batch anew, so that a report can be reproduced, even with
             another number of processes or after an interruption. Generators that attacks were given are not used. None
             for torch's default generators and the attacks' own.
-        flags: whether to look for reasons to doubt the numbers, which takes passes of their own on some of the
+        flags: whether to look for reasons to doubt the numbers, which takes extra passes on some of the
             images after the last batch; see `advkit.evaluation.flags`.
         run_folder: a folder for the results of each batch, written as they come. The same call with the same folder
-            resumes where the last one was killed. The loader has to give the same batches again. Another model is
+            resumes an interrupted run. The loader has to yield the same batches again. Another model is
             recognised by its layers, its weights, and its outputs for a few of the images, and refused. So is another
             attack, by its class, fields and attributes, and by the code of a class of your own.
         pictures: how many of the images with which attacks fooled the bare model to keep, for
             `RobustnessReport.to_html` to show: grey or RGB, one of each attack before a second of any.
         share: whether the processes of torch.distributed, if there are several, share the work. All of them then have
-            to call this, and wait for each other; False for one that evaluates by itself.
+            to call this, and wait for each other; False for a process that evaluates by itself.
         progress: True for a progress bar, False for none, None for one if stderr is a terminal and tqdm is installed.
 
     Returns:
-        The scores.
+        The report: the scores, flags, and verdicts image by image.
 
     Raises:
         InputError: the loader has no images, or something in it or in the other arguments cannot be used, such as
-            ``norm``, ``eps`` or ``bounds`` beside attacks that have their own; or the loader gives other batches to
-            another process, or than it gave before the kill.
-        ModelError: the model returned NaN for every image, or something that is no batch of logits.
+            ``norm``, ``eps`` or ``bounds`` with attacks that have their own; or the loader yields other batches in
+            another process, or than before an interruption.
+        ModelError: the model returned NaN for every image, or something that is not a batch of logits.
         NoGradientError: the model or a defense has neither a gradient nor a surrogate, and all attacks need one. If
             some see only outputs, these are carried out, and a flag says which were not. Or a model to transfer from
             has none.

@@ -76,7 +76,7 @@ class Flag:
         name: what it is called, such as "zero gradients".
         sentence: what was seen, with numbers, and what to do about it.
         paper: which paper warns of it.
-        defense: how the report calls the defense of the model that it is about, "none" for the bare model; None if it
+        defense: the name of the model's defense in the report, "none" for the bare model; None if it
             is not about a model of a report.
         attack: the attack whose numbers it puts in doubt; None for all attacks on the model.
         protocol: the protocol of that attack; None for all but those whose images were made on another model.
@@ -97,7 +97,7 @@ class Flag:
     protocol: str | None = None
 
     def doubts(self, defense: str, attack: str | None, protocol: str | None) -> bool:
-        """Whether it puts a score in doubt, or the worst case over attacks, for which ``attack`` is None."""
+        """Whether it puts a score in doubt; ``attack`` is None for the worst case over attacks."""
         elsewhere = made_elsewhere(protocol)  # this model's gradients have no part in it
         if self.defense != defense or (protocol != self.protocol if self.protocol else elsewhere):
             return False
@@ -142,8 +142,8 @@ def rises(name: str, model: str, low: float, high: float, right_low: Tensor, rig
 def beats(winner: Tensor, loser: Tensor) -> bool:
     """Whether the first of two yes-or-no outcomes on the same images, bool (N,) each, is yes more often than by chance.
 
-    McNemar's test, exact and one-sided, at 1 %: tossing a coin for each image on which the two differ would give the
-    winner as many at most once in a hundred times. Seven images of seven are enough.
+    McNemar's test, exact and one-sided, at 1 %: tossing a coin for each image on which the two differ would favour the
+    winner as much at most once in a hundred times. Seven images of seven are enough.
 
     Examples:
         >>> withstood = torch.tensor([True] * 10)

@@ -135,7 +135,7 @@ class _Directions:
         if kind == "still":
             return "answers that stand still", (
                 f"{called} returns exactly the same logits when every pixel moves by {self.length:.3g}, although "
-                "its gradient is not zero; it remembers earlier images, or looks its outputs up, so evaluate a fresh "
+                "its gradient is not zero; it caches earlier images or looks up its outputs, so evaluate a fresh "
                 "copy, and attack the model behind it"
             )
         if kind == "jumpy":

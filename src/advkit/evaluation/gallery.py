@@ -22,12 +22,12 @@ def html_pictures(pictures: Sequence[Picture], named: Named) -> str:
     """All pictures of a report, or how to keep some."""
     if not pictures:
         return (
-            f'<p class="soft">The report keeps no images. <code>{_KEEP}</code> keeps a few that attacks fooled the '
-            "model with.</p>"
+            f'<p class="soft">The report keeps no images. <code>{_KEEP}</code> keeps a few with which attacks fooled '
+            "the model.</p>"
         )
     shown = "\n".join(_picture(one, named) for one in pictures)
     return (
-        '<p class="soft">Images that the model got right and an attack turned, with the three classes that the model '
+        '<p class="soft">Images that the model got right until they were attacked, with the three classes that it '
         f'is most confident of. They are rounded to 8 bits here.</p>\n<div class="pictures">\n{shown}\n</div>'
     )
 
@@ -36,7 +36,7 @@ def _picture(one: Picture, named: Named) -> str:
     sides = (("original", one.original, one.before), ("adversarial", one.adversarial, one.after))
     panels = "".join(
         f'<div><p class="side">{title}</p>'
-        + _image(data, f"{title}, taken for {named(tops[0][0])}")
+        + _image(data, f"{title}, predicted as {named(tops[0][0])}")
         + f"{_tops(tops, one.label, named)}</div>"
         for title, data, tops in sides
     )

@@ -1,4 +1,4 @@
-"""A few images that a report keeps: before and after an attack, as somebody looks at them."""
+"""A few images that a report keeps for viewing: before and after an attack."""
 
 from base64 import b64encode
 from collections import Counter
@@ -24,14 +24,14 @@ class Picture:
     """An image with which an attack fooled the bare model, and its original.
 
     Attributes:
-        attack: how the report calls the attack.
+        attack: the name of the attack in the report.
         label: the true class.
         original: the image before the attack, as a PNG file in base64: rounded to 8 bits, for viewing only.
         adversarial: the image after it, likewise.
-        before: the model's three most confident classes for the original, and its confidence: softmax, in [0, 1].
+        before: the model's three most confident classes for the original, with its confidences: softmax, in [0, 1].
         after: likewise for the adversarial image.
-        l2: how far the image was moved, in units of pixels.
-        linf: likewise.
+        l2: the L2 norm of the perturbation, in units of pixels.
+        linf: its Linf norm, likewise.
 
     Examples:
         >>> report = advkit.evaluate(model, loader, [advkit.FGSM(model)], pictures=2)

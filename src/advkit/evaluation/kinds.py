@@ -56,7 +56,7 @@ def missing(called: str, outcomes: Sequence[Outcome]) -> list[Flag]:
         return [Flag("no gradient attack", sentence, CARLINI)]
     if all(isinstance(attack, FGSM) or (attack.aim == "budget" and number(attack, "steps") == 1) for attack in seeing):
         sentence = (
-            f"{called} is right on {left} of {n} images under attacks whose only look at the gradient is one step; "
+            f"{called} is right on {left} of {n} images under attacks that take at most one gradient step; "
             "none that takes many was tried, such as PGD, and those fool most models on more images."
         )
         return [Flag("no iterative attack", sentence, CARLINI)]

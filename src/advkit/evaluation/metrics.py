@@ -6,7 +6,7 @@ from collections.abc import Iterable
 __all__ = ["Confusion", "macro", "wilson"]
 
 Confusion = Iterable[tuple[int, int, int]]
-"""(label, prediction, how often), for each pair that came up."""
+"""(label, prediction, count), for each pair that occurs."""
 
 _NORMAL_97_5 = 1.959963984540054  # the quantile of the normal distribution with 2.5 % beyond it
 
@@ -15,8 +15,8 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     """The 95 % interval of a share observed over ``count`` images: (low, high), both in [0, 1].
 
     Wilson's score interval ("Probable inference, the law of succession, and statistical inference", JASA 1927, eq. 7),
-    which also holds near 0 and 1, where accuracies under attack tend to be. It is about other images of the same kind,
-    not about other runs on the same ones. NaN if there was no image.
+    which also holds near 0 and 1, where accuracies under attack tend to be. It covers other images of the same kind,
+    not other runs on the same ones. NaN if there was no image.
 
     Examples:
         >>> low, high = advkit.evaluation.metrics.wilson(0.5, 100)

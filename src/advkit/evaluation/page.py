@@ -41,11 +41,11 @@ def page(
     parts = [
         _verdict(report, title),
         _section("What each attack found", _attacks(report)),
-        _section("Behind defenses", _defenses(report)) if len(report.defenses) > 1 else "",
+        _section("With defenses", _defenses(report)) if len(report.defenses) > 1 else "",
         _section("Accuracy over budgets", _curves(_by_name(curves))),
         _section("Images before and after", html_pictures(report.pictures, named)),
         _section("Class by class", _classes(report, named)) if report.labels else "",
-        _section("What it took, and how it was measured", _settings(report)),
+        _section("Cost and settings", _settings(report)),
         _section("How to read this page", _READING),
     ]
     style = files("advkit.evaluation").joinpath("page.css").read_text(encoding="utf-8")
@@ -86,7 +86,7 @@ def _verdict(report: RobustnessReport, title: str) -> str:
     return (
         f'<header>\n<p class="kicker">Robustness report</p>\n<h1>{escape(title)}</h1>\n<div class="verdict">\n'
         f'<p class="number">{html_percent(worst.accuracy)}</p>\n'
-        f'<p class="soft">robust accuracy{within}{called}; {html_percent(clean.accuracy)} when nobody attacks</p>\n'
+        f'<p class="soft">robust accuracy{within}{called}; {html_percent(clean.accuracy)} without an attack</p>\n'
         f"{drawn}\n{_STRIP if drawn else ''}\n{said}\n</div>\n{_flags(report.flags)}\n{_losses(report)}</header>"
     )
 
@@ -172,7 +172,7 @@ def _defenses(report: RobustnessReport) -> str:
             rows.append((clean.name, name, *cells))
     caption = (
         "Accuracy left, with its 95 % interval. Oblivious: images made against the bare model. Naive: the gradient of "
-        "the defended model as it comes. Adaptive: the attacker knows the defense, which is the number that counts."
+        "the defended model as it is. Adaptive: the attacker knows the defense, which is the number that counts."
     )
     caption += " Transferred: images made on a surrogate." if TRANSFERRED in protocols else ""
     return html_table(["Defense", "Attack", *protocols], rows, caption, texts=1)
@@ -223,7 +223,7 @@ def _classes(report: RobustnessReport, named: Named) -> str:
         )
     more = f" The {_CLASSES} least robust of {len(ranked):,} classes." if len(ranked) > _CLASSES else ""
     return html_table(
-        ["Class", "Images", "Nobody attacks", "Under all attacks"],
+        ["Class", "Images", "Without an attack", "Under all attacks"],
         rows,
         f"Accuracy, the least robust class first.{more}",
     )
@@ -283,7 +283,7 @@ def _names(report: RobustnessReport, class_names: Sequence[str] | None) -> Named
     seen += [index for one in report.pictures for index, _ in (*one.before, *one.after)]
     if (most := max((*seen, *report.labels), default=-1)) >= len(class_names):
         raise InputError(
-            f"the report has a class {most}, and class_names has {len(class_names)}, for 0 to {len(class_names) - 1}"
+            f"the report has a class {most}, but class_names has {len(class_names)}, for 0 to {len(class_names) - 1}"
         )
     names = list(map(str, class_names))
     return lambda index: names[index]
@@ -302,7 +302,7 @@ def _by_name(
 
 _STRIP = (
     '<p class="soft">The dot is the accuracy under attack, in percent, the bar its 95 % interval, and the upright line '
-    "the accuracy when nobody attacks.</p>"
+    "the accuracy without an attack.</p>"
 )
 _READING = """\
 <p>An attack changes an image so little that a person hardly notices, and looks for a change that makes the model wrong.

@@ -38,16 +38,16 @@ def picture_rows(
 ) -> Figure:
     """Draw what an attack did to a few images, a row for each.
 
-    A row shows the original and the model's most confident classes for it, the perturbation, magnified around mid-grey
-    by the factor beneath it, and the adversarial image and the model's most confident classes for that. Images that
+    A row shows the original with the model's most confident classes for it; the perturbation, magnified around mid-grey
+    by the factor beneath it; and the adversarial image with the model's most confident classes for that. Images that
     the model got right and on which the attack succeeded come first, each class once before any is repeated.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
         result: what `Attack.run` returned, for images (N, C, H, W) with C = 1 (grey) or C = 3 (RGB).
         class_names: a name for each of the K classes; their indices if None.
-        path: a file to save the picture in; its suffix sets the format.
-        count: how many rows, if there are as many images.
+        path: a file to save the figure to; its suffix sets the format.
+        count: the number of rows, at most the number of images.
         top: how many classes to show.
         bounds: the lowest and the highest value of a pixel.
         dpi: pixels per inch of the file; the picture is about 8 inches wide.
@@ -79,7 +79,7 @@ def picture_rows(
         [str(index) for index in range(classes)] if class_names is None else [cut_name(name) for name in class_names]
     )
     if len(names) < classes:
-        raise InputError(f"the model has {classes} classes, and class_names has {len(names)}")
+        raise InputError(f"the model has {classes} classes, but class_names has {len(names)}")
     rows = _telling(result, before.argmax(1), count)
 
     low, high = bounds

@@ -26,7 +26,7 @@ class Contender:
     Args:
         name: how the report calls it.
         model: pixels (N, ...) to logits (N, K).
-        draws: how many times a random model is asked about an image.
+        draws: how many times a random model is run on an image.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Contender:
 
     @property
     def asked(self) -> int:
-        """How many times this model is asked about an image."""
+        """How many times this model is run on an image."""
         return self.draws if is_stochastic(self.model) else 1
 
     @property

@@ -1,4 +1,4 @@
-"""The results of an evaluation as figures: accuracies, security curves, confusions, and adversarial images.
+"""The results of an evaluation as figures: accuracies, security curves, confusion matrices and adversarial images.
 
 Every function returns a figure that belongs to no window, and does not touch pyplot's state. Widths are in inches:
 3.3 is a column of a paper, 7 its whole width. Nothing relies on colour alone.
@@ -61,8 +61,8 @@ def accuracy_bars(
 ) -> Figure:
     """Draw the accuracy of each defense under each attack, as groups of bars with their 95 % intervals.
 
-    A group for each attack, and one for none, has a bar for each defense, in the order of the legend, whose numbers
-    stand beside the bars. Each surrogate of transferred attacks has a group of its own. After figures 16 to 18 of
+    There is a group for each attack, and one for none, with a bar for each defense, in the order of the legend; numbers
+    are beside the bars. Each surrogate of transferred attacks has a group of its own. After figures 16 to 18 of
     Campbell & Lasselle 2024.
 
     Args:
@@ -70,7 +70,7 @@ def accuracy_bars(
         path: a file to save the picture in; its suffix sets the format.
         protocol: "adaptive", "naive" or "oblivious": how the defended models were attacked. Or "transferred", for
             images from surrogates, on the bare model as well.
-        width: in inches, at least 2. The height is what the bars need.
+        width: in inches, at least 2. The height follows from the number of bars.
         dpi: pixels per inch of the file.
 
     Raises:
@@ -145,7 +145,7 @@ def security_curves(
     width: float = 3.3,
     dpi: int = 150,
 ) -> Figure:
-    """Draw accuracy over the budget, a line for each curve with its 95 % interval.
+    """Draw accuracy against the budget, a line for each curve with its 95 % interval.
 
     Args:
         curves: what `security_curve` returned, at least one, in the same norm; by the names that the legend should
@@ -218,14 +218,14 @@ def confusion_matrix(
     width: float = 3.3,
     dpi: int = 150,
 ) -> Figure:
-    """Draw what the images of each class were taken for, in percent of the class.
+    """Draw a confusion matrix: what the images of each class were predicted as, in percent of the class.
 
-    The shading follows the square root, so that rare confusions show. Cells have numbers where there is room. If there
-    are too many classes to tell apart, those that are confused most often are drawn, as many as have room for numbers,
-    and an extra column holds everything else that their images were taken for.
+    The shading follows the square root, so that rare confusions are visible. Cells have numbers where there is room. If
+    there are too many classes to show, those that are confused most often are drawn, as many as have room for numbers,
+    and an extra column holds everything else that their images were predicted as.
 
     Args:
-        counts: a score of a report, or int64 (K, K): how often an image of class i was taken for class j.
+        counts: a score of a report, or int64 (K, K): how often an image of class i was predicted as class j.
         class_names: a name for each of the K classes or more; their indices if None.
         path: a file to save the picture in; its suffix sets the format.
         width: in inches, at least 2.
@@ -250,7 +250,7 @@ def confusion_matrix(
         [str(index) for index in range(classes)] if class_names is None else [cut_name(name) for name in class_names]
     )
     if len(names) < len(matrix):
-        raise InputError(f"the matrix has {len(matrix)} classes, and class_names has {len(names)}")
+        raise InputError(f"the matrix has {len(matrix)} classes, but class_names has {len(names)}")
     padding = classes - len(matrix)
     matrix = torch.nn.functional.pad(matrix, (0, padding, 0, padding)).float()
     shares = matrix / matrix.sum(1, keepdim=True)  # NaN for a class without images, which stays empty

@@ -80,8 +80,8 @@ def _random(model: nn.Module, images: Tensor) -> int:
 
 def _sentence(name: str, count: int, n: int, draws: int) -> str:
     return (
-        f"on {count} of {n} images {who(name)} returns different outputs when it is asked again, and nothing in it "
-        f"says so; gradients were means over {Defense.eot_samples} draws, and what counts are {draws} answers. If that "
-        "is meant, say it with a defense that is `stochastic`; if not, look for dropout or noise in its forward pass "
+        f"on {count} of {n} images {who(name)} returns different outputs when it is run again, but declares no "
+        f"randomness; gradients were averaged over {Defense.eot_samples} draws, and predictions over {draws}. If that "
+        "is intended, declare it with a `stochastic` defense; if not, look for dropout or noise in its forward pass "
         "that eval mode does not turn off."
     )

@@ -1,4 +1,4 @@
-"""What an evaluation found."""
+"""The results of an evaluation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,33 +32,33 @@ __all__ = ["BARE", "AttackScore", "DefenseScore", "Failure", "RobustnessReport",
 
 @dataclass(frozen=True, kw_only=True)
 class RobustnessReport:
-    """What `advkit.evaluate` found: prints as a table, and goes to Markdown, CSV and JSON, and back from JSON.
+    """The results of `advkit.evaluate`: prints as a table, exports to Markdown, CSV, HTML and JSON, and reads JSON.
 
-    ``report["FGSM"]`` is the bare model's score under the attack of that name; `score` finds all others.
+    ``report["FGSM"]`` is the bare model's score under the attack of that name; `score` returns any other.
 
     Attributes:
         images: how many images were evaluated.
-        defenses: the bare model, named "none", and each defense, when nobody attacks.
+        defenses: the bare model, named "none", and each defense, without an attack.
         scores: one for each defense, attack and protocol, in the order in which they were given.
-        worst: what all attacks together leave of each defense under each protocol.
+        worst: the worst case over all attacks, for each defense under each protocol.
         flags: reasons to doubt the numbers, a sentence each.
         failures: the images lost to errors, which are in none of the numbers.
         standing: for each image, in the loader's order, whether the bare model is right on it under every attack; see
             `robust`.
-        proved: likewise, whether it is proved that no attack within the budget can fool it; empty without
+        proved: likewise, whether it is proved that no attack within the budget can fool the model; empty without
             ``certify=True``. See `verified`.
         labels: the class of each image, in the same order.
         surrogates: the models that images were transferred from, by name: the class of each, and a digest of its
             weights.
-        pictures: a few images before and after an attack, as many as `advkit.evaluate` was asked to keep.
-        verdict: "standard" or "autoattack", if the attacks were given by that name.
-        not_tried: the kinds of attacks of which none was carried out, as parts of a sentence.
+        pictures: a few images before and after an attack; see ``pictures`` of `advkit.evaluate`.
+        verdict: "standard" or "autoattack", if the attacks were given by that name; else None.
+        not_tried: the kinds of attacks that are missing, as parts of a sentence.
         stop_when_fooled: whether each attack was only tried on what those before it left; its accuracy is then what
             it and those before it leave together.
-        seed: of the random numbers; None if they were not seeded.
+        seed: the seed of the random numbers; None if they were not seeded.
         device: where the models were, such as "cpu" or "cuda:0".
         hardware: the name of that device.
-        data_digest: of the images and labels.
+        data_digest: a digest of the images and labels.
         advkit_version: the version of advkit that measured.
         torch_version: the version of torch that it ran on.
         python_version: the version of Python.
@@ -104,7 +104,7 @@ class RobustnessReport:
 
     @property
     def clean_accuracy(self) -> float:
-        """The share of images that the bare model gets right when nobody attacks, in [0, 1]."""
+        """The share of images that the bare model gets right without an attack, in [0, 1]."""
         return self.defenses[0].accuracy
 
     @property
@@ -161,13 +161,13 @@ class RobustnessReport:
         """The score of one attack on one defense.
 
         Args:
-            attack: how the report calls the attack.
-            defense: how the report calls the defense; "none" for the bare model.
+            attack: the name of the attack in the report.
+            defense: the name of the defense in the report; "none" for the bare model.
             protocol: "oblivious", "naive" or "adaptive"; adaptive if None. For the bare model they are the same. Or
                 "transferred", for the bare model too; of several surrogates it is the one that leaves least.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such score.
 
         Examples:
             >>> report = advkit.evaluate(model, loader, [advkit.FGSM(model)], [advkit.defenses.FeatureSmoothing()])
@@ -203,13 +203,13 @@ class RobustnessReport:
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
         """All the numbers, written to ``path`` as well if there is one: a line for each score.
 
-        A line without an attack is about the model when nobody attacks, and one whose attack is "all together" about
+        A line without an attack is about the model without an attack, and one whose attack is "all together" about
         the worst case over attacks. ``class`` is the attack's, or the defense's, and ``flags`` names the flags that
         concern the line. A number for which nothing was measured is left empty.
 
         Examples:
             >>> lines = advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_csv("table.csv").splitlines()
-            >>> lines[2].split(",")[:2]  # beneath the names, and the model when nobody attacks
+            >>> lines[2].split(",")[:2]  # beneath the names, and the model without an attack
             ['none', 'FGSM']
         """
         return written(formats.as_csv(self), path)
@@ -235,15 +235,15 @@ class RobustnessReport:
     ) -> str:
         """A page for people: one self-contained file, for a screen, a phone and print.
 
-        At the top is the verdict with its interval, and the flags; below it what each attack found, security curves,
-        images before and after an attack, and what it took. The page loads nothing from elsewhere, runs no script, and
+        At the top are the verdict with its interval, and the flags; below them what each attack found, security curves,
+        images before and after an attack, and costs. The page loads nothing from elsewhere, runs no script, and
         follows the reader's light or dark setting.
 
         Args:
             path: a file to write it to as well.
-            title: what it is about; the class of the model if None.
+            title: the title of the page; "Robustness of" and the class of the model if None.
             class_names: a name for each class, for pictures and tables; their indices if None.
-            curves: what `advkit.evaluation.security_curve` returned, one or several, by the names they should have.
+            curves: results of `advkit.evaluation.security_curve`, one or several, or a dict of them by name.
 
         Raises:
             InputError: ``class_names`` are fewer than the classes in the report, or the curves are in several norms.
@@ -300,14 +300,14 @@ class RobustnessReport:
         """Compare this report with another on the same images, image by image.
 
         For each image, each of the two models is right under every attack or not; McNemar's exact test says whether
-        the difference may be chance. Two accuracies alone don't tell: their intervals may overlap although one model
+        the difference may be chance. Two accuracies alone do not tell: their intervals may overlap although one model
         is right wherever the other is, and on more images.
 
         Args:
             other: the second report.
 
         Returns:
-            What differs; it prints.
+            The comparison, which can be printed.
 
         Raises:
             InputError: the reports are about different images, or one of them comes from an advkit that did not keep a
@@ -326,10 +326,10 @@ class RobustnessReport:
         """The report that `to_json` wrote.
 
         Args:
-            source: the JSON text itself, or the path of a file of it.
+            source: the JSON text itself, or the path of a JSON file.
 
         Raises:
-            InputError: this is not a report, or one of another version of the schema.
+            InputError: it is not a report, or one with another version of the schema.
 
         Examples:
             >>> text = advkit.evaluate(model, loader, [advkit.FGSM(model)]).to_json("report.json")
@@ -339,7 +339,7 @@ class RobustnessReport:
         text = fspath(source)
         if not text.lstrip().startswith("{"):
             if "\n" in text:
-                raise InputError("this is neither the JSON of a report nor the path of a file of it")
+                raise InputError("this is neither the JSON of a report nor the path of a JSON file")
             text = Path(text).read_text(encoding="utf-8", errors="replace")
         try:
             return cls(**stored.from_json(text))

@@ -1,4 +1,4 @@
-"""The numbers of a report: how a model fares when nobody attacks, under each attack, and under all of them."""
+"""The numbers of a report: how a model fares without an attack, under each attack, and under all of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ BARE = "none"  # what the report calls the bare model, among the defenses
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """A share of images that a model gets right. A number for which nothing was measured is NaN.
+    """An accuracy: the share of images that a model gets right. Numbers for which nothing was measured are NaN.
 
     Attributes:
         images: how many images it is a share of: those that were evaluated and not lost to errors.
@@ -49,7 +49,7 @@ class Score(Share):
         f1: macro F1, in [0, 1].
         prediction_seconds: the time from an image to its prediction (Campbell & Lasselle 2024, section 4), averaged
             over images. Under attack it includes the attack.
-        confusion: (label, prediction, how often) for each pair that came up; a random model counts in every draw.
+        confusion: (label, prediction, count) for each pair that occurs; a random model counts in every draw.
 
     Examples:
         >>> score = advkit.evaluate(model, loader, [advkit.FGSM(model)])["FGSM"]
@@ -66,7 +66,7 @@ class Score(Share):
     confusion: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
 
     def confusion_matrix(self) -> Tensor:
-        """How often an image of class i was taken for class j: int64, (K, K), with K from the largest class seen."""
+        """How often an image of class i was predicted as class j: int64 (K, K), K - 1 being the largest class seen."""
         classes = 1 + max((max(label, prediction) for label, prediction, _ in self.confusion), default=-1)
         matrix = torch.zeros(classes, classes, dtype=torch.int64, device="cpu")
         for label, prediction, count in self.confusion:
@@ -76,10 +76,10 @@ class Score(Share):
 
 @dataclass(frozen=True, kw_only=True)
 class DefenseScore(Score):
-    """How a model fares when nobody attacks: the bare model, or one behind a defense.
+    """How a model fares without an attack: the bare model, or one behind a defense.
 
     Attributes:
-        name: how the report calls the defense; "none" for the bare model.
+        name: the name of the defense in the report; "none" for the bare model.
         defense: the class of the defense, or of the model.
         arguments: what it was made with, by name, and a digest of its weights if it has any.
         draws: how many times a random model was run on each image; 1 for others.
@@ -102,15 +102,15 @@ class AttackScore(Score):
     """How a model fares under one attack.
 
     Attributes:
-        name: how the report calls the attack.
+        name: the name of the attack in the report.
         attack: the attack's class.
-        defense: how the report calls the defense; "none" for the bare model.
+        defense: the name of the defense in the report; "none" for the bare model.
         protocol: "oblivious", "naive" or "adaptive"; None for the bare model, where the three are the same. Or
             "transferred", for images that were made on another model, the surrogate.
-        surrogate: how the report calls the surrogate; None for other protocols.
+        surrogate: the name of the surrogate in the report; None for other protocols.
         attacked: how many images were attacked: those that the model gets right in some draw.
         first_to_fool: on how many images this attack was the first in the list to fool the model, within the budgets
-            that `WorstCase` counts; together they are what all attacks took. None in a report of an older advkit.
+            that `WorstCase` counts; they sum to all images that were fooled. None in a report of an older advkit.
         success_rate: of the images that the model got right before the attack, the share that it got wrong after it.
         median_l0: the median L0 norm of the successful perturbations, in features; likewise the others, in units of
             pixels.
@@ -150,7 +150,7 @@ class AttackScore(Score):
 
 @dataclass(frozen=True, kw_only=True)
 class WorstCase(Share):
-    """What all attacks together leave: an image counts only where the model is right under every one of them.
+    """The worst case over all attacks: an image counts as right only if the model is right under every one of them.
 
     For a random model, the attack that counts for an image is the one that leaves the smallest share of draws right.
     Where some attacks have a budget, the success of a minimal attack counts only if the image was moved no further than
@@ -159,9 +159,9 @@ class WorstCase(Share):
     Transferred images count for the bare model, and for the adaptive attacker, who is free to use them.
 
     Attributes:
-        defense: how the report calls the defense; "none" for the bare model.
-        protocol: as in `AttackScore`; "transferred" for what images from surrogates leave by themselves.
-        within: by the name of a norm, the largest budget that an attack had in it, in units of pixels.
+        defense: the name of the defense in the report; "none" for the bare model.
+        protocol: as in `AttackScore`; "transferred" for images from surrogates alone.
+        within: for each norm by name, the largest budget of an attack in it, in units of pixels.
 
     Examples:
         >>> attacks = [advkit.FGSM(model, eps=1 / 255), advkit.PGD(model, eps=1 / 255)]
@@ -183,9 +183,9 @@ class Failure:
         batch: the index of the batch in the loader.
         rows: the indices of the images in it.
         attack: the attack that raised; None if the model raised without one.
-        defense: how the report calls the defense.
+        defense: the name of the defense in the report.
         protocol: as in `AttackScore`.
-        error: what was raised.
+        error: the exception, as text.
         surrogate: as in `AttackScore`.
 
     Examples:

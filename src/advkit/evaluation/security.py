@@ -35,8 +35,8 @@ class SecurityCurve:
         eps: E budgets, ascending, in units of pixels.
         right: bool (E, N), on the CPU: whether the model is right on each image, at each budget. A model with a random
             defense is right where most of its predictions are.
-        distances: floating (N,), on the CPU, for an attack without a budget: how far away the closest image was that
-            it found to fool the model; 0 where the model is wrong from the start, infinite where none was found. None
+        distances: floating (N,), on the CPU, for an attack without a budget: the distance of the closest image that
+            fooled the model; 0 where the model is wrong from the start, infinite where none was found. None
             for other attacks.
 
     Examples:
@@ -123,7 +123,7 @@ def security_curve(
     """Measure a model's accuracy under an attack at several budgets, in one pass over the images.
 
     An attack with a budget gets each image once for each budget, all in one batch, which takes as many times the
-    memory. Its step size, if it has one, is scaled with the budget. Every other attack looks for the closest image that
+    memory. Its step size, if it has one, scales with the budget. Every other attack looks for the closest image that
     fools the model, or for any, and is run once: its distances give the whole curve, and the curve has their mean and
     median. Images that the model gets wrong from the start are not attacked.
 
@@ -131,11 +131,11 @@ def security_curve(
     2018, on security evaluation curves.
 
     Args:
-        attack: any attack, pointed at the model. Its own ``eps`` says what its ``alpha`` belongs to.
+        attack: any attack, on the model. Its own ``eps`` is the one that its ``alpha`` goes with.
         images: floating (N, ...) with ``labels``, or a loader of batches (images, labels); batches that are dicts, or
             contain more, are understood as by `advkit.data.attacked`.
         labels: int64 (N,) or (N, 1), or None with a loader.
-        eps: the budgets, in units of pixels, at least 0; 0 is the accuracy when nobody attacks. None for the distances
+        eps: the budgets, in units of pixels, at least 0; 0 is the accuracy without an attack. None for the distances
             that an attack without a budget found, eleven from 0 to the largest: the whole curve.
         norm: for an attack without a budget, what its distances are measured in; the norm that it makes small if None.
         progress: True for a progress bar over a loader, False for none, None for one where stderr is a terminal and
@@ -145,7 +145,7 @@ def security_curve(
         The curve, whose budgets are sorted.
 
     Raises:
-        InputError: a budget is negative or missing, there are no images, the attack's own ``eps`` is no positive
+        InputError: a budget is negative or missing, there are no images, the attack's own ``eps`` is not a positive
             number, or ``norm`` is not that of its budget, or is missing for an attack that names none; see `Attack` for
             the rest.
 
@@ -166,12 +166,12 @@ def security_curve(
     budgets = sorted({float(value) for value in eps or ()})
     takes_budget = _takes_budget(attack)
     if not budgets and (takes_budget or eps is not None):
-        raise InputError("eps has no budgets; give it a list of numbers, such as [0, 2/255, 4/255, 8/255]")
+        raise InputError("eps needs at least one budget; give a list, such as [0, 2/255, 4/255, 8/255]")
     curve = _WithinBudgets(attack, budgets, norm) if takes_budget else _AtDistances(attack, norm)
     batches = track(_batches(images, labels), "security_curve", unit="batch", progress=progress)
     columns = [curve.measured(*batch) for _, *batch in pairs(batches, [attack.bounds]) if len(batch[0])]
     if not columns:
-        raise InputError("there are no images; a generator that was gone through before has none left")
+        raise InputError("there are no images; a generator that was iterated over before has none left")
     found = torch.cat(columns, -1)
     if takes_budget:
         return SecurityCurve(str(attack), curve.norm, tuple(budgets), found)
@@ -221,9 +221,9 @@ class _WithinBudgets(_Curve):
         self.budgets = torch.tensor(budgets, device="cpu")
         own, usual = named_norm(attack), getattr(attack, "eps", None)
         if norm is not None and own is not None and norms.get(norm) is not own:
-            raise InputError(f"the budget of {attack} is in {own}, so that norm cannot be {norm!r}; leave it out")
+            raise InputError(f"the budget of {attack} is in {own}, so norm cannot be {norm!r}; omit it")
         if isinstance(usual, Tensor) or not usual:
-            raise InputError(f"{attack} needs a positive number as its own eps, which the step size is scaled with")
+            raise InputError(f"{attack} needs a positive number as its own eps, with which the step size is scaled")
         self.norm = norms.get("linf" if norm is None else norm) if own is None else own
         self.usual = float(usual)
 
@@ -255,7 +255,7 @@ class _AtDistances(_Curve):
             raise InputError(f"{attack} has its budget in the attacks that it is made of; give one of them instead")
         measured_in = named_norm(attack) if norm is None else norms.get(norm)
         if measured_in is None:
-            raise InputError(f"{attack} does not say what its distances are in; name it, such as norm='l2'")
+            raise InputError(f"{attack} has no norm for its distances; give one, such as norm='l2'")
         self.norm = measured_in
 
     def attacked(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -269,7 +269,7 @@ def _batches(images: Tensor | Iterable[Any], labels: Tensor | None) -> Iterable[
     if not isinstance(images, Tensor):
         return images
     if labels is None:
-        raise DtypeError("images are a tensor, and need labels: an int64 tensor of shape (N,)")
+        raise DtypeError("images given as a tensor need labels: an int64 tensor of shape (N,)")
     return [(images, labels)]
 
 

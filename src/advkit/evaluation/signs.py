@@ -32,7 +32,7 @@ class Sign:
 
 
 RANDOM = (
-    "{who} returns different outputs for the same images, so that an attack chases one draw and is judged by luck; "
+    "{who} returns different outputs for the same images, so an attack follows one draw and is judged on another; "
     "attack the mean over draws (EOT, a defense that is `stochastic`), and judge by several outputs"
 )
 _NOISE = (
@@ -56,27 +56,27 @@ _SENTENCES = {
     ),
     "constant answers": (
         FEW,
-        "{who} returns the same logits as for black, grey, white and noise; no attack can fool it, and it cannot tell "
+        "{who} returns the same logits as for black, grey, white and noise; no attack can fool it, but it cannot tell "
         "the classes apart",
         CARLINI,
     ),
     "zero gradients": (
         FEW,
-        "the logits of {who} have a gradient of zero, so that an attack that follows it never moves; give "
+        "the logits of {who} have a gradient of zero, so an attack that follows it never moves; give "
         "attacks a differentiable stand-in for the operation that rounds or clips (BPDA, `surrogate` of a defense), or "
         "use black-box attacks",
         ATHALYE,
     ),
     "rounded logits": (
         FEW,
-        "the logits of {who} have so much in common that rounding leaves few digits to tell the classes apart, and "
-        "ties pass for robustness; subtract what they have in common, or compute them in more bits",
+        "the logits of {who} share so large an offset that rounding leaves few digits to tell the classes apart, and "
+        "ties pass for robustness; subtract the offset, or compute them in higher precision",
         CARLINI,
     ),
     "saturated softmax": (
         FEW,
         "the gradient of the cross-entropy of {who} underflows to zero in most or all of the pixels, while the logits, "
-        "which are huge or computed in few bits, still have one; use attacks on the margin (CW, DeepFool), "
+        "which are huge or computed in low precision, still have one; use attacks on the margin (CW, DeepFool), "
         "divide the logits by a temperature, or attack the model in float32",
         DISTILLED,
     ),
@@ -84,19 +84,19 @@ _SENTENCES = {
     "random outputs": (FEW, RANDOM, ATHALYE),
     "answers under autograd": (
         FEW,
-        "{who} returns different outputs while gradients are recorded, so that attacks see one function and are judged "
+        "{who} returns different outputs while gradients are recorded, so attacks see one function and are judged "
         "by another; make them the same function",
         ATHALYE,
     ),
     "batch-dependent answers": (
         FEW,
-        "{who} returns different outputs when the image is in another batch, so that what fools it in one may not in "
+        "{who} returns different outputs when the image is in another batch, so what fools it in one may not in "
         "the next; look for batch statistics in eval mode (BatchNorm with track_running_stats=False)",
         CARLINI,
     ),
     "answers that changed": (
         FEW,
-        "{who} says another class than it did when it was first asked; its outputs depend on what it was asked before, "
+        "{who} predicts another class than when it was first run; its outputs depend on what it was run on before, "
         "or how often, so evaluate a fresh copy, and attack the model behind it",
         CARLINI,
     ),

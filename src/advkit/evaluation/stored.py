@@ -43,7 +43,7 @@ def from_json(written: str) -> dict[str, Any]:
         raise InputError(f"this is not a report that advkit wrote, since it is a {type(content).__name__}")
     schema = content.pop("schema", None)
     if schema != _SCHEMA:
-        raise InputError(f"this report has schema {schema!r}, and this version of advkit reads schema {_SCHEMA}")
+        raise InputError(f"this report has schema {schema!r}, but this version of advkit reads schema {_SCHEMA}")
     parts: dict[str, type] = {
         "defenses": DefenseScore,
         "scores": AttackScore,

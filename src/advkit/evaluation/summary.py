@@ -91,7 +91,7 @@ def _proved(records: Iterable[Record], kept: Tensor) -> tuple[bool, ...]:
 def _defense_score(
     one: Contender, labels: Tensor, outcomes: Sequence[Outcome], setup: Mapping[str, Any]
 ) -> DefenseScore:
-    """How a contender fares when nobody attacks, from its outcome for each batch."""
+    """How a contender fares without an attack, from its outcome for each batch."""
     kind, arguments = setup["models"][one.name]
     return DefenseScore(
         name=one.name,

@@ -100,16 +100,16 @@ def attacks_by_name(
 
 @dataclass(frozen=True, eq=False)
 class Blind(Square):
-    """`Square`, on a model that has no gradient to follow; the images of one that has come back as they are.
+    """`Square` on a model without a gradient to follow; on any other, the images are returned unchanged.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
         norm: of the budget.
         eps: the budget, at least 0.
-        max_queries: how many forwards may be spent on an image.
+        max_queries: the most forwards for one image, at least 1.
         p_init: see `Square`.
         bounds: the lowest and the highest value of a pixel.
-        generator: where it draws from; torch's default generator if None.
+        generator: random generator for the squares and signs; torch's default if None.
 
     Examples:
         >>> from advkit.evaluation.verdict import Blind
@@ -133,10 +133,10 @@ class Blind(Square):
 class SecondLook(Attack):
     """More attacks on what `MultiTargeted` left, where gradients cannot be trusted.
 
-    They cannot where they promise success within the budget on more images than for an honest network, and
-    `MultiTargeted` had none. Where they make no such promises, an audit looks at gradients and outputs on some of the
-    images, and tries other searches. If it finds nothing, the images come back as they are. Otherwise `APGDT` and
-    `Square` are tried on them; or, if it may be chance, only on those on which the audit succeeded or a promise was
+    That is so where gradients promise success within the budget on more images than for an honest network, and
+    `MultiTargeted` had none. If they make no such promise, an audit looks at gradients and outputs on some of the
+    images, and tries other searches. If it finds nothing, the images are returned unchanged. Otherwise `APGDT` and
+    `Square` are run on them; or, if it may be chance, only on those on which the audit succeeded or a promise was
     broken.
 
     Args:
@@ -144,7 +144,7 @@ class SecondLook(Attack):
         norm: of the budget.
         eps: the budget, at least 0.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the attacks draw from; torch's default generator if None.
+        generator: random generator for the attacks; torch's default if None.
 
     Examples:
         >>> from advkit.evaluation.verdict import SecondLook

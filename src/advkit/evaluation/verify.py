@@ -40,8 +40,8 @@ def verify(
 ) -> Tensor:
     """On which images the model is right, and provably so on every image within the budget.
 
-    First by intervals, and where these don't suffice by CROWN, see `margin_bounds`. True is a proof, for the network as
-    its layers define it and up to rounding errors of its own logits. False proves nothing: an attack may succeed, or
+    First by intervals, and where these do not suffice by CROWN; see `margin_bounds`. True is a proof, for the network
+    as its layers define it and up to rounding errors of its own logits. False proves nothing: an attack may succeed, or
     the bounds may be too loose.
 
     Args:
@@ -90,7 +90,7 @@ def margin_bounds(
             "crown" for linear bounds propagated backwards (Zhang et al. 2018), which are never looser, and take many.
 
     Returns:
-        (N, K), in the dtype of the work, on the images' device; 0 for the label itself.
+        (N, K), float64 (float32 on MPS), on the images' device; 0 for the label itself.
 
     Raises:
         InputError: as for `verify`.
@@ -116,7 +116,7 @@ def verifier_within(model: Model, attacks: Iterable[Attack]) -> "Verifier":
     within = balls(attacks)
     if not within:
         raise InputError(
-            "certify=True proves that no attack within a budget can fool the model, and none of these attacks has one; "
+            "certify=True proves that no attack within a budget can fool the model, but none of these attacks has one; "
             "give one that has, such as advkit.PGD(model, eps=8 / 255), or the name of a verdict"
         )
     bounds = min(one.bounds[0] for one in attacks), max(one.bounds[1] for one in attacks)
@@ -137,8 +137,8 @@ def contradicted(standing: Sequence[bool], proved: Sequence[bool]) -> tuple[Flag
     places = ", ".join(map(str, both[:10])) + (", ..." if len(both) > 10 else "")
     sentence = (
         f"{len(both)} images are proved to be safe within the budget, and yet an attack fooled them (at {places} in "
-        "the loader's order). One of the two is wrong, and so is one of the numbers: look whether the model answers "
-        "the same twice and in eval mode, and report it to advkit's authors."
+        "the loader's order). One of the two is wrong, and so is one of the numbers: check that the model is "
+        "deterministic in eval mode, and report this to advkit's authors."
     )
     warnings.warn(sentence, AdvkitWarning, stacklevel=3)
     return (Flag("verified and yet fooled", sentence, "this cannot be", "none"),)
@@ -158,7 +158,7 @@ class Verifier:
         for norm, eps in balls:
             check_number("eps", eps, at_least=0)
             if norm is norms.L0:
-                raise InputError("no bounds are known for L0; take linf, l2 or l1")
+                raise InputError("no bounds are known for L0; use linf, l2 or l1")
         self.model, self.balls, self.bounds = model, list(balls), bounds
         self.device = placement(model)[0]
         exact = self.device is None or self.device.type != "mps"
@@ -234,6 +234,6 @@ class Verifier:
         off = ((logits - said) / scale).abs().amax() if logits.shape == said.shape else torch.inf
         if not off <= 0.1:
             raise InputError(
-                "the model answers otherwise than its layers one after the other, so that what is proved of these "
-                "would not hold for it; bounds are followed through a plain nn.Sequential"
+                "the model's outputs differ from those of its layers in sequence, so a proof about these "
+                "would not hold for it; bounds can be propagated through a plain nn.Sequential"
             )

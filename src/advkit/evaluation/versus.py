@@ -22,7 +22,7 @@ _CLASSES = 10  # that a table names
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two reports on the same images, compared image by image for the bare models. It prints as sentences and a table.
+    """Two reports on the same images, compared image by image for the bare models. Prints as sentences and a table.
 
     Attributes:
         images: how many images both reports are about.
@@ -37,7 +37,7 @@ class Comparison:
         classes: by class, (images, right in the first, right in the second); empty for reports by an older advkit.
         attacks: by the name of an attack that both reports have, the accuracy that it leaves in each; an attack whose
             images were made on a surrogate is called "MIFGSM from another".
-        remarks: what makes the two hard to compare, a sentence each.
+        remarks: what limits the comparison, a sentence each.
 
     Examples:
         >>> weak = advkit.evaluate(model, loader, [advkit.FGSM(model, eps=0.5 / 255)])
@@ -138,7 +138,7 @@ class Comparison:
 def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
     """Hold two reports against each other; see `RobustnessReport.compare`."""
     if not hasattr(second, "standing") or not hasattr(second, "data_digest"):
-        raise DtypeError(f"a report is compared with another report; got {type(second).__name__}")
+        raise DtypeError(f"a report can only be compared with another report; got {type(second).__name__}")
     if not first.standing or not second.standing:
         raise InputError(
             "a report without `standing`, as an older advkit wrote it, does not say on which images the model is "
@@ -146,7 +146,7 @@ def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
         )
     if first.data_digest != second.data_digest or len(first.standing) != len(second.standing):
         raise InputError(
-            f"these reports are about other images: {first.images} with digest {first.data_digest[:12]}, and "
+            f"these reports are about different images: {first.images} with digest {first.data_digest[:12]}, and "
             f"{second.images} with {second.data_digest[:12]}. Evaluate both models on the same images, in the same "
             "order, and both with this version of advkit, since an older one identified images by their batches"
         )

@@ -1,4 +1,4 @@
-"""Callbacks for other people's trainers. Each is imported from its own module, and only then its library is.
+"""Callbacks for other libraries' trainers. Each has its own module, which alone imports that library.
 
 - `advkit.integrations.lightning.RobustValidation`
 - `advkit.integrations.transformers.RobustEvaluation`

@@ -38,7 +38,7 @@ def withstood(attack: Attack, batch: Any, where: LabelsGetter) -> Tensor:
     labels = sample.labels
     if labels is None or not labels.ndim:
         raise InputError(
-            "robust validation needs batches of images and labels, and this one has no labels; if they are somewhere "
+            "robust validation needs batches of images and labels, but this one has no labels; if they are somewhere "
             'in it, say where, as in labels="fine"'
         )
     return ~attack.run(sample.images, labels).success

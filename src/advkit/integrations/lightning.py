@@ -23,21 +23,21 @@ __all__ = ["RobustValidation"]
 class RobustValidation(Callback):  # type: ignore[misc, unused-ignore]
     """Attacks validation batches, and logs the accuracy that is left.
 
-    It is logged at the end of the validation as the mean over the images of all processes, so that
-    ``ModelCheckpoint(monitor="val_robust_accuracy", mode="max")`` and ``EarlyStopping`` can go by it.
+    It is logged at the end of validation as the mean over the images of all processes, so that
+    ``ModelCheckpoint(monitor="val_robust_accuracy", mode="max")`` and ``EarlyStopping`` can monitor it.
 
     Args:
-        attack: an attack on the network that is trained, such as ``advkit.PGD(module.net)``; or a function that makes
-            one of the `LightningModule`, such as ``advkit.PGD``, for one that is made later or in other processes.
-        batches: how many batches of each validation are attacked; None for all.
-        every_n_epochs: one of so many epochs is attacked in.
-        labels: where the label is in a batch, see `advkit.AttackTransform`; found by its rules if None.
-        name: what the accuracy, in [0, 1], is logged as.
+        attack: an attack on the network in training, such as ``advkit.PGD(module.net)``; or a function that makes
+            one from the `LightningModule`, such as ``advkit.PGD``, if the module is made later or in other processes.
+        batches: how many batches of each validation to attack; None for all.
+        every_n_epochs: attack in every n-th epoch alone, at least 1.
+        labels: where the label is in a batch, as for `advkit.AttackTransform`; found by its rules if None.
+        name: the name under which the accuracy, in [0, 1], is logged.
 
     Raises:
-        DtypeError: ``attack`` is neither.
-        InputError: a number is out of its range; and in the validation, a batch has no images or no labels.
-        MissingExtraError: on import, Lightning is not installed.
+        DtypeError: ``attack`` is neither of these.
+        InputError: a number is out of its range; and, in validation, a batch has no images or no labels.
+        MissingExtraError: on import, if Lightning is not installed.
 
     Examples:
         >>> from advkit.integrations.lightning import RobustValidation
@@ -45,7 +45,7 @@ class RobustValidation(Callback):  # type: ignore[misc, unused-ignore]
         >>> robust.name
         'val_robust_accuracy'
 
-        In a training::
+        In training::
 
             robust = RobustValidation(advkit.PGD(module.net, eps=8 / 255), batches=8)
             best = ModelCheckpoint(monitor="val_robust_accuracy", mode="max")
@@ -72,7 +72,7 @@ class RobustValidation(Callback):  # type: ignore[misc, unused-ignore]
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Attack a batch, and log the share of its images that the network still gets right."""
+        """Attack a batch, and log the accuracy that the network keeps on it."""
         beyond = self.batches is not None and batch_idx >= self.batches
         if beyond or (trainer.current_epoch + 1) % self.every_n_epochs:
             return

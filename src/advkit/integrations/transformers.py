@@ -1,4 +1,4 @@
-"""Robust evaluation in the Trainer of transformers."""
+"""Robust evaluation in the Trainer of Hugging Face transformers."""
 
 from itertools import islice
 from typing import Any
@@ -21,20 +21,20 @@ __all__ = ["RobustEvaluation"]
 
 
 class RobustEvaluation(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Attacks the evaluation's batches, and adds the accuracy that is left to its metrics and to the log.
+    """Attacks the evaluation batches, and adds the accuracy that is left to the metrics and to the log.
 
     Args:
-        attack: an attack on the network that is trained; or a function that makes one of it. Image processors
-            normalise pixels, so say between which values they then lie: ``bounds=(-1, 1)`` where mean and deviation are
+        attack: an attack on the network in training; or a function that makes one from it. Image processors
+            normalise pixels, so give the range that they then have: ``bounds=(-1, 1)`` where mean and deviation are
             0.5, and ``eps`` and ``alpha`` in these units, twice as large.
-        batches: how many batches of each evaluation are attacked; None for all.
-        labels: where the label is in a batch, see `advkit.AttackTransform`; found by its rules if None.
-        name: of the metric, in [0, 1].
+        batches: how many batches of each evaluation to attack; None for all.
+        labels: where the label is in a batch, as for `advkit.AttackTransform`; found by its rules if None.
+        name: the name of the metric, which is in [0, 1].
 
     Raises:
-        DtypeError: ``attack`` is neither.
-        InputError: ``batches`` is out of its range; and in the evaluation, a batch has no images or no labels.
-        MissingExtraError: on import, transformers is not installed.
+        DtypeError: ``attack`` is neither of these.
+        InputError: ``batches`` is out of its range; and, in evaluation, a batch has no images or no labels.
+        MissingExtraError: on import, if transformers is not installed.
 
     Examples:
         >>> from advkit.integrations.transformers import RobustEvaluation
@@ -42,7 +42,7 @@ class RobustEvaluation(TrainerCallback):  # type: ignore[misc, unused-ignore]
         >>> RobustEvaluation(attack, batches=8).name
         'eval_robust_accuracy'
 
-        In a training::
+        In training::
 
             attack = advkit.PGD(advkit.Logits(model), eps=2 * 8 / 255, bounds=(-1, 1))
             trainer = Trainer(model, arguments, eval_dataset=data, callbacks=[RobustEvaluation(attack)])
@@ -73,7 +73,7 @@ class RobustEvaluation(TrainerCallback):  # type: ignore[misc, unused-ignore]
         metrics: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Attack what was evaluated; in several processes, each its share."""
+        """Attack what was evaluated; in several processes, each takes its share."""
         attack = made(self.attack, model)
         counts = torch.zeros(2, dtype=torch.int64, device=args.device)
         for batch in islice(eval_dataloader, self.batches):

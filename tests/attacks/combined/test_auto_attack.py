@@ -147,7 +147,7 @@ def test_words() -> None:
     assert AutoAttack(MODEL, bounds=(0.0, 255.0)).eps == 8.0
     with pytest.raises(InputError, match="version must be one of 'standard', 'plus', 'rand'; got 'custom'"):
         AutoAttack(MODEL, version="custom")
-    with pytest.raises(InputError, match=r"eps has shape \(2,\), and a batch of 3"):
+    with pytest.raises(InputError, match=r"eps has shape \(2,\), but a batch of 3"):
         AutoAttack(MODEL, eps=torch.tensor([0.1, 0.2]))(draw(3, *IMAGE), torch.tensor([0, 1, 2]))
     with pytest.raises(InputError, match="eps must be at least 0"):
         AutoAttack(MODEL, eps=-1.0)

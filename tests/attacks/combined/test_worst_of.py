@@ -238,7 +238,7 @@ def test_each_keeps_its_numbers_for_its_images() -> None:
     assert result.fooled_by is not None
     assert result.fooled_by.tolist() == [0, 1, 1, -1]
     assert sorted(attack._per_row()) == ["by", "eps"]
-    with pytest.raises(InputError, match=r"by has shape \(3,\), and a batch of 4"):
+    with pytest.raises(InputError, match=r"by has shape \(3,\), but a batch of 4"):
         WorstOf([Push(LINE), Push(LINE, by[:3])])(IMAGES, LABELS)
     with pytest.raises(InputError, match="for each image of one batch"):
         advkit.evaluate(LINE, [(IMAGES, LABELS)], [attack], progress=False)
@@ -292,7 +292,7 @@ def test_conflicts_are_sentences(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: WorstOf([]), InputError, "attacks has no attack in it"),
+        (lambda: WorstOf([]), InputError, "attacks is empty"),
         (lambda: WorstOf([advkit.PGD(LINE), advkit.PGD]), DtypeError, r"attacks\[1\] must be .* got the class PGD"),  # type: ignore[list-item]
         (lambda: WorstOf(advkit.PGD(LINE)), DtypeError, "attacks must be a list of attacks"),  # type: ignore[arg-type]
         (lambda: Restarts(LINE), DtypeError, "attack must be an advkit attack"),  # type: ignore[arg-type]

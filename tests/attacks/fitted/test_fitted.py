@@ -146,7 +146,7 @@ def test_what_is_not_fitted_says_so() -> None:
         advkit.Universal(MODEL, target=1).fit([(IMAGES[:2], torch.tensor([1, 1]))])
     with pytest.raises(InputError, match=r"target must lie in \[0, 4\)"):
         advkit.Universal(MODEL, target=9).fit(LOADER)
-    with pytest.raises(InputError, match=r"the pattern has shape \(3, 8, 8\), and images of shape \(2, 3, 8, 4\)"):
+    with pytest.raises(InputError, match=r"the pattern has shape \(3, 8, 8\), but images of shape \(2, 3, 8, 4\)"):
         advkit.Universal(MODEL, pattern=torch.zeros(3, 8, 8))(IMAGES[:2, ..., :4], LABELS[:2])
     with pytest.raises(InputError, match=r"the patch has shape \(2, 2, 2\)"):
         advkit.Patch(MODEL, pattern=torch.zeros(2, 2, 2))(IMAGES, LABELS)
@@ -186,13 +186,13 @@ def test_a_fit_goes_on_where_it_was_stopped(kind: Any, tmp_path: Path) -> None:
     for other in (attack(beta=2.0), attack().on(scenes.flat_net(192))):
         with pytest.raises(InputError, match="is the checkpoint of another attack, or of the same on another model"):
             other.fit(shuffled(), epochs=3, checkpoint=file)
-    with pytest.raises(InputError, match="has 3 epochs behind it, and 2 are asked for"):
+    with pytest.raises(InputError, match="has already reached epoch 3, but only 2 epochs are requested"):
         attack().fit(shuffled(), epochs=2, checkpoint=file)
-    with pytest.raises(InputError, match="was written with other generators of random numbers"):
+    with pytest.raises(InputError, match="was written with other random generators"):
         attack().fit([(IMAGES, LABELS)], epochs=4, checkpoint=file)
     for content in (bit_flipped(file, again.pattern), b"damaged"):
         file.write_bytes(content)
-        with pytest.raises(InputError, match="is no checkpoint of a fit, or damaged"):
+        with pytest.raises(InputError, match="is not a checkpoint of a fit, or is damaged"):
             attack().fit(shuffled(), epochs=3, checkpoint=file)
 
 

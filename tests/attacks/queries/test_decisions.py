@@ -165,7 +165,7 @@ def test_where_it_begins(name: str) -> None:
     assert others.success.all()
     assert (others.distance("l2") < 3.9).all()  # no longer the other image itself
 
-    with pytest.raises(InputError, match=r"starting_points has shape \(3, 1, 4, 4\), and a batch of images of shape"):
+    with pytest.raises(InputError, match=r"starting_points has shape \(3, 1, 4, 4\), but a batch of images of shape"):
         make(name, hidden, starting_points=torch.ones(3, 1, 4, 4))(grey, labels)
     with pytest.raises(InputError, match="starting_points must lie within bounds"):
         make(name, hidden, starting_points=points + 1)(grey, labels)

@@ -59,7 +59,7 @@ def test_batches_and_answers_come_as_they_do_elsewhere() -> None:
     (found,) = along_sgd(InADict(model), others, epochs=1, models_per_epoch=1)
     assert torch.equal(weights(found), weights(expected))
     with pytest.raises(
-        InputError, match=r"a loader of batches \(images, labels\), to train on; this one gives dict with"
+        InputError, match=r"a loader of batches \(images, labels\) to train on; this one yields dict with"
     ):
         next(along_sgd(model, [{"image": images} for images, _ in batches()], models_per_epoch=1))
     with pytest.raises(InputError, match=r"labels must have shape \(8,\)"):
@@ -147,5 +147,5 @@ def test_too_little_to_train_on_is_told(loader: Any, words: str) -> None:
     model, images, labels = trained_net()
     with pytest.raises(InputError, match=words):
         advkit.LGV(model, loader)(images, labels)
-    with pytest.raises(InputError, match="with parameters; got function"):
+    with pytest.raises(InputError, match="with parameters, to train further; got function"):
         advkit.LGV(lambda x: model(x), batches())(images, labels)

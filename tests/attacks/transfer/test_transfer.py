@@ -220,7 +220,7 @@ def test_vectors_are_attacked_or_told(part: type[Part]) -> None:
     images, model = draw(3, 24), flat_net(24)
     attack = Transfer(model, [part(), *([Momentum()] if part is not Momentum else [])], steps=2)
     if part.spatial:
-        with pytest.raises(InputError, match=rf"{part.__name__} is about places in pictures.*got \(3, 24\)"):
+        with pytest.raises(InputError, match=rf"{part.__name__} depends on where pixels lie.*got \(3, 24\)"):
             attack(images, torch.tensor([0, 1, 2]))
     else:
         assert not attack(images, torch.tensor([0, 1, 2])).equal(images)

@@ -78,7 +78,7 @@ def test_the_budget_grows_and_training_resumes(tmp_path: Path) -> None:
 def test_refusals() -> None:
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(6), nn.Linear(6, 3))
     loader = [(torch.rand(4, 6), torch.tensor([0, 1, 2, 0]))]
-    with pytest.raises(InputError, match=r"BatchNorm1d \(1\) normalises by the batch at hand"):
+    with pytest.raises(InputError, match=r"BatchNorm1d \(1\) normalises by the statistics of the batch"):
         IBPTraining(0.1, warmup=0, ramp=0).fit(model, loader, torch.optim.Adam(model.parameters()), 1)
     for bad, words in (
         ({"eps": -1}, "eps must be at least 0"),

@@ -201,7 +201,7 @@ def test_a_data_set_goes_on_where_it_was_killed(tmp_path: Path) -> None:
         smoothing.certify_loader(model, loader, n=61, run_folder=tmp_path)
     with pytest.raises(InputError, match="with other model: "):
         smoothing.certify_loader(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), loader, n=60, run_folder=tmp_path)
-    with pytest.raises(InputError, match="batch 0 of the loader is not what it was"):
+    with pytest.raises(InputError, match="batch 0 of the loader has changed since the run"):
         smoothing.certify_loader(model, loader[1:], n=60, run_folder=tmp_path)
     min(files).write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="is damaged"):
@@ -229,14 +229,14 @@ def test_certificates_of_another_model_and_damaged_ones_are_refused(tmp_path: Pa
     for place, (one, other) in enumerate(pairs):
         folder = tmp_path / str(place)
         found = smoothing.certify_loader(one, loader, n=60, run_folder=folder)
-        with pytest.raises(InputError, match="certificates of another model, which has the layers and weights of this"):
+        with pytest.raises(InputError, match="certificates of another model, which has the same layers and weights"):
             smoothing.certify_loader(other, loader, n=60, run_folder=folder)
         assert smoothing.certify_loader(one, loader, n=60, run_folder=folder).classes.equal(found.classes)
     file = folder / "batches" / "00000001.json"
     content = json.loads(file.read_text())
     content["record"]["classes"][0] += 1
     file.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"00000001.json is damaged \(it is not what was written\)"):
+    with pytest.raises(InputError, match=r"00000001.json is damaged \(its checksum is wrong\)"):
         smoothing.certify_loader(one, loader, n=60, run_folder=folder)
     (folder / "certify.json").unlink()
     with pytest.raises(InputError, match=r"certify.json, which says which run they belong to, is missing"):

@@ -176,10 +176,10 @@ class Endless(IterableDataset):
     ("loader", "said"),
     [
         ([data().tensors], "source= copies a data set and needs a DataLoader of it, got list"),
-        (DataLoader(data(), 5, sampler=SubsetRandomSampler(range(3))), "without a sampler of its own"),
-        (DataLoader(data(), 5, sampler=WeightedRandomSampler([1.0] * 12, 4)), "without a sampler of its own"),
-        (DataLoader(data(), batch_sampler=[[1, 2], [3]]), "without a sampler of its own|with a batch_size"),
-        (DataLoader(Endless(), 5), "without a sampler of its own"),
+        (DataLoader(data(), 5, sampler=SubsetRandomSampler(range(3))), "works only for a loader with a batch_size"),
+        (DataLoader(data(), 5, sampler=WeightedRandomSampler([1.0] * 12, 4)), "works only for a loader with"),
+        (DataLoader(data(), batch_sampler=[[1, 2], [3]]), "without its own sampler|with a batch_size"),
+        (DataLoader(Endless(), 5), "works only for a loader with a batch_size"),
     ],
 )
 def test_a_loader_that_cannot_be_made_longer_is_an_error(loader: object, said: str) -> None:
@@ -190,7 +190,7 @@ def test_a_loader_that_cannot_be_made_longer_is_an_error(loader: object, said: s
 
 def test_what_cannot_be_meant_is_an_error() -> None:
     attack = advkit.FGSM(nn.Identity())
-    with pytest.raises(InputError, match="attacks has no attack in it"):
+    with pytest.raises(InputError, match="attacks is empty"):
         AdversarialTraining([])
     with pytest.raises(DtypeError, match=r"attack must be an advkit attack.*got str"):
         AdversarialTraining(["FGSM"])

@@ -133,7 +133,7 @@ def test_a_checkpoint_at_another_temperature_is_refused(tmp_path: Path) -> None:
     model = flat_net(192)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     DefensiveDistillation(3.0).fit(model, loader(), optimizer, 1, checkpoint=tmp_path / "net.pt")
-    with pytest.raises(InputError, match=r"of the teacher of DefensiveDistillation\(temperature=3\), and this is"):
+    with pytest.raises(InputError, match=r"of the teacher of DefensiveDistillation\(temperature=3\), but this is"):
         DefensiveDistillation(4.0).fit(model, loader(), optimizer, 1, checkpoint=tmp_path / "net.pt")
 
 

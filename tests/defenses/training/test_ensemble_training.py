@@ -63,7 +63,7 @@ def test_it_changes_the_model_by_the_mixed_loss() -> None:
 
 def test_what_cannot_be_meant_is_an_error() -> None:
     attack = advkit.FGSM(nn.Identity())
-    with pytest.raises(InputError, match="sources has no model in it"):
+    with pytest.raises(InputError, match="sources is empty"):
         EnsembleAdversarialTraining([], attack)
     with pytest.raises(DtypeError, match="model must be callable"):
         EnsembleAdversarialTraining([3], attack)

@@ -159,15 +159,15 @@ def test_a_checkpoint_is_read_without_running_code_and_written_whole(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("recipe", r"is a checkpoint of AdversarialTraining\(\[FGSM\], clean_ratio=1.*and this is .*clean_ratio=0"),
-        ("epochs", r"has 2 epochs behind it, and 1 are asked for in all"),
-        ("model", r"(?s)is of another model, recipe, optimizer, scheduler or loader: .*size mismatch"),
-        ("optimizer", r"is of another model, recipe, optimizer, scheduler or loader: "),
-        ("scheduler", r"is of another model, recipe, optimizer, scheduler or loader: 'scheduler'"),
-        ("loader", r"is of another model, recipe, optimizer, scheduler or loader: "),
-        ("file", r"is no checkpoint of advkit, or damaged"),
-        ("bit", r"is no checkpoint of advkit, or damaged \(.* is not what was written\)"),
-        ("other", r"is no checkpoint of advkit, or damaged"),
+        ("recipe", r"is a checkpoint of AdversarialTraining\(\[FGSM\], clean_ratio=1.*but this is .*clean_ratio=0"),
+        ("epochs", r"has already reached epoch 2, but only 1 epochs are requested"),
+        ("model", r"(?s)belongs to another model, recipe, optimizer, scheduler or loader: .*size mismatch"),
+        ("optimizer", r"belongs to another model, recipe, optimizer, scheduler or loader: "),
+        ("scheduler", r"belongs to another model, recipe, optimizer, scheduler or loader: 'scheduler'"),
+        ("loader", r"belongs to another model, recipe, optimizer, scheduler or loader: "),
+        ("file", r"is not a checkpoint of advkit, or is damaged"),
+        ("bit", r"is not a checkpoint of advkit, or is damaged \(the checksum of .* is wrong\)"),
+        ("other", r"is not a checkpoint of advkit, or is damaged"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, change: str, said: str) -> None:
@@ -228,7 +228,7 @@ def test_a_checkpoint_of_another_model_of_the_same_shapes_is_refused(
         plainly().fit(other, DataLoader(data(), 8), sgd(other), 1, checkpoint=path)
         assert same(weights(other), weights(model))
         return
-    with pytest.raises(InputError, match=f"{path.name} is of another model, .*: .*{said}.*Choose another path"):
+    with pytest.raises(InputError, match=f"{path.name} belongs to another model, .*: .*{said}.*Choose another path"):
         plainly().fit(other, DataLoader(data(), 8), sgd(other), 2, checkpoint=path)
     assert same(weights(other), before)
 
@@ -465,7 +465,7 @@ def test_a_fixed_source_copies_data_sets_of_dicts() -> None:
 def test_a_data_set_is_no_loader() -> None:
     model = flat_net(192)
     for wrong in ({"loader": data()}, {"loader": DataLoader(data()), "validation": data()}):
-        with pytest.raises(DtypeError, match=r"loader is a data set \(TensorDataset\), which gives one image"):
+        with pytest.raises(DtypeError, match=r"loader is a data set \(TensorDataset\), which yields one image"):
             plainly().fit(model, optimizer=sgd(model), **wrong)
 
 
@@ -497,7 +497,7 @@ def generator_once() -> Iterator[tuple[Tensor, Tensor]]:
         ([torch.tensor([1, 2])], r"found no image of shape \(N, ...\)"),
         ([(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))], "images must be floating"),
         ([(torch.rand(2, 3, 8, 8), torch.tensor([0, 1, 2]))], r"labels must have shape \(2,\)"),
-        ([(torch.rand(2, 3, 8, 8), torch.tensor([0, -1]))], "labels must be class indices from 0 on"),
+        ([(torch.rand(2, 3, 8, 8), torch.tensor([0, -1]))], "labels must be class indices, at least 0"),
         ([(torch.rand(2, 3, 8, 8), torch.tensor([0, 4]))], r"labels must lie in \[0, 4\).*the largest is 4"),
     ],
 )

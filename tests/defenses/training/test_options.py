@@ -151,5 +151,5 @@ def test_what_cannot_be_done_is_an_error_before_training(how: dict, error: type[
     with pytest.raises(error, match=said):
         plainly().fit(model, [(IMAGES, LABELS)], sgd(model), 1, **how)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    with pytest.raises(InputError, match="the labels have shares of 3 classes, and the model returned 4 logits"):
+    with pytest.raises(InputError, match="the labels have shares of 3 classes, but the model returned 4 logits"):
         plainly().fit(model, [(IMAGES, LABELS[:, None].expand(12, 3) * 0 + 1 / 3)], sgd(model), 1)

@@ -118,5 +118,5 @@ def test_a_checkpoint_knows_a_recipe_by_its_numbers(tmp_path: Path) -> None:
     for epochs in (1, 2):  # by another object of the same numbers
         model = flat_net(12)
         Weighted(0.5).fit(model, DataLoader(DATA, 5), sgd(model), epochs, checkpoint=tmp_path / "run.pt")
-    with pytest.raises(InputError, match=r"checkpoint of Weighted\(weight=0\.5\), and this is Weighted\(weight=1\)"):
+    with pytest.raises(InputError, match=r"checkpoint of Weighted\(weight=0\.5\), but this is Weighted\(weight=1\)"):
         Weighted(1).fit(model, DataLoader(DATA, 5), sgd(model), 3, checkpoint=tmp_path / "run.pt")

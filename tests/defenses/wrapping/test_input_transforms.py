@@ -145,7 +145,7 @@ def test_images_that_the_grid_does_not_fit_are_mirrored() -> None:
     assert quilting(images).equal(quilting(padded)[..., :9, :12])
     with pytest.raises(InputError, match="images of 2x12 pixels are too small for patches of 5x5"):
         quilting(images[..., :2, :])
-    with pytest.raises(InputError, match="the patches have 3 channels, and the images have 1"):
+    with pytest.raises(InputError, match="the patches have 3 channels, but the images have 1"):
         quilting(images[:, :1])
 
 

@@ -247,19 +247,19 @@ def patched() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "a layer": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 3), nn.Tanh()), r"Tanh \(2\) cannot be followed: "),
-    "a module": (lambda: Own(nn.Flatten(), nn.Linear(72, 3)), r"Own cannot be followed"),
-    "inside a layer": (lambda: nn.Sequential(Centred(2, 1, 3), nn.Flatten(), nn.Linear(16, 3)), "a way of its own"),
-    "around a layer": (lambda: nn.Sequential(Called(), nn.Flatten(), nn.Linear(72, 3)), "a way of its own"),
-    "one layer alone": (patched, r"Linear \(1\) cannot be followed"),
+    "a layer": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 3), nn.Tanh()), r"propagated through Tanh \(2\): "),
+    "a module": (lambda: Own(nn.Flatten(), nn.Linear(72, 3)), r"propagated through Own"),
+    "inside a layer": (lambda: nn.Sequential(Centred(2, 1, 3), nn.Flatten(), nn.Linear(16, 3)), "was overridden"),
+    "around a layer": (lambda: nn.Sequential(Called(), nn.Flatten(), nn.Linear(72, 3)), "was overridden"),
+    "one layer alone": (patched, r"propagated through Linear \(1\)"),
     "nested": (lambda: advkit.Normalized(nn.Sequential(nn.Sequential(nn.GELU())), 0.5, 0.5), r"GELU \(net.0.0\)"),
     "a defense": (
         lambda: advkit.defenses.RandomizedSmoothing(0.1).wrap(nn.Flatten()),
-        r"Defended cannot be followed",
+        r"propagated through Defended",
     ),
     "statistics": (
         lambda: nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten(), nn.Linear(72, 3)),
-        r"BatchNorm2d \(0\) normalises by the batch at hand",
+        r"BatchNorm2d \(0\) normalises by the statistics of the batch",
     ),
 }
 
@@ -275,7 +275,7 @@ def test_other_refusals() -> None:
     net, images, labels = dense(0), torch.rand(2, 4), torch.tensor([0, 1])
     with pytest.raises(InputError, match="no bounds are known for L0"):
         verify(net, images, labels, "l0", 1.0)
-    with pytest.raises(InputError, match="cannot be followed, since it is no module"):
+    with pytest.raises(InputError, match=r"through .*, since it is not a module"):
         verify(lambda pixels: net(pixels), images, labels)
     net[1].register_forward_hook(lambda module, inputs, output: 2 * output)
     with pytest.raises(InputError, match=r"Linear \(1\) has a hook"):

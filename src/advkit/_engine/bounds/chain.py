@@ -15,8 +15,9 @@ from advkit.model import Model, Normalized
 
 __all__ = ["chain", "copied"]
 
-_FOLLOWED = (
-    "bounds can be followed through nn.Sequential of Linear, Conv1d, Conv2d, Conv3d, ReLU, BatchNorm, AvgPool, "
+_UNBOUNDED = "bounds cannot be propagated through"
+_SUPPORTED = (
+    "they can through nn.Sequential of Linear, Conv1d, Conv2d, Conv3d, ReLU, BatchNorm, AvgPool, "
     "MaxPool2d, Flatten, Dropout and Identity, and through advkit.Normalized around it"
 )
 
@@ -26,7 +27,7 @@ def copied(model: Model, dtype: torch.dtype) -> nn.Module:
     if isinstance(model, DistributedDataParallel):
         model = model.module
     if not isinstance(model, nn.Module):
-        raise InputError(f"{type(model).__name__} cannot be followed, since it is no module: {_FOLLOWED}")
+        raise InputError(f"{_UNBOUNDED} {type(model).__name__}, since it is not a module: {_SUPPORTED}")
     for _ in _steps(model, "", evaluating=True):  # before anything is copied
         pass
     return copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
@@ -48,7 +49,7 @@ def _steps(module: nn.Module, name: str, *, evaluating: bool) -> Iterator[Step]:
     if any(getattr(module, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks")):
         raise InputError(f"{_called(module, name)} has a hook, which may change what it returns; remove it")
     if _overridden(module):
-        raise InputError(f"{_called(module, name)} cannot be followed, since it has a way of its own: {_FOLLOWED}")
+        raise InputError(f"{_UNBOUNDED} {_called(module, name)}, since its forward pass was overridden: {_SUPPORTED}")
     if forward is nn.Sequential.forward:
         # Not named_children, which tells of a layer that stands in two places only once.
         for inner, child in module._modules.items():
@@ -58,7 +59,7 @@ def _steps(module: nn.Module, name: str, *, evaluating: bool) -> Iterator[Step]:
         assert isinstance(module, Normalized)
         yield Monotone(_Normalizing(module))
         if not isinstance(module.net, nn.Module):
-            raise InputError(f"{type(module.net).__name__} cannot be followed, since it is no module: {_FOLLOWED}")
+            raise InputError(f"{_UNBOUNDED} {type(module.net).__name__}, since it is not a module: {_SUPPORTED}")
         yield from _steps(module.net, f"{name}.net".lstrip("."), evaluating=evaluating)
     elif forward in _NOTHING:
         if module.training and not evaluating and forward is not nn.Identity.forward:
@@ -66,7 +67,7 @@ def _steps(module: nn.Module, name: str, *, evaluating: bool) -> Iterator[Step]:
     elif forward in _LAYERS:
         yield _LAYERS[forward](module, _called(module, name), evaluating)
     else:
-        raise InputError(f"{_called(module, name)} cannot be followed: {_FOLLOWED}")
+        raise InputError(f"{_UNBOUNDED} {_called(module, name)}: {_SUPPORTED}")
 
 
 def _overridden(module: nn.Module) -> bool:
@@ -108,8 +109,8 @@ def _convolution(module: Any, called: str, evaluating: bool) -> Step:
 def _norm(module: Any, called: str, evaluating: bool) -> Step:
     if (module.training and not evaluating) or module.running_mean is None:
         raise InputError(
-            f"{called} normalises by the batch at hand, so that no image has an answer of its own; call model.eval(), "
-            "and keep track_running_stats"
+            f"{called} normalises by the statistics of the batch, so that outputs depend on other images; call "
+            "model.eval(), and keep track_running_stats=True"
         )
     return Monotone(module)
 
@@ -124,7 +125,7 @@ def _monotone(module: Any, called: str, evaluating: bool) -> Step:
 
 def _max_pool(module: Any, called: str, evaluating: bool) -> Step:
     if module.return_indices:
-        raise InputError(f"{called} returns indices, and cannot be followed: {_FOLLOWED}")
+        raise InputError(f"{_UNBOUNDED} {called}, since it returns indices: {_SUPPORTED}")
     return MaxPool(module)
 
 

@@ -1,4 +1,4 @@
-"""Gradients in, the worst image within a budget out."""
+"""Attacks on gradients that look for the worst image within a budget."""
 
 from advkit.attacks.budget.apgd import APGD, APGDT
 from advkit.attacks.budget.basin_hopping import BasinHopping

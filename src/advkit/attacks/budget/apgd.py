@@ -192,48 +192,48 @@ class _AutoPGD(Attack):
 
 @dataclass(frozen=True, eq=False)
 class APGD(_AutoPGD):
-    """Auto-PGD: ascent with momentum, on steps that it halves itself where the loss no longer rises (Linf, L2 or L1).
+    """Auto-PGD: projected gradient ascent with momentum and a step size that it adapts itself (Linf, L2 or L1).
 
     z = project(x + alpha * steepest(grad_x J)) and x <- project(x + 0.75 (z - x) + 0.25 (x - x_before)), with alpha
-    twice ``eps`` to begin with. At checkpoints, after 22, 41, 57, 70, 80, 87, 93 and 99 of 100 steps, alpha is halved
-    and x set back to the best point so far, if the loss rose on at most ``rho`` of the steps since the last
-    checkpoint, or if alpha was not halved there and the best loss is still the same.
+    twice ``eps`` at first. At checkpoints, after 22, 41, 57, 70, 80, 87, 93 and 99 of 100 steps, alpha is halved and
+    x set back to the best point so far, if the loss rose on at most ``rho`` of the steps since the last checkpoint, or
+    if alpha was not halved at that checkpoint and the best loss has not improved since.
 
     Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
     ICML 2020, algorithm 1, with the conditions of section 3.2.
     arXiv:2003.01690.
 
-    L1 has another rule, of Croce & Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers",
-    ICML 2021, arXiv:2103.01208: 30 % of the steps go into a ball of radius 3 ``eps``, 30 % into one of 2 ``eps``, and
-    the rest into that of ``eps``, each from the best point of the one before. A step goes along the signs of the
-    largest gradients, two thirds as many as there are features that differ from the image, and there is no momentum.
+    In L1 it follows Croce & Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers",
+    ICML 2021, arXiv:2103.01208: 30 % of the steps use a ball of radius 3 ``eps``, 30 % one of radius 2 ``eps``, and the
+    rest the ball of radius ``eps``, each phase from the best point of the one before. A step moves only the features
+    with the largest gradients, by their signs: two thirds as many as have been changed so far. There is no momentum.
 
     Where the papers leave something open, or differ from their authors' code (fra31/auto-attack at a392200), this
     follows the code: the start is a random direction taken to the edge of the ball; the loss after the first step
-    is held against 0 rather than against the loss at the start. Two things are different here. An image leaves when
-    it is first fooled, which changes no verdict. And with ``eot_samples`` above 1 loss and success are those of the
-    mean over all draws, where the code takes them from the last.
+    is compared with 0 rather than with the loss at the start. Two things differ from the code: an image leaves the
+    batch when it first fools the model, which changes no verdict; and with ``eot_samples`` above 1, loss and success
+    are those of the mean over all draws, where the code takes them from the last draw.
 
-    One forward on the image itself, then at most ``steps`` + 1 forwards and ``steps`` backwards for each restart; in
-    L1 two forwards more.
+    Costs one forward for the image itself, then at most ``steps`` + 1 forwards and ``steps`` backwards for each
+    restart; in L1, two forwards more.
 
-    What comes back is for each image the first place where the model was fooled, or else that of the highest loss.
+    The result is, for each image, the first point that fooled the model, or else the point of highest loss.
 
     Args:
         model: pixels (N, ...) to logits (N, K), K at least 2.
-        norm: "linf", "l2" or "l1", or the object of `advkit.norms`.
+        norm: "linf", "l2" or "l1", or an object of `advkit.norms`.
         eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of ``bounds``
             if not given.
-        steps: how many steps a run has, at least 1.
-        restarts: how many runs, at least 1, each on the images that those before it have not fooled.
-        loss: what is climbed: "ce", "dlr", "margin" or "log_odds", or a function of logits (N, K) and classes (N,) that
-            gives one number per image; see `advkit.losses.get`. With targets it is descended, and "dlr" is the targeted
-            one of `APGDT`. "dlr" of two classes, or of three with targets, is a difference of logits that is not
-            divided by anything, since there are too few for that.
-        eot_samples: how often a random model is asked for each gradient, at least 1; the mean is taken.
-        rho: on what share of the steps the loss has to rise, in [0, 1]. Not used in L1.
+        steps: the number of steps in a run, at least 1.
+        restarts: the number of runs, at least 1, each on the images that those before it have not fooled.
+        loss: the loss to maximise: "ce", "dlr", "margin" or "log_odds", or a function of logits (N, K) and classes (N,)
+            that returns one number per image; see `advkit.losses.get`. With targets it is minimised, and "dlr" is the
+            targeted DLR loss of `APGDT`. For two classes, or three with targets, "dlr" is a plain difference of
+            logits: there are too few logits for its denominator.
+        eot_samples: over how many passes of a random model each gradient is averaged, at least 1.
+        rho: the share of steps on which the loss has to rise, in [0, 1]. Not used in L1.
         bounds: the lowest and the highest value of a pixel.
-        generator: where starts are drawn from; torch's default generator if None.
+        generator: random generator for the starts; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
@@ -258,34 +258,34 @@ class APGD(_AutoPGD):
 class APGDT(_AutoPGD):
     """Auto-PGD on the targeted DLR loss, towards one class after another (Linf, L2 or L1).
 
-    The steps are those of `APGD`. What is climbed is (Z_t - Z_y) / (Z_(1) - (Z_(3) + Z_(4)) / 2), with Z_(k) the
-    k-th largest logit: first with t the class that the model holds second likeliest for the image itself, then the
-    third, and so on. Any class but the label is a success on the way, and an image leaves at its first.
+    The steps are those of `APGD`. The loss is (Z_t - Z_y) / (Z_(1) - (Z_(3) + Z_(4)) / 2), with Z_(k) the k-th largest
+    logit and t a target class: first the runner-up on the image itself, then the class ranked third, and so on. Any
+    class but the label counts as success on the way, and an image leaves the batch at its first success.
 
     Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
     ICML 2020, algorithm 1 and the targeted DLR loss.
     arXiv:2003.01690.
 
-    Two and three classes have no fourth logit, and the difference is not divided by anything. Classes whose logit for
-    the image is -inf are no targets. With ``targets`` an image has only its own, Z_y is the largest other logit, and
-    success is to be taken for the target.
+    With two or three classes there is no fourth logit, and the difference is not divided by anything. Classes whose
+    logit on the image is -inf are not targeted. With ``targets``, each image has only its own target, Z_y is the
+    largest other logit, and success means that the model predicts the target.
 
-    One forward on the image itself, then for each restart of each target what a run of `APGD` costs.
+    Costs one forward for the image itself, then as much as a run of `APGD` for each restart of each target.
 
-    What comes back is for each image the first place where the model was fooled, or else that of the highest loss.
+    The result is, for each image, the first point that fooled the model, or else the point of highest loss.
 
     Args:
         model: pixels (N, ...) to logits (N, K), K at least 2.
-        norm: "linf", "l2" or "l1", or the object of `advkit.norms`.
+        norm: "linf", "l2" or "l1", or an object of `advkit.norms`.
         eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of ``bounds``
             if not given.
-        steps: how many steps a run has, at least 1.
-        restarts: how many runs for each target, at least 1.
-        target_classes: how many classes to try, at least 1; all others than the label if that is fewer.
-        eot_samples: how often a random model is asked for each gradient, at least 1; the mean is taken.
-        rho: on what share of the steps the loss has to rise, in [0, 1]. Not used in L1.
+        steps: the number of steps in a run, at least 1.
+        restarts: the number of runs for each target, at least 1.
+        target_classes: the number of classes to try, at least 1; all but the label if there are fewer.
+        eot_samples: over how many passes of a random model each gradient is averaged, at least 1.
+        rho: the share of steps on which the loss has to rise, in [0, 1]. Not used in L1.
         bounds: the lowest and the highest value of a pixel.
-        generator: where starts are drawn from; torch's default generator if None.
+        generator: random generator for the starts; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -1,4 +1,4 @@
-"""Basin hopping: gradient searches that start from shaken ends of earlier ones."""
+"""Basin hopping: gradient searches that start from perturbed end points of earlier ones."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -35,35 +35,35 @@ _TOGETHER = 64  # searches at a time: of few images several each
 
 @dataclass(frozen=True, eq=False)
 class BasinHopping(Attack):
-    """Basin hopping: searches along gradients, from the ends of earlier ones with some features changed (Linf or L2).
+    """Basin hopping: gradient searches that start from the end points of earlier ones, partly changed (Linf or L2).
 
-    For images that restarts do not fool. A restart forgets what was found; a hop keeps most of it. Each search goes
-    towards one class k and climbs the difference of logits Z_k - Z_y inside the ball. The first four for each class
-    start at the image and at random points. From then on each starts at one of the 16 ends with the least margin, the
-    better the likelier, after one of two changes: a tenth to a half of its features are drawn anew from the ball, or a
-    window of it, a tenth to a half as high and as wide, is mirrored at the middle of the ball.
+    For images that random restarts do not fool. A restart forgets what was found; a hop keeps most of it. Each search
+    aims at one class k and maximises the difference of logits Z_k - Z_y inside the ball. The first four for each class
+    start at the image and at random points. Each later one starts from one of the 16 end points with the smallest
+    margins, favouring the smallest, after one of two changes: a tenth to a half of the features are redrawn from the
+    ball, or a window, a tenth to a half of the image in height and width, is mirrored about the centre of the ball.
 
-    A search takes ``steps`` steps x <- project(x + eta steepest(d)), with d <- 0.75 d + g / ||g||_2 and eta from a
-    tenth to seven tenths of ``eps``, drawn for each hop, down to 0 as a cosine falls. An image leaves at its first
-    success; one that is never fooled comes back where its margin was least.
+    A search takes ``steps`` steps x <- project(x + eta steepest(d)), with d <- 0.75 d + g / ||g||_2, and with eta
+    decaying to 0 on a cosine schedule from a tenth to seven tenths of ``eps``, drawn for each hop. An image leaves the
+    batch at its first success; one that is never fooled is returned where its margin was smallest.
 
     Wales & Doye, "Global optimization by basin-hopping and the lowest energy structures of Lennard-Jones clusters
-    containing up to 110 atoms", J. Phys. Chem. A 101, 1997, doi:10.1021/jp970984n; the changes, and keeping several
-    ends in place of a Metropolis walk, were measured.
+    containing up to 110 atoms", J. Phys. Chem. A 101, 1997, doi:10.1021/jp970984n. The two kinds of change, and a pool
+    of end points in place of a Metropolis walk, are advkit's own, chosen by measurement.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
         norm: "linf" or "l2", or an object of `advkit.norms`.
         eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of ``bounds``
             if not given.
-        searches: how many an image gets at most, at least 1.
-        steps: of a search, at least 1; a step is one forward and one backward.
-        target_classes: how many classes are tried, those with the largest logits; if there are fewer, all are.
+        searches: the most searches for one image, at least 1.
+        steps: the number of steps in a search, at least 1; a step is one forward and one backward.
+        target_classes: the number of classes to try, those with the largest logits; all of them if there are fewer.
         bounds: the lowest and the highest value of a pixel.
-        generator: where starts and hops are drawn from; torch's default generator if None.
+        generator: random generator for starts and hops; torch's default if None.
 
     Raises:
-        InputError: a number is out of its range, or there is no basin hopping for the norm; see `Attack` for the rest.
+        InputError: a number is out of its range, or the norm is not supported; see `Attack` for the rest.
 
     Examples:
         >>> standing = advkit.MultiTargeted(model, eps=2 / 255).run(images, labels).success.logical_not()
@@ -83,7 +83,7 @@ class BasinHopping(Attack):
 
     @property
     def stops_at_success(self) -> bool:
-        """It does: an image leaves the search as soon as the model is fooled."""
+        """True: an image leaves the search as soon as the model is fooled."""
         return True
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:

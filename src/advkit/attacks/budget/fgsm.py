@@ -19,8 +19,8 @@ __all__ = ["FGSM"]
 class FGSM(Attack):
     """Fast gradient sign method: one step of ``eps`` along the sign of the gradient (Linf).
 
-    x' = clip(x + eps * sign(grad_x J(x, y))), with J the cross-entropy of the label; with ``targets`` the step
-    goes down the cross-entropy of the target. One forward and one backward.
+    x' = clip(x + eps * sign(grad_x J(x, y))), with J the cross-entropy of the label; with ``targets``, the step
+    decreases the cross-entropy of the target. One forward and one backward.
 
     Goodfellow, Shlens & Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, section 4.
     arXiv:1412.6572.
@@ -29,10 +29,10 @@ class FGSM(Attack):
         model: pixels (N, ...) to logits (N, K).
         eps: the size of the step in units of pixels, at least 0: a number, or a tensor of shape (N,); 8/255 of the
             range of ``bounds`` if not given.
-        loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
-            gives one number per image; see `advkit.losses.get`. With targets it is descended.
+        loss: the loss to maximise: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,)
+            that returns one number per image; see `advkit.losses.get`. With targets it is minimised.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: ``eps`` is negative, not finite or of the wrong shape; see `Attack` for the rest.

@@ -1,4 +1,4 @@
-"""Jitter: ascent on a loss that no class saturates, with noise on the answers."""
+"""Jitter: ascent on a loss that does not saturate, with noise on the softmax outputs."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
@@ -25,20 +25,20 @@ _ROUNDING = 1e-4  # by which changes of the same size may differ, as a share of 
 
 @dataclass(frozen=True, eq=False)
 class Jitter(Attack):
-    """Projected gradient ascent on how far the answer is from the label, with noise on it, and with a small change.
+    """Jitter: projected gradient ascent on the distance of noisy scaled outputs from the label (Linf).
 
-    With z^ = softmax(``scale`` * z / ||z||_inf) + ``std`` * N(0, 1) the loss is the mean square of z^ - onehot(y) over
-    the classes, as long as the model says the label; where it does not, that over ||x - image||_inf, so that the change
-    gets smaller again. x <- project(x + alpha * sign(grad)), as in `PGD`. With ``targets`` the mean square to their
-    onehot goes down, and where they are said, so does its product with the size of the change. ``steps`` + 1 forwards
-    and ``steps`` backwards.
+    With z^ = softmax(``scale`` * z / ||z||_inf) + ``std`` * N(0, 1), the loss is the mean over the classes of
+    (z^ - onehot(y))^2 while the model predicts the label; once it does not, that divided by ||x - image||_inf, so
+    that the change shrinks again. x <- project(x + alpha * sign(grad)), as in `PGD`. With ``targets``, the mean square
+    distance from their one-hot vectors is minimised, and once a target is predicted, its product with the size of the
+    change. ``steps`` + 1 forwards and ``steps`` backwards.
 
-    What comes back is the closest place (Linf) where the model was fooled, or else the last: a step that makes the
-    change smaller may lead back.
+    The result is the closest point (Linf) that fooled the model, or else the last: a step that makes the change
+    smaller may undo a success.
 
     Schwinn, Raab, Nguyen, Zanca & Eskofier, "Exploring misclassifications of robust neural networks to enhance
-    adversarial attacks", Applied Intelligence 2023. arXiv:2105.10304. Numbers are torchattacks'. Classes far out of the
-    race, such as those that are masked with -1e9, have no part in ||z||_inf.
+    adversarial attacks", Applied Intelligence 2023. arXiv:2105.10304. The defaults are torchattacks'. Classes that are
+    effectively excluded, such as by a mask of -1e9, have no part in ||z||_inf.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
@@ -46,11 +46,11 @@ class Jitter(Attack):
             if not given.
         alpha: the length of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
         steps: how many steps, at least 1.
-        scale: the size of the largest logit, positive.
-        std: of the noise on the probabilities, at least 0.
+        scale: what the largest logit is scaled to, positive.
+        std: the standard deviation of the noise on the probabilities, at least 0.
         random_start: start at a point drawn uniformly from the ball, rather than at the image.
         bounds: the lowest and the highest value of a pixel.
-        generator: where start and noise are drawn from; torch's default generator if None.
+        generator: random generator for the start and the noise; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -41,14 +41,14 @@ class MIFGSM(Attack):
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
         steps: how many steps, at least 1.
-        decay: how much of the momentum a step keeps, at least 0; 1 in the paper.
-        early_stop: let an image leave as soon as it is fooled; it then stands where it first was.
+        decay: the decay factor of the momentum, at least 0; 1 in the paper.
+        early_stop: stop at each image's first success, and return the image as it then is.
         accumulate: "gradient" as in the paper, or "sign": g <- decay * g + sign(grad) / ||sign(grad)||_1, which is
             eq. (3) of Campbell & Lasselle, "Enhancing the robustness of deep neural networks", WPI 2024.
-        loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
-            gives one number per image; see `advkit.losses.get`. With targets it is descended.
+        loss: the loss to maximise: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,)
+            that returns one number per image; see `advkit.losses.get`. With targets it is minimised.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -42,21 +42,24 @@ _SHARE = {norms.Linf: 0.0, norms.L2: 0.5, norms.L1: 1.0}  # of d features each h
 
 @dataclass(frozen=True, eq=False)
 class MultiTargeted(Attack):
-    """MultiTargeted: towards each class in turn, the nearest first, until the model says any other (Linf, L2 or L1).
+    """MultiTargeted: towards one class after another, the nearest first, until the model is fooled (Linf, L2 or L1).
 
-    For each class k that the label y competes with, the difference of logits Z_k - Z_y is climbed inside the ball: it
-    does not saturate, as cross-entropy does, and going straight for one class does not get stuck between two. An
-    image leaves, for all classes and restarts, at its first success. What is here beside the paper was measured:
+    For each class k that competes with the label y, the difference of logits Z_k - Z_y is maximised inside the ball:
+    it does not saturate as cross-entropy does, and aiming at one class does not get stuck between two. An image leaves
+    the batch, for all classes and restarts, at its first success. What follows is not in the paper, and was chosen by
+    measurement:
 
-    - The classes go by their linearised distance (Z_y - Z_k) / ||grad (Z_y - Z_k)||_q, at the price of a backward for
-      each, and the k-th has ``steps`` / k steps: hardly ever does another than the first decide.
-    - x <- project(x + eta steepest(d)) from the image itself, with d <- 0.7 d + g / ||g||_2 and eta from 2 eps down to
-      0 as a cosine falls. In L1 a step moves the few features with the largest d that have room, fewer by and by.
-    - Restarts see the gradient at points that Gaussian noise moves away, far at first, and look at success where
-      they stand. That finds the way where a network is flat or rough about the image. They are for the images that
-      still stand, and try the three classes that came nearest, if they came near.
+    - The classes are ordered by their linearised distance (Z_y - Z_k) / ||grad (Z_y - Z_k)||_q, at the cost of one
+      backward each, and the k-th gets ``steps`` / k steps: any class but the first hardly ever decides.
+    - x <- project(x + eta steepest(d)) from the image itself, with d <- 0.7 d + g / ||g||_2 and eta decaying from
+      2 eps to 0 on a cosine schedule. In L1 a step moves the few features with the largest d that are not yet at a
+      bound, fewer and fewer of them.
+    - Restarts take gradients at points displaced by Gaussian noise, which decays, and judge success at the undisplaced
+      points. That finds a way where a network is flat or rough around the image. They are for the images that are not
+      fooled yet, and try the three classes that came closest, if they came close.
 
-    Images that were never fooled come back where their margin was least. With ``targets`` the only class is the target.
+    Images that are never fooled are returned where their margin was smallest. With ``targets``, the target is the only
+    class.
 
     Gowal et al., "An alternative surrogate loss for PGD-based adversarial testing", 2019, section 3 (algorithm 1), with
     the ranking of Melamed et al., "MALT powers up adversarial attacks", NeurIPS 2024. arXiv:1910.09338.
@@ -66,15 +69,15 @@ class MultiTargeted(Attack):
         norm: "linf", "l2" or "l1", or an object of `advkit.norms`.
         eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of ``bounds``
             if not given.
-        steps: how many steps towards the nearest class, at least 1; the k-th takes 1/k of them, but at least 3.
+        steps: the number of steps towards the nearest class, at least 1; the k-th gets 1/k of them, but at least 3.
             A step is one forward and one backward. A restart takes twice as many towards each of its classes.
-        target_classes: how many classes are tried, those with the largest logits; if there are fewer, all are.
-        restarts: how many rounds, at least 1. The first draws nothing.
+        target_classes: the number of classes to try, those with the largest logits; all of them if there are fewer.
+        restarts: the number of runs, at least 1. The first is deterministic.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the noise of the restarts is drawn from; torch's default generator if None.
+        generator: random generator for the noise of the restarts; torch's default if None.
 
     Raises:
-        InputError: a number is out of its range, or there is no MultiTargeted for the norm; see `Attack` for the rest.
+        InputError: a number is out of its range, or the norm is not supported; see `Attack` for the rest.
 
     Examples:
         >>> result = advkit.MultiTargeted(model, norm="l2", eps=0.5).run(images, labels)
@@ -95,14 +98,14 @@ class MultiTargeted(Attack):
 
     @property
     def stops_at_success(self) -> bool:
-        """It does: an image leaves the search as soon as the model is fooled."""
+        """True: an image leaves the search as soon as the model is fooled."""
         return True
 
     def within_reach(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Where some class lies within the budget, if the model were linear: bool (N,), where the images are.
+        """Where the linearised model would be fooled within the budget: bool (N,), on the device of the images.
 
-        Of images that the attack fails on, it tells where gradients do not lead to what they promise. One forward for
-        an image, and another with a backward for each class.
+        An image that is within reach and still not fooled is one whose gradients promise more than they deliver. Costs
+        one forward per image, and another forward with a backward for each class.
 
         Args:
             images: floating (N, ...), within ``bounds``, N at least 1.

@@ -37,15 +37,15 @@ class PGD(Attack):
         steps: how many steps, at least 1.
         random_start: start at a point drawn uniformly from the ball, rather than at the image.
         norm: "linf" or "l2", or `advkit.norms.Linf` or `advkit.norms.L2`.
-        early_stop: let an image leave as soon as it is fooled; it then stands where it first was.
-        loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
-            gives one number per image; see `advkit.losses.get`. With targets it is descended.
-        eot_samples: how often a random model is asked for each gradient, at least 1; the mean is taken.
+        early_stop: stop at each image's first success, and return the image as it then is.
+        loss: the loss to maximise: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,)
+            that returns one number per image; see `advkit.losses.get`. With targets it is minimised.
+        eot_samples: over how many passes of a random model each gradient is averaged, at least 1.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the random start is drawn from; torch's default generator if None.
+        generator: random generator for the random start; torch's default if None.
 
     Raises:
-        InputError: a number is out of its range, or there is no PGD for the norm; see `Attack` for the rest.
+        InputError: a number is out of its range, or the norm is not supported; see `Attack` for the rest.
 
     Examples:
         >>> result = advkit.PGD(model, eps=0.5, norm="l2").run(images, labels)

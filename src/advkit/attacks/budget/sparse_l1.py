@@ -24,8 +24,8 @@ class SparseL1Descent(Attack):
     """Sparse L1 descent: projected ascent along the features of largest gradient (L1).
 
     x <- project(x + alpha * e / ||e||_1), where e is the sign of the gradient of the cross-entropy at the features
-    whose magnitude reaches the ``quantile``, and 0 elsewhere. A gradient that points out of the box counts as 0,
-    and ties with the quantile take part. The projection is the exact one onto the L1 ball **and** the box.
+    whose gradient magnitude is at or above the ``quantile``, and 0 elsewhere. A gradient that points out of the box
+    counts as 0. The projection is the exact one onto the intersection of the L1 ball and the box.
     ``steps`` forwards and as many backwards.
 
     Tramèr & Boneh, "Adversarial training and robustness for multiple perturbations", NeurIPS 2019, section 3 and
@@ -40,11 +40,11 @@ class SparseL1Descent(Attack):
         quantile: the fraction of features that a step leaves alone, in [0, 1]; at 1 only the largest moves.
         random_start: start at a point drawn uniformly from the ball and projected, rather than at the image.
         alpha: the length of a step in L1, positive: a number, or a tensor of shape (N,); a fifth of ``eps`` if None.
-        early_stop: let an image leave as soon as it is fooled; it then stands where it first was.
-        loss: what is climbed: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,) that
-            gives one number per image; see `advkit.losses.get`. With targets it is descended.
+        early_stop: stop at each image's first success, and return the image as it then is.
+        loss: the loss to maximise: "ce", "margin", "dlr" or "log_odds", or a function of logits (N, K) and classes (N,)
+            that returns one number per image; see `advkit.losses.get`. With targets it is minimised.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the random start is drawn from; torch's default generator if None.
+        generator: random generator for the random start; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -42,11 +42,11 @@ class _Elsewhere(Goal):
 
 @dataclass(frozen=True, eq=False)
 class TPGD(Attack):
-    """Projected gradient ascent on the divergence from the answer to the image itself, as TRADES trains on (Linf).
+    """Projected gradient ascent on the KL divergence from the prediction on the image itself, as in TRADES (Linf).
 
     x <- project(x + alpha * sign(grad_x KL(p(image) || p(x)))), from a point close to the image: labels play no part,
-    but for what counts as success. With ``targets`` the divergence of their certainty goes down, which is the
-    cross-entropy. ``steps`` + 1 forwards and ``steps`` backwards.
+    except in what counts as success. With ``targets``, the divergence from their one-hot distributions is minimised,
+    which is the cross-entropy. ``steps`` + 1 forwards and ``steps`` backwards.
 
     Zhang, Yu, Jiao, Xing, El Ghaoui & Jordan, "Theoretically principled trade-off between robustness and accuracy",
     ICML 2019. arXiv:1901.08573.
@@ -58,8 +58,8 @@ class TPGD(Attack):
         alpha: the length of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
         steps: how many steps, at least 1.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the start is drawn from, normal with a standard deviation of a thousandth of the range of
-            ``bounds``; torch's default generator if None.
+        generator: random generator for the start, which is normal with a standard deviation of a thousandth of the
+            range of ``bounds``; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -21,36 +21,36 @@ __all__ = ["AutoAttack"]
 
 @dataclass(frozen=True, eq=False)
 class AutoAttack(Combined):
-    """AutoAttack: four attacks without parameters, each on the images that those before it have not fooled.
+    """AutoAttack: an ensemble of four attacks, each on the images that those before it have not fooled.
 
     - "standard": `APGD` on the cross-entropy, `APGDT` with 9 targets, `FAB` with 9 targets, `Square` with 5000 queries.
     - "plus": `APGD` on the cross-entropy, `APGD` on the DLR loss and `FAB` with the boundaries of all classes, 5 runs
       each; then `Square`, `APGDT` and `FAB` as in "standard".
-    - "rand", for models that draw random numbers: `APGD` on the cross-entropy, `APGD` on the DLR loss, both with 20
+    - "rand", for models that draw random numbers: `APGD` on the cross-entropy and `APGD` on the DLR loss, both with 20
       draws for each gradient.
 
-    Each gradient attack has 100 steps a run. In L1 the `APGD` of "standard" has 5 runs, and its `APGDT` 5 targets.
-    Where there are fewer classes there are fewer targets; what the DLR losses are of two and three, `APGD` and `APGDT`
-    say.
+    Each gradient attack has 100 steps a run. In L1, the `APGD` of "standard" has 5 runs and its `APGDT` 5 targets.
+    With fewer classes there are fewer targets; `APGD` and `APGDT` say what the DLR losses are for two and three
+    classes.
 
-    Images that the model gets wrong as they are come back unchanged. An image that none of the attacks fools is
-    returned as the last `APGD` or `APGDT` left it: where its loss was highest. `run` says which attack fooled each
-    image, and what each of them cost.
+    Images that are already misclassified are returned unchanged. An image that none of the attacks fools is returned as
+    the last `APGD` or `APGDT` left it: where its loss was highest. `run` reports which attack fooled each image, and
+    what each attack cost.
 
     Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
-    ICML 2020, section 5; L1 as in Croce & Hein, "Mind the box", ICML 2021. Numbers are those of the authors' code
-    (fra31/auto-attack at a392200). Other than there, rows share no random draws, an image leaves an attack when it is
-    first fooled, and in "rand" the model is held to what it says most often in ten answers.
+    ICML 2020, section 5; L1 as in Croce & Hein, "Mind the box", ICML 2021. Settings are those of the authors' code
+    (fra31/auto-attack at a392200). Unlike there, rows share no random draws, an image leaves an attack when it first
+    fools the model, and in "rand" a prediction is the majority of ten.
     arXiv:2003.01690.
 
     Args:
         model: pixels (N, ...) to logits (N, K), K at least 2.
-        norm: "linf", "l2" or "l1", or the object of `advkit.norms`.
+        norm: "linf", "l2" or "l1", or an object of `advkit.norms`.
         eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of ``bounds``
             if not given, which is too little for L2 and L1.
         version: "standard", "plus" or "rand".
         bounds: the lowest and the highest value of a pixel.
-        generator: where all of them draw from; torch's default generator if None.
+        generator: random generator for all of them; torch's default if None.
 
     Raises:
         InputError: a number is out of its range, or there is no such version; see `Attack` for the rest.
@@ -73,7 +73,7 @@ class AutoAttack(Combined):
 
     @property
     def asked(self) -> int:
-        """How many answers of the model a look at it takes: ten of one that is said to be random."""
+        """How many forwards a prediction takes: ten for a model that is said to be random."""
         return asked(self.model, is_random=self.version == "rand")
 
     def _parts(self) -> Sequence[Attack]:

@@ -12,25 +12,24 @@ __all__ = ["Restarts"]
 
 @dataclass(frozen=True, eq=False)
 class Restarts(OneForAll):
-    """The same random attack again and again, each time on the images that it has not fooled yet.
+    """The same random attack several times, each time on the images that it has not fooled yet.
 
-    Images that the model gets wrong as they are come back unchanged. The model is asked about the images before the
-    first try, and about what came of a try before the next. Of an attack with a budget the first image that fools is
-    returned, and where no try fools, what the last one made; of one without, which looks for the closest image that
-    fools, the closest of all tries.
+    Images that are already misclassified are returned unchanged. The model's predictions are checked before the first
+    run and after each run but the last. For an attack with a budget, the first image that fools the model is returned,
+    or that of the last run if none does; for one that looks for the closest image, the closest of all runs.
 
-    What it sees, looks for and measures in is what the attack says of itself. An attack that draws nothing gives the
-    same each time.
+    What it sees, looks for and measures in is what the attack declares. A deterministic attack returns the same images
+    each time.
 
     Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, section 5, where PGD is
     restarted. arXiv:1706.06083.
 
     Args:
-        attack: the attack, pointed at its model. Its numbers may be given for each image.
-        n: how many tries at most, at least 1.
+        attack: the attack, with its model. Its numbers may be given for each image.
+        n: the most runs, at least 1.
         bounds: those of the attack.
-        generator: where the attack draws from, if it has no generator of its own.
-        autocast: the attack's, if it has none of its own.
+        generator: random generator for the attack, if it has none of its own.
+        autocast: for the attack, if it has none of its own.
         adaptive: that of the attack; to change it, see `Attack.on`.
 
     Raises:

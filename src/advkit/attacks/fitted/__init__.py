@@ -1,4 +1,4 @@
-"""One pattern for all images, fitted on a loader; then an attack like any other."""
+"""Attacks that learn one pattern for all images from a loader; after that, attacks like any other."""
 
 from advkit.attacks.fitted.patch import Patch
 from advkit.attacks.fitted.universal import Universal

@@ -1,4 +1,4 @@
-"""What attacks share that learn one pattern from many images: the loop over a loader, and where it goes on from."""
+"""What attacks share that learn one pattern from many images: the loop over a loader, and its checkpoints."""
 
 import os
 from abc import abstractmethod
@@ -34,9 +34,9 @@ _FEW = 8  # images that a checkpoint has, to know the model again by
 
 @dataclass(frozen=True, eq=False)
 class Fitted(Attack):
-    """Base of the attacks whose answer is one pattern for all images, which `fit` learns from a loader.
+    """Base of the attacks that apply one pattern to all images, which `fit` learns from a loader.
 
-    A subclass says where a pattern begins, how images look with it, and how far it may be from nothing.
+    A subclass defines the initial pattern, how it is applied to images, and its budget.
     """
 
     independent_rows: ClassVar[bool] = True
@@ -56,30 +56,30 @@ class Fitted(Attack):
         progress: bool | None = None,
         labels: LabelsGetter = None,
     ) -> Self:
-        """The attack with a pattern learned from the images of a loader.
+        """A copy of the attack, with a pattern learned from the images of a loader.
 
-        Where the attack has a pattern already, learning goes on from that.
+        If the attack already has a pattern, learning continues from it.
 
         Args:
             loader: batches of images and labels of any structure, such as a `DataLoader`, found by the rules of
-                `advkit.AttackTransform`. The model's own answers stand in where there are no labels. It is gone through
+                `advkit.AttackTransform`. Without labels, the model's own predictions are used. It is iterated over
                 once an epoch.
-            epochs: how often, with those of the checkpoint; at least 1. Steps become shorter from batch to batch, and
-                are nothing at the end.
-            checkpoint: a file that is written after each epoch, completely or not at all. If it exists, the fit goes on
-                from there and ends as one without a stop would have, if the loader gives the same batches for the same
-                random numbers. That of another attack or of another model is refused.
+            epochs: how many epochs in all, including those of the checkpoint; at least 1. Steps shrink from batch to
+                batch, to zero at the end.
+            checkpoint: a file that is written atomically after each epoch. If it exists, the fit resumes from it and
+                ends as an uninterrupted one would have, provided that the loader yields the same batches for the same
+                random state. The checkpoint of another attack or another model is refused.
             progress: True for a bar per epoch, False for none, None for one where stderr is a terminal and tqdm is
                 installed.
             labels: where the label is in a batch, as for `advkit.AttackTransform`.
 
         Returns:
-            Another attack of this class; this one stays as it is.
+            A new attack of this class; this one is unchanged.
 
         Raises:
-            InputError: the loader has no images, or gives something that cannot be used; or the checkpoint is of
+            InputError: the loader has no images, or yields something that cannot be used; or the checkpoint is of
                 another fit.
-            ModelError: the model returned NaN, or something that is no batch of logits.
+            ModelError: the model returned NaN, or something that is not a batch of logits.
             MissingExtraError: ``progress`` is True and tqdm is not installed.
         """
         check_number("epochs", epochs, at_least=1, integer=True)
@@ -104,7 +104,7 @@ class Fitted(Attack):
         return self._with(pattern=learner.pattern)
 
     def picture(self) -> Tensor:
-        """The pattern as an image to look at: (C, H, W) in [0, 1], float32, on the CPU.
+        """The pattern as an image to look at: float32 (C, H, W) in [0, 1], on the CPU.
 
         Raises:
             InputError: the attack has not been fitted.
@@ -156,7 +156,7 @@ class Fitted(Attack):
         if self.pattern is None:
             raise InputError(
                 f"{type(self).__name__} has no pattern yet: fit it on images first, attack = attack.fit(loader), and "
-                "use what that returns; or give it a pattern, as in "
+                "use the attack that this returns; or give it a pattern, as in "
                 f"{type(self).__name__}(model, pattern=known)"
             )
         return self.pattern
@@ -207,7 +207,7 @@ class _Learner:
                 count += 1
         self._batches = count
         if not count:
-            raise InputError("the loader has no images; a generator that was gone through before has none left")
+            raise InputError("the loader has no images; a generator can be iterated over only once: give a DataLoader")
         if not fooled:
             raise InputError(f"all images are of class {self._attack.target}, the target: there is nothing to fit on")
         self.epochs, self._fooled = epoch + 1, float(torch.cat(fooled).float().mean())

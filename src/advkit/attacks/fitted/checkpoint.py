@@ -70,6 +70,6 @@ class Checkpoint:
             chance.restore(state["chance"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise InputError(
-                f"{self.path} was written with other generators of random numbers ({error}); give the attack, the "
-                "loader and its sampler generators as they had, or choose another path"
+                f"{self.path} was written with other random generators ({error}); give the attack, the loader and its "
+                "sampler the generators that they had, or choose another path"
             ) from error

@@ -18,30 +18,30 @@ __all__ = ["Patch"]
 
 @dataclass(frozen=True, eq=False)
 class Patch(Fitted):
-    """An adversarial patch: a square picture that fools the model wherever in an image it is pasted.
+    """An adversarial patch: a square that fools the model wherever in an image it is pasted.
 
     ``fit`` learns it from a loader: p <- clip(p + alpha * sign(sum_i grad_p min(J(A(p, x_i, t_i), y_i), beta))), where
-    A pastes the patch into each image as t_i says, drawn anew each time: a place, a scale and an angle. Called, the
-    attack pastes it likewise, once, and asks the model nothing. A pixel is the patch's if its middle is, and other
-    pixels stay as they are. Patches of any size lie inside the image.
+    A pastes the patch into each image under a transformation t_i, a random position, scale and angle, drawn anew each
+    time. When called, the attack pastes it in the same way, once, without querying the model. A pixel is covered if its
+    centre is; the others are unchanged. Patches of any size lie inside the image.
 
     Brown, Mané, Roy, Abadi & Gilmer, "Adversarial patch", NIPS 2017 workshop. arXiv:1712.09665. Steps are along the
-    sign of the gradient, and become shorter.
+    sign of the gradient, with a decaying length.
 
     Args:
         model: pixels (N, C, H, W) to logits (N, K).
-        area: the share of an image's pixels that the patch has at most, greater than 0 and at most 1. Its side is a
-            whole number of pixels, and at most the shorter side of the image.
-        min_scale: the smallest patch over the largest, by their sides, greater than 0 and at most 1.
-        max_rotation: how far it may be rotated, in degrees either way, from 0 to 180.
-        alpha: how much a pixel of the patch changes in the first steps, positive, in units of pixels; a twentieth of
-            the range of ``bounds`` if not given.
-        target: the class that all images are to be taken for, as in the paper; None for any but their own.
-        loss: what is climbed; see `PGD`.
-        beta: where the loss of an image is cut off, greater than 0.
+        area: the largest fraction of an image's pixels that the patch covers, greater than 0 and at most 1. Its side is
+            a whole number of pixels, and at most the shorter side of the image.
+        min_scale: the side of the smallest patch relative to the largest, greater than 0 and at most 1.
+        max_rotation: the largest rotation, in degrees in either direction, from 0 to 180.
+        alpha: the size of the first steps, positive, in units of pixels; a twentieth of the range of ``bounds`` if not
+            given.
+        target: the class to be predicted for all images, as in the paper; None for any class but the label.
+        loss: the loss to maximise; see `PGD`.
+        beta: where the loss of each image is clipped, greater than 0.
         pattern: the patch, (C, S, S) within ``bounds``, if it is known already.
         bounds: the lowest and the highest value of a pixel.
-        generator: what places, scales and angles are drawn from; torch's default generator if None.
+        generator: random generator for positions, scales and angles; torch's default if None.
 
     Raises:
         InputError: a number is out of its range, the images are not (N, C, H, W), or the attack is called before it is
@@ -70,7 +70,7 @@ class Patch(Fitted):
         """The side of the largest patch on images (N, C, H, W), in pixels."""
         if images.ndim != 4:
             raise InputError(
-                f"Patch pastes into pictures, and needs images of shape (N, C, H, W); got {tuple(images.shape)}"
+                f"Patch is pasted into images, which must be of shape (N, C, H, W); got {tuple(images.shape)}"
             )
         height, width = images.shape[2:]
         return max(1, min(math.isqrt(int(self.area * height * width + 1e-6)), height, width))
@@ -79,8 +79,8 @@ class Patch(Fitted):
         side = self._side(images)
         if pattern.ndim != 3 or pattern.shape[0] not in (1, images.shape[1]):
             raise InputError(
-                f"the patch has shape {tuple(pattern.shape)}, and images of shape {tuple(images.shape)} need one of "
-                f"({images.shape[1]}, S, S)"
+                f"the patch has shape {tuple(pattern.shape)}, but images of shape {tuple(images.shape)} need one of "
+                f"shape ({images.shape[1]}, S, S)"
             )
         chance = uniform_like(images.new_empty(len(images), 4), self.generator)
         scale = side * (self.min_scale + (1 - self.min_scale) * chance[:, 0])

@@ -19,37 +19,38 @@ __all__ = ["Universal"]
 
 @dataclass(frozen=True, eq=False)
 class Universal(Fitted):
-    """A universal perturbation (Linf or L2): one change of the pixels that fools the model on most images.
+    """A universal perturbation (Linf or L2): one perturbation that fools the model on most images.
 
     ``fit`` learns it from a loader, by one of two methods. "ascent" takes a step on each batch,
-    v <- project(v + alpha * steepest(sum_i grad_v min(J(clip(x_i + v), y_i), beta))): images that are lost already do
-    not outweigh the others. "deepfool" goes through the images one by one, and adds for each that v does not fool what
-    `DeepFool` takes to: v <- project(v + r). It takes many more passes, and fools fewer images.
+    v <- project(v + alpha * steepest(sum_i grad_v min(J(clip(x_i + v), y_i), beta))): clipping the loss keeps images
+    that are already misclassified from outweighing the others. "deepfool" goes through the images one by one, and for
+    each that v does not fool adds the perturbation r that `DeepFool` finds: v <- project(v + r). It takes many more
+    passes, and fools fewer images.
 
-    Before it is fitted the attack cannot be called. Afterwards it adds ``pattern`` to images, and asks the model
-    nothing. Against another model, `Attack.on`, the pattern is the same: whoever knows that model fits again.
+    The attack cannot be called before it is fitted. Afterwards it adds ``pattern`` to images, without querying the
+    model. `Attack.on` keeps the pattern for another model: to attack that model with knowledge of it, fit again.
 
     Moosavi-Dezfooli, Fawzi, Fawzi & Frossard, "Universal adversarial perturbations", CVPR 2017, algorithm 1, is
     "deepfool". arXiv:1610.08401. "ascent" is Shafahi, Najibi, Xu, Dickerson, Davis & Goldstein, "Universal adversarial
-    training", AAAI 2020, with steps that become shorter.
+    training", AAAI 2020, with decaying steps.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        eps: the radius of the ball, at least 0: a number, or once it is fitted also a tensor of shape (N,): the pattern
-            is brought within; 10/255 of the range of ``bounds`` if not given.
+        eps: the radius of the ball, at least 0: a number, or, once it is fitted, also a tensor of shape (N,), to which
+            the pattern is projected; 10/255 of the range of ``bounds`` if not given.
         norm: "linf" or "l2", or `advkit.norms.Linf` or `advkit.norms.L2`.
         method: "ascent" or "deepfool".
         alpha: the length of the first steps of the ascent, positive; half of ``eps`` if not given.
-        target: the class that all images are to be taken for; None for any but their own.
-        loss: what the ascent climbs; see `PGD`.
-        beta: where the loss of an image is cut off, greater than 0.
-        pattern: the perturbation, of the shape of an image, if it is known already.
+        target: the class to be predicted for all images; None for any class but the label.
+        loss: the loss that the ascent maximises; see `PGD`.
+        beta: where the loss of each image is clipped, greater than 0.
+        pattern: the perturbation, of the shape of one image, if it is known already.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
-        InputError: a number is out of its range, there is no such attack for the norm, the attack is called before it
-            is fitted, or on images of another shape than it was fitted on; see `Attack` for the rest.
+        InputError: a number is out of its range, the norm is not supported, or the attack is called before it is
+            fitted, or on images of another shape than it was fitted on; see `Attack` for the rest.
 
     Examples:
         >>> attack = advkit.Universal(model, eps=32 / 255).fit(loader, epochs=5)
@@ -89,7 +90,7 @@ class Universal(Fitted):
             mine not in (1, its) for mine, its in zip(one[::-1], whole[::-1], strict=False)
         ):
             raise InputError(
-                f"the pattern has shape {tuple(one)}, and images of shape {tuple(images.shape)} need one of "
+                f"the pattern has shape {tuple(one)}, but images of shape {tuple(images.shape)} need one of shape "
                 f"{tuple(whole)}"
             )
 

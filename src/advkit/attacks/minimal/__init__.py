@@ -1,4 +1,4 @@
-"""Gradients in, the closest image that fools out."""
+"""Attacks on gradients that look for the closest image that fools the model."""
 
 from advkit.attacks.minimal.brendel_bethge import BrendelBethge
 from advkit.attacks.minimal.cw import CW

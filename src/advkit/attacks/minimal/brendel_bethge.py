@@ -1,4 +1,4 @@
-"""The attack of Brendel and Bethge, which follows the boundary from afar."""
+"""The attack of Brendel and Bethge, which follows the decision boundary from afar."""
 
 from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar
@@ -63,40 +63,41 @@ class _Follower(Seeking):
 
 @dataclass(frozen=True, eq=False)
 class BrendelBethge(Attack):
-    """Brendel and Bethge's attack: from an adversarial image far away along the boundary (L0, L1, L2, Linf).
+    """Brendel and Bethge's attack: along the boundary, from an adversarial image far away (L0, L1, L2, Linf).
 
-    The walk begins where the way from the image to the adversarial crosses the boundary, after ``binary_search_steps``
-    halvings. In a step the margin is taken as linear, by the mean b of its latest gradients, and the walk goes to the
-    point z that is closest to the image of those with m + b . (z - x) = 0 that are in the box and no further than a
-    trust region's radius from x, or as far as that allows towards the boundary. Aimed at is a tenth (``overshoot``)
-    beyond the boundary. The closest adversarial on the way is returned.
+    The walk begins where the segment from the image to the adversarial crosses the boundary, found by
+    ``binary_search_steps`` halvings. Each step linearises the margin m with the mean b of its latest gradients, and
+    goes to the z closest to the image with m + b . (z - x) = 0, within the box and within a trust region around x; if
+    the trust region does not reach the hyperplane, it goes as far towards it as that allows. Steps aim beyond the
+    boundary by a tenth of the margin (``overshoot``). The closest adversarial met is returned.
 
-    The problem of a step is solved for the whole batch by its dual: in L2 and Linf by projections onto the hyperplane
-    within the box, in L1 and L0 pixel by pixel with one multiplier for each row, and one more number for the radius.
-    The hyperplane is a limit on one side: where the image is nearer on the other, a step is free to go there.
+    The problem of each step is solved for the whole batch by its dual: in L2 and Linf by projections onto the
+    hyperplane within the box, in L1 and L0 pixel by pixel with one multiplier for each row, and one more for the
+    radius. The hyperplane is a one-sided constraint: where the image is nearer on the other side, a step may go there.
 
-    Beside the walk's forward and backward a step, and one forward in the end, there are ``binary_search_steps``
-    forwards, and those that look for a start: at most 13, and 40 steps along gradients if no noise is adversarial.
+    Costs a forward and a backward a step, one forward at the end, ``binary_search_steps`` forwards, and those that look
+    for a starting point: at most 13, and 40 gradient steps if no noise is adversarial.
 
     Brendel, Rauber, Kümmerer, Ustyuzhaninov & Bethge, "Accurate, reliable and fast robustness evaluation",
-    NeurIPS 2019, equation (3). As in the authors' code the radius is halved at regular intervals, and gradients are
-    averaged; unlike there it does not depend on how many images are attacked at once.
+    NeurIPS 2019, equation (3). As in the authors' code, the radius is reduced at regular intervals and gradients are
+    averaged; unlike there, the radius does not depend on how many images are attacked at once.
     arXiv:1907.01003.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        norm: "l2", "l0", "l1" or "linf", or an object of `advkit.norms`: the one to make small.
-        steps: how many steps, at least 1.
-        starting_points: (N, ...), an adversarial image for each, within ``bounds``; uniform noise, of pixels or of
-            squares of them, if None, and where what was given is not adversarial.
-        overshoot: how much further than the boundary to aim, over the margin, in [1, 2].
-        lr: the first radius, in L2, over the number of features and the range of ``bounds``; positive.
-        lr_decay: what the radius is multiplied with at times, in (0, 1].
-        lr_num_decay: how often that is, at least 1.
+        norm: "l2", "l0", "l1" or "linf", or an object of `advkit.norms`: the norm to minimise.
+        steps: the number of steps, at least 1.
+        starting_points: (N, ...), an adversarial image for each image, within ``bounds``. Uniform noise, of pixels or
+            of squares of them, if None, and for images whose starting point is not adversarial.
+        overshoot: where to aim, 1 at the boundary, 1.1 a tenth of the margin beyond it; in [1, 2].
+        lr: the first radius of the trust region in L2, positive, in units of the number of features times the range of
+            ``bounds``.
+        lr_decay: the factor by which the radius is reduced, in (0, 1].
+        lr_num_decay: how often the radius is reduced, at least 1.
         momentum: how much of the mean gradient a step keeps, at least 0 and below 1.
-        binary_search_steps: how many halvings find the boundary in the beginning, at least 0.
+        binary_search_steps: the number of halvings that find the boundary at first, at least 0.
         bounds: the lowest and the highest value of a pixel.
-        generator: where noise is drawn from; torch's default generator if None.
+        generator: random generator for the noise; torch's default if None.
 
     Raises:
         InputError: a number is out of its range, or starting points are not such images; see `Attack` for the rest.
@@ -105,7 +106,7 @@ class BrendelBethge(Attack):
         >>> result = advkit.BrendelBethge(model, norm="linf", steps=100).run(images, labels)
         >>> result
         AdversarialResult(12 of 12 successful)
-        >>> others = images.roll(1, 0)  # those that the model says other classes of
+        >>> others = images.roll(1, 0)  # images of other classes
         >>> advkit.BrendelBethge(model, steps=100, starting_points=others).run(images, labels)
         AdversarialResult(12 of 12 successful)
     """

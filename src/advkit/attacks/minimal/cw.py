@@ -31,27 +31,28 @@ class _Moments(Descent):
 
 @dataclass(frozen=True, eq=False)
 class CW(Penalty):
-    """Carlini and Wagner's attack: the smallest change (L2) that the model takes for another class.
+    """Carlini and Wagner's attack: the smallest change (L2) that makes the model predict another class.
 
     Minimises ||x' - x||^2 + c * max(margin(x') + kappa, 0) with x' = mid + half * tanh(w) / (1 - 0.05), and a c
-    for each image on its own. The margin is max_{i != t} Z_i - Z_t for a target t, and Z_y - max_{i != y} Z_i
-    without one. An image that is not reached comes back as it was; so does one that is misclassified already,
-    by whatever margin.
+    Minimises ||x' - x||^2 + c * max(margin(x') + kappa, 0) with x' = mid + half * tanh(w) / (1 - 0.05), and with
+    its own c for each image. The margin is max_{i != t} Z_i - Z_t for a target t, and Z_y - max_{i != y} Z_i
+    without one. An image for which no adversarial is found is returned unchanged, as is one that is already
+    misclassified, by whatever margin.
 
-    By default c starts at the multiplier of the image's own linearised problem, each step goes a decaying part of the
-    way to the minimum of the latest tangents' mean, in w, and each search aims at another class, the nearest of the
-    linearised model first. Images leave once no class promises a smaller change than they have: on a CIFAR-10 network
-    after about 65 of the 250 passes allowed. Without ``initial_c``, a walk of at most 21 passes back from noise far
-    away then looks again; where it ends closer by a twentieth, gradients near the image have said little, and eight
-    more follow.
+    By default c starts at the multiplier of the image's own linearised problem, each step goes a decaying fraction of
+    the way to the minimum under the mean of the latest tangents, in w, and each search aims at another class, the
+    nearest in the linearised model first. Images leave once no class promises a smaller change than they have: on a
+    CIFAR-10 network, after about 65 of the 250 passes allowed. Without ``initial_c``, a walk of at most 21 passes then
+    comes back from noise far away; where it ends closer by a twentieth, gradients near the image are uninformative,
+    and eight more walks follow.
 
     The paper's own search is ``CW(model, initial_c=1e-3, binary_search_steps=9, steps=1000, schedule="constant")``:
-    Adam on w with a constant step size from the image itself, c times ten until an adversarial is found and then the
-    middle between the largest c that failed and the smallest that did not. There an image leaves a search when a tenth
-    of its steps pass without bringing the objective down.
+    Adam on w with a constant step size from the image itself, with c multiplied by ten until an adversarial is found
+    and then bisected between the largest c that failed and the smallest that succeeded. In it, an image leaves a
+    search when a tenth of its steps pass without decreasing the objective.
 
-    Carlini & Wagner, "Towards evaluating the robustness of neural networks", S&P 2017, section VI: the box by
-    tanh, objective f_6, and binary search on c.
+    Carlini & Wagner, "Towards evaluating the robustness of neural networks", S&P 2017, section VI: the box constraint
+    by tanh, objective f_6, and binary search on c.
     arXiv:1608.04644.
 
     Args:
@@ -61,9 +62,9 @@ class CW(Penalty):
         binary_search_steps: the most searches an image gets, at least 1.
         steps: the most passes in each, at least 1.
         lr: Adam's step size in w, positive; only the schedule "constant" takes steps of a given size.
-        schedule: "cosine" for steps that decay, "constant" for the paper's.
+        schedule: "cosine" for advkit's search with decaying steps, "constant" for the paper's search.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -34,16 +34,16 @@ class _OnSphere(Shrinking):
 class DDN(Attack):
     """Decoupled direction and norm: the smallest change (L2), by steps along a sphere whose radius follows success.
 
-    From delta = 0 each step adds alpha * grad_x J / ||grad_x J||_2, brings delta to the radius, and the image into the
-    box. The radius is ``gamma`` times smaller where the image just looked at fools the model, and as much larger where
-    it does not. alpha falls from 1 to 1/100, in units of the range of ``bounds``, as a cosine. Of the successes on the
-    way the smallest is returned; an image that is not reached comes back as it was, and so does one that is
-    misclassified already.
+    From delta = 0, each step adds alpha * grad_x J / ||grad_x J||_2, rescales delta to the radius, and clips the image
+    to the box. The radius is multiplied by 1 - ``gamma`` where the current image fools the model, and by 1 + ``gamma``
+    where it does not. alpha decays from 1 to 1/100 on a cosine schedule, in units of the range of ``bounds``. The
+    smallest success met is returned; an image for which none is found is returned unchanged, as is one that is already
+    misclassified.
 
-    All ``steps`` are taken for every image but those: a forward and a backward each, and a forward for where the last
-    one leads. As in the authors' code delta is what is left after the box; as in adv_lib the radius stays below
-    the distance to the box's far corner. The answer is not rounded to 256 levels. The cross-entropy is climbed by way
-    of `losses.log_odds`, which rises in the same direction and does not round to zero.
+    All other images take all ``steps``: a forward and a backward each, and a forward after the last step. As in the
+    authors' code, delta is what is left after clipping; as in adv_lib, the radius stays below the distance to the
+    furthest corner of the box. The result is not rounded to 256 levels. The loss is `losses.log_odds`, which has the
+    same gradient direction as the cross-entropy and does not round to zero.
 
     Rony, Hafemann, Oliveira, Ben Ayed, Sabourin & Granger, "Decoupling direction and norm for efficient gradient-based
     L2 adversarial attacks and defenses", CVPR 2019, algorithm 1.
@@ -52,10 +52,10 @@ class DDN(Attack):
     Args:
         model: pixels (N, ...) to logits (N, K).
         steps: how many steps, at least 1.
-        gamma: by how much the radius changes at a step, above 0 and below 1.
+        gamma: by which fraction the radius changes at a step, above 0 and below 1.
         init_norm: the first radius, positive, in units of pixels; the range of ``bounds`` if not given.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -18,34 +18,34 @@ __all__ = ["DeepFool"]
 
 @dataclass(frozen=True, eq=False)
 class DeepFool(Attack):
-    """DeepFool: step over the boundary that is nearest by linearisation, until the model says another class.
+    """DeepFool: step over the nearest boundary of the linearised model, until the prediction changes (L2 or Linf).
 
-    With f = Z_k - Z_y and w = grad_x f for each class k that the label y competes with, the nearest boundary is
-    that of the least |f| / ||w||_q, and the step to it is r = |f| / ||w||_q^q |w|^(q-1) sign(w), with q the dual
-    of the norm: 2 for L2, 1 for Linf. Each step goes ``overshoot`` times further than that, and back into the box.
+    With f = Z_k - Z_y and w = grad_x f for each class k that competes with the label y, the nearest boundary is that of
+    the smallest |f| / ||w||_q, and the step to it is r = |f| / ||w||_q^q |w|^(q-1) sign(w), with q the dual exponent
+    of the norm: 2 for L2, 1 for Linf. Each step is (1 + ``overshoot``) times as long, and is clipped to the box.
 
-    An image leaves the batch when it is fooled, at its last forward: an image that takes s steps takes s + 1
-    forwards. Its first step takes a backward for each class but the label, its later steps one for each of the
-    two classes that are nearest by the slopes last seen; any class that the model says ends it. An image that the
-    model gets wrong to begin with comes back as it is, and so does one that is not fooled after all ``steps``, or
-    whose gradients are zero. With ``targets`` the only boundary is that between the target and what the model says.
+    An image leaves the batch when it fools the model: if that takes s steps, it takes s + 1 forwards. Its first step
+    takes a backward for each class but the label, later steps one for each of the two classes that are nearest by the
+    slopes last seen; a prediction of any other class ends it. An image that is already misclassified is returned
+    unchanged, as is one that does not fool the model after all ``steps``, or whose gradients are zero. With
+    ``targets``, the only boundary is that between the target and the predicted class.
 
     Moosavi-Dezfooli, Fawzi & Frossard, "DeepFool: a simple and accurate method to fool deep neural networks", CVPR
-    2016, algorithm 2, with sec. 3.3 for Linf. As in the authors' code the overshoot is part of every step.
+    2016, algorithm 2, with sec. 3.3 for Linf. As in the authors' code, the overshoot is part of every step.
     arXiv:1511.04599.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        steps: how many steps at most, at least 1.
-        overshoot: how much further than the boundary to go, at least 0, as a fraction of the way there.
+        steps: the most steps, at least 1.
+        overshoot: how much further than the boundary to go, at least 0, as a fraction of the distance to it.
         candidates: how many of the classes with the largest logits are considered, the label among them; at least
-            2. If there are fewer classes, all are.
-        norm: "l2" or "linf", or `advkit.norms.L2` or `advkit.norms.Linf`: the one to make small.
+            2. All are, if there are fewer.
+        norm: "l2" or "linf", or `advkit.norms.L2` or `advkit.norms.Linf`: the norm to minimise.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
-        InputError: a number is out of its range, or there is no DeepFool for the norm; see `Attack` for the rest.
+        InputError: a number is out of its range, or the norm is not supported; see `Attack` for the rest.
 
     Examples:
         >>> nearest = advkit.DeepFool(model).run(images, labels)

@@ -32,28 +32,28 @@ class _Ahead(Descent):
 
 @dataclass(frozen=True, eq=False)
 class EAD(Penalty):
-    """Elastic-net attack: the smallest change (L1) that the model takes for another class.
+    """Elastic-net attack: the smallest change (L1) that makes the model predict another class.
 
-    Minimises c * max(margin(x') + kappa, 0) + ||x' - x||_2^2 + weight * ||x' - x||_1 within the bounds, with a c
-    for each image on its own. The margin is max_{i != t} Z_i - Z_t for a target t, and Z_y - max_{i != y} Z_i
-    without one. Of the successes on the way the one with the least L1 is returned, or with the least
-    ||x' - x||_2^2 + beta * ||x' - x||_1. An image that is not reached comes back as it was; so does one that is
-    misclassified already, by whatever margin.
+    Minimises c * max(margin(x') + kappa, 0) + ||x' - x||_2^2 + weight * ||x' - x||_1 within the bounds, with its own c
+    for each image. The margin is max_{i != t} Z_i - Z_t for a target t, and Z_y - max_{i != y} Z_i without one. Of the
+    successes met, the one with the smallest L1 is returned, or the one with the smallest
+    ||x' - x||_2^2 + beta * ||x' - x||_1. An image for which none is found is returned unchanged, as is one that is
+    already misclassified, by whatever margin.
 
-    In the paper a step of length ``lr`` is followed by shrinking every pixel's change by ``beta``, whose fixed point
+    In the paper, a step of length ``lr`` is followed by shrinking every pixel's change by ``beta``, whose fixed point
     has weight = beta / lr; that is the weight here for the rule "elastic", and ten times that for "l1". By default, not
-    as in the paper and in a fraction of FISTA's passes, a step shrinks and clips to the box as much as the mean of the
-    latest tangents of the margin asks for, and goes a decaying part of the way there; c is the most that it may ask
-    for. It starts at a multiple of what the linearised problem asks for, and each search aims at another class, the
-    nearest of the linearised model first. Images leave once no class promises a smaller change than they have.
-    Without ``initial_c`` a walk of at most 20 steps from noise far away then looks again, as in `Minimal` in L1; it
-    makes L1 small whatever ``beta`` is, and where it ends closer by a quarter, eight more follow.
+    as in the paper and in a fraction of FISTA's passes, the problem with the mean of the latest tangents in place of
+    the margin is solved in closed form, by shrinkage and clipping, with c as the largest multiplier allowed, and a step
+    goes a decaying fraction of the way to that solution. c starts at a multiple of the linearised problem's, and each
+    search aims at another class, the nearest in the linearised model first. Images leave once no class promises a
+    smaller change than they have. Without ``initial_c``, a walk of at most 20 steps from noise far away follows, as in
+    `Minimal` in L1; it minimises L1 whatever ``beta`` is, and where it ends closer by a quarter, eight more follow.
 
     The paper's own search is ``EAD(model, initial_c=1e-3, binary_search_steps=9, steps=100, schedule="constant")``:
-    FISTA from the image itself, with a step size that falls as the square root of the steps that are left, c times ten
-    until an adversarial is found and then the middle between the largest c that failed and the smallest that did not. A
-    step is two forwards and a backward, and an image leaves a search when a tenth of its steps pass without bringing
-    the smooth part of the objective down.
+    FISTA from the image itself, with a step size that falls as the square root of the number of steps left, and with c
+    multiplied by ten until an adversarial is found and then bisected between the largest c that failed and the smallest
+    that succeeded. A step is two forwards and a backward, and an image leaves a search when a tenth of its steps pass
+    without decreasing the smooth part of the objective.
 
     Chen, Sharma, Zhang, Yi & Hsieh, "EAD: elastic-net attacks to deep neural networks via adversarial examples",
     AAAI 2018, eq. (3) to (7) and algorithm 1, with both decision rules.
@@ -66,11 +66,11 @@ class EAD(Penalty):
         binary_search_steps: the most searches an image gets, at least 1.
         steps: the most passes in each, at least 1.
         lr: FISTA's first step size, positive; ``beta`` divided by it is the weight of L1.
-        beta: how much L1 counts, at least 0, in units of pixels; 1/1000 of the range of ``bounds`` if not given.
+        beta: the weight of L1, at least 0, in units of pixels; 1/1000 of the range of ``bounds`` if not given.
         decision_rule: "l1" or "elastic": the measure by which the smallest success is chosen.
-        schedule: "cosine" for steps that decay to none, "constant" for the paper's search, named as in `CW`.
+        schedule: "cosine" for advkit's search with decaying steps, "constant" for the paper's search, as in `CW`.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

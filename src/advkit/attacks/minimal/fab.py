@@ -75,54 +75,53 @@ class _Closest:
 
 @dataclass(frozen=True, eq=False)
 class FAB(Attack):
-    """Fast adaptive boundary attack: along the boundary of the linearised model, drawn back to the image.
+    """Fast adaptive boundary attack: steps to the boundary of the linearised model, biased towards the image.
 
-    With f the lead of the label over a rival class and w = grad_x f, a step projects both where it stands, x, and the
-    image, x0, onto the hyperplane f(x) + w . (z - x) = 0 within the box, exactly, in the norm that is to be small.
-    With d and d0 the ways there, and a = min(|d| / (|d| + |d0|), ``alpha_max``), it goes to
-    clip((1 - a) (x + ``eta`` d) + a (x0 + ``eta`` d0)). What fools there is a candidate, and the next step begins a
-    part of the way back, at x0 + ``beta`` (x - x0). The closest candidate is the answer; an image that has none comes
-    back unchanged.
+    With f the lead of the label over a rival class and w = grad_x f, a step projects both the current point x and the
+    image x0 onto the hyperplane f(x) + w . (z - x) = 0 within the box, exactly, in the norm to be minimised. With d and
+    d0 the two projection steps and a = min(|d| / (|d| + |d0|), ``alpha_max``), it goes to
+    clip((1 - a) (x + ``eta`` d) + a (x0 + ``eta`` d0)). If that fools the model it is a candidate, and the next step
+    starts part of the way back, at x0 + ``beta`` (x - x0). The closest candidate is returned; an image that has none
+    is returned unchanged.
 
-    By default this is FAB-T, as in AutoAttack's "standard": one walk of ``steps`` steps for each of the
+    By default this is FAB-T, as in AutoAttack's "standard": one run of ``steps`` steps for each of the
     ``target_classes`` largest logits but the label's, in that order, and any class but the label is a success. With
-    ``target_classes=None`` it is the paper's algorithm, as in AutoAttack's "plus": one walk, in which each step takes
-    the boundary that is nearest among those of all classes. With ``targets`` there is one walk to the target, whose
-    boundary is that with the largest other logit; it is drawn to the image once it has been to the target.
+    ``target_classes=None`` it is the paper's algorithm, as in AutoAttack's "plus": one run, in which each step takes
+    the nearest boundary among those of all classes. With ``targets`` there is one run, to the boundary between the
+    target and the largest other logit; it is biased towards the image once the target has been reached.
 
-    A step takes two forwards and one backward; with ``target_classes=None`` two forwards and a backward for each class
-    but the label. One forward more finds the classes, and the images that the model gets wrong, which come back as they
-    are. So do those that nothing leads away from; they leave after a step.
+    A step takes two forwards and one backward; with ``target_classes=None``, two forwards and a backward for each class
+    but the label. One more forward finds the classes, and the images that are already misclassified, which are returned
+    unchanged. So are images whose gradients are zero; they leave after one step.
 
-    With ``eps`` only candidates closer than that count, and an image leaves with its first one: what comes back is then
-    not the closest image, but the verdict on whether there is one is that of all steps. Without it each image takes all
-    of them.
+    With ``eps``, only candidates closer than that count, and an image leaves with its first one: the result is then not
+    the closest image, but the verdict on whether there is one is that of all steps. Without it, each image takes all
+    steps.
 
     Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020,
-    algorithm 1. As in the authors' code x is projected from either side of the boundary. The walks to one class each
-    are from "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks", ICML
+    algorithm 1. As in the authors' code, x is projected from either side of the boundary. The runs to one class each
     2020, by the same authors.
     arXiv:1907.02044.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        norm: "linf", "l2" or "l1", or an object of `advkit.norms`: the one to make small.
+        norm: "linf", "l2" or "l1", or an object of `advkit.norms`: the norm to minimise.
         eps: what the change must be smaller than, at least 0: a number, or a tensor of shape (N,); None for the
             smallest change, however large.
-        steps: how many steps each walk takes at most, at least 1.
-        restarts: how many walks for each class, at least 1: the first from the image, the others from random points
-            around it, half as far away as the closest candidate so far, at most ``eps`` / 2; without ``eps`` at most
+        steps: the most steps in each run, at least 1.
+        restarts: the number of runs for each class, at least 1: the first from the image, the others from random points
+            around it, half as far away as the closest candidate so far, at most ``eps`` / 2; without ``eps``, at most
             0.15 (Linf), 0.5 (L2) or 2.5 (L1) of the range of ``bounds``.
-        target_classes: how many classes have a walk of their own, at least 1, or None for one walk with the boundaries
-            of all classes. Where there are fewer classes, all have one.
-        alpha_max: the largest share of the image in a step, in [0, 1].
-        eta: how much further than the boundary to go, at least 1.
+        target_classes: how many classes have a run of their own, at least 1, all if there are fewer; or None for one
+            run with the boundaries of all classes.
+        alpha_max: the largest weight of the image in a step, in [0, 1].
+        eta: the overshoot of both projections, at least 1; 1 is none.
         beta: how much of the change is kept on the way back from a candidate, in (0, 1].
         bounds: the lowest and the highest value of a pixel.
-        generator: where restarts are drawn from; torch's default generator if None. With one walk nothing is drawn.
+        generator: random generator for the restarts; torch's default if None. The first run is deterministic.
 
     Raises:
-        InputError: a number is out of its range, or there is no FAB for the norm; see `Attack` for the rest.
+        InputError: a number is out of its range, or the norm is not supported; see `Attack` for the rest.
 
     Examples:
         >>> closest = advkit.FAB(model, norm="l2", steps=20).run(images, labels)

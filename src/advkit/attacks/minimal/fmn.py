@@ -38,21 +38,21 @@ class _InBall(Shrinking):
 
 @dataclass(frozen=True, eq=False)
 class FMN(Attack):
-    """Fast minimum-norm attack (L0, L1, L2, Linf): steps in a ball whose radius closes in on the boundary.
+    """Fast minimum-norm attack: gradient steps in a ball whose radius adapts to the boundary (L0, L1, L2, Linf).
 
-    Each step adds alpha * g / ||g||_2, with g the gradient of max_{i != y} Z_i - Z_y, and goes back into the ball and
-    into the box. Until an image has been fooled its radius is (||delta||_p + |Z_y - max_{i != y} Z_i| / ||g||_q) times
-    1 + gamma, the distance to the boundary of the linearised model, and never shrinks; afterwards it is ``gamma`` times
-    smaller at each success, and no larger than the smallest one, and as much larger at each failure. In L0 it is
-    one feature at first, and changes by at least one. alpha falls to a hundredth and ``gamma`` to ``gamma_final`` as a
-    cosine. Of the successes on the way the smallest is returned; an image that is not reached comes back as it was,
-    and so does one that is misclassified already.
+    Each step adds alpha * g / ||g||_2, with g the gradient of max_{i != y} Z_i - Z_y, and projects onto the ball and
+    the box. Until an image has fooled the model, its radius is 1 + ``gamma`` times the estimated distance to the
+    boundary, ||delta||_p + |Z_y - max_{i != y} Z_i| / ||g||_q, and never shrinks; afterwards it is multiplied by
+    1 - ``gamma`` at each success, and is at most the size of the smallest one, and by 1 + ``gamma`` at each failure.
+    In L0 the radius starts at one feature, and changes by at least one. On cosine schedules, alpha decays to a
+    hundredth and ``gamma`` to ``gamma_final``. The smallest success met is returned; an image for which none is found
+    is returned unchanged, as is one that is already misclassified.
 
-    All ``steps`` are taken for every image but those: a forward and a backward each, and a forward for where the last
-    one leads. Three things are not as in the paper. There the first radius has no factor 1 + gamma and may shrink: an
-    image that arrives at the boundary within rounding then stays there for good. There g also has the features at a
-    bound that it would push further, which makes little of the others in an image of black and white; in L0 it does so
-    here, too. And in L1 a step goes to the closest point of both ball and box.
+    All other images take all ``steps``: a forward and a backward each, and a forward after the last step. Three things
+    differ from the paper. There, the first radius has no factor 1 + gamma and may shrink: an image that reaches the
+    boundary to within rounding then stays there for good. There, g includes features at a bound that it would push
+    further, which leaves little for the others in a black-and-white image; in L0 it does so here, too. And in L1, a
+    step here goes to the closest point of the intersection of ball and box.
 
     Pintor, Roli, Brendel & Biggio, "Fast minimum-norm adversarial attacks through adaptive norm constraints",
     NeurIPS 2021, algorithm 1.
@@ -60,14 +60,14 @@ class FMN(Attack):
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        steps: how many steps, at least 1.
-        alpha: the first step's length in L2, positive, in units of pixels; None for the paper's, the range of
+        steps: the number of steps, at least 1.
+        alpha: the first step's length in L2, positive, in units of pixels; None for the paper's: the range of
             ``bounds``, and ten times that for Linf.
-        gamma: by how much the radius changes at the first step, above 0 and below 1.
-        gamma_final: the same at the last one.
-        norm: "l0", "l1", "l2" or "linf", or an object of `advkit.norms`: the one to make small.
+        gamma: by which fraction the radius changes at the first step, above 0 and below 1.
+        gamma_final: the same at the last step.
+        norm: "l2", "l0", "l1" or "linf", or an object of `advkit.norms`: the norm to minimise.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -28,27 +28,28 @@ class _Step(Number):
 
 @dataclass(frozen=True, eq=False)
 class JSMA(Attack):
-    """Jacobian-based saliency map attack: two features a step, those that most raise the target class (L0).
+    """Jacobian-based saliency map attack: two features a step, those that raise the target class most (L0).
 
     With alpha_i = dZ_t / dx_i and beta_i = sum_{j != t} dZ_j / dx_i, a step moves the two features p and q of
     maximal -(alpha_p + alpha_q) * (beta_p + beta_q) by ``theta``, among the pairs with alpha_p + alpha_q > 0
     and beta_p + beta_q < 0; for a negative ``theta`` both signs are reversed. A feature leaves the search
-    when it reaches a bound. Without ``targets``, t is the runner-up of the label on the original image, and any class
-    but the label is a success. An image for which no pair is left is returned unchanged. A Jacobian is one forward and
-    two backwards, whatever the number of classes, and memory grows linearly with the features.
+    and beta_p + beta_q < 0; for a negative ``theta`` both signs are reversed. A feature leaves the search
+    when it reaches a bound. Without ``targets``, t is the class with the largest logit but the label's on the original
+    image, and any class but the label is a success. An image for which no pair is left is returned unchanged. A
+    Jacobian costs one forward and two backwards, whatever the number of classes, and memory is linear in the features.
 
-    Logits are only determined up to what they have in common, on which the betas depend. Where the betas leave no pair
-    on the original image, the logits less their mean are read instead: their sum is constant, as that of the paper's
-    probabilities is. So a network of two classes gets one answer, whether its logits are (0, z) or (-z/2, z/2). A class
-    that is out of the race, such as one that is masked with -1e9 or -inf, is in no sum.
+    Logits are determined only up to a constant that they share, and the betas depend on it. Where the betas leave no
+    pair on the original image, the logits minus their mean are used instead: their sum is constant, as is that of the
+    paper's probabilities. So a two-class network has one result, whether its logits are (0, z) or (-z/2, z/2). A class
+    that is effectively excluded, such as by a mask of -1e9 or -inf, is in no sum.
 
-    The paper takes one pair from each Jacobian; ``JSMA(model, pairs=1)`` is its algorithm. By default the first
+    The paper takes one pair from each Jacobian; ``JSMA(model, pairs=1)`` is its algorithm. By default, the first
     Jacobian gives four pairs, the second eight, and so on, at most a quarter of those that ``gamma`` leaves, each the
-    best of the features that are still in the search. What fools the model by then has changed more features than it
-    needs to; in six tries some are put back, those first that the margin, linearised at the image found, needs least.
-    Where the logits went just where the Jacobian said, as in a linear model, the image is done again with one pair at a
-    time and nothing is put back, so that a linear model gets the paper's answer; where many pairs at a time did not
-    succeed it is done again too, so that every image that the paper's algorithm fools is fooled.
+    best of the features still in the search. An adversarial found that way has changed more features than it needs;
+    six tries put some of them back, first those that the margin, linearised at that image, needs least. Where the
+    logits moved just as the Jacobian predicted, as in a linear model, the image is attacked again with one pair at a
+    time and nothing is put back, so that a linear model gets the paper's result; so is an image on which many pairs at
+    a time failed, so that every image that the paper's algorithm fools is fooled.
 
     Papernot, McDaniel, Jha, Fredrikson, Celik & Swami, "The limitations of deep learning in adversarial settings",
     EuroS&P 2016, eq. (8) to (10) and algorithm 3, on logits.
@@ -59,13 +60,13 @@ class JSMA(Attack):
         theta: how far a step moves a feature, in units of pixels: positive or negative, not 0; the whole range of
             ``bounds`` if not given.
         gamma: the largest fraction of an image's features that may change, in (0, 1].
-        pairs: how many pairs to take from one Jacobian at most; 1 for the paper's algorithm, None for no limit.
+        pairs: the most pairs to take from one Jacobian, at least 1; 1 is the paper's algorithm, None is no limit.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
-        InputError: a number is out of its range, or ``gamma`` allows no pair of the images' features; see `Attack` for
-            the rest.
+        InputError: a number is out of its range, or ``gamma`` does not allow even one pair of features; see `Attack`
+            for the rest.
 
     Examples:
         >>> result = advkit.JSMA(model, gamma=0.05).run(images, labels, targets=targets)

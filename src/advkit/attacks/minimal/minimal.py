@@ -27,28 +27,29 @@ _OBJECTIVES: dict[Norm, Callable[[tuple[float, float]], Objective]] = {
 
 @dataclass(frozen=True, eq=False)
 class Minimal(Attack):
-    """The smallest change (L0, L1, L2, Linf) that the model takes for another class: advkit's own search.
+    """The smallest change (L0, L1, L2, Linf) that makes the model predict another class: advkit's own search.
 
-    Each step takes the mean of the margin's latest tangents for the margin, solves for the smallest change within the
-    box in closed form, and goes there, or a part of the way, which decays. Each of the ``rounds`` searches aims at
-    another class, the nearest of the linearised model first, and images leave once no class promises a smaller change
-    than they have. The smallest success is returned; an image that is not reached comes back as it was, and so does one
-    that is misclassified already.
+    Each step replaces the margin by the mean of its latest tangents, solves for the smallest change within the box in
+    closed form, and goes a decaying fraction of the way there. Each of the ``rounds`` searches aims at another class,
+    the nearest in the linearised model first, and images leave once no class promises a smaller change than they have.
+    The smallest success is returned; an image for which none is found is returned unchanged, as is one that is already
+    misclassified.
 
-    A walk along the boundary from noise far away then looks again; where it ends closer by a twentieth (in L0 by three
-    tenths), gradients near the image have said little, and eight more follow. In L1 and L0 the second half of a walk is
-    as in `BrendelBethge`. What a walk finds replaces what was found before only where it is closer.
+    A walk along the boundary, from noise far away, follows; where it ends closer by a twentieth (in L0 by three
+    tenths), gradients near the image are uninformative, and eight more walks follow. In L1 and L0, the second half of a
+    walk is as in `BrendelBethge`. A walk's result replaces the earlier one only where it is closer.
 
-    In L2 this is what `CW` does by default. In L1 it is `EAD`'s search with nothing but L1 to make small, by steps that
-    die out, and three ways back from twice as far away as the closest success: one more search, and 40 steps along the
-    boundary as in `BrendelBethge`, twice. In Linf the linearised problem is that of `FAB`, solved exactly. In L0 as few
-    features as it takes go to an end of the box, and in the end those that are not needed are put back.
+    In L2 this is what `CW` does by default. In L1 it is `EAD`'s search with L1 alone to minimise, by decaying steps,
+    and with three returns from twice as far away as the closest success: one more search, and twice 40 steps along the
+    boundary as in `BrendelBethge`. In Linf the linearised problem is that of `FAB`, solved exactly. In L0, as few
+    features as possible go to an end of the box, and at the end those that are not needed are put back.
 
-    Beside a forward and a backward a step there is one forward, with a backward for each of the nearest nine classes,
-    that ranks them, a walk of at most 21 passes, or nine, in L1 the 82 of the ways back, and in L0 at most 28 forwards
-    and 4 backwards for what is put back. A quarter to a half of the passes allowed are usual.
+    Costs a forward and a backward a step; one forward, with a backward for each of the nearest nine classes, to rank
+    them; a walk of at most 21 passes, or nine walks; in L1 the 82 passes of the returns; and in L0 at most 28 forwards
+    and 4 backwards for putting features back. A quarter to a half of the passes allowed is usual.
 
-    What is made small, with a penalty on the margin, is as in Carlini & Wagner; how it is made small is advkit's own.
+    The objective, size plus a penalty on the margin, is that of Carlini & Wagner; the way it is minimised is advkit's
+    own.
 
     Carlini & Wagner, "Towards evaluating the robustness of neural networks", S&P 2017, section VI: the penalty on the
     margin.
@@ -56,11 +57,11 @@ class Minimal(Attack):
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        norm: "l2", "l0", "l1" or "linf", or an object of `advkit.norms`: the one to make small.
+        norm: "l2", "l0", "l1" or "linf", or an object of `advkit.norms`: the norm to minimise.
         rounds: the most searches an image gets, at least 1.
         steps: the most passes in each, at least 1.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -95,17 +95,17 @@ class PrimalDual(Attack):
 class PDGD(PrimalDual):
     """Primal-dual gradient descent: the smallest change (L2), as a game of two players.
 
-    The first moves the image by a step of Adam along the gradient of c * ||delta||_2 + (1 - c) * softplus(margin) and
-    back into the box; the second raises the odds of 1 - c while the model is right and lowers them while it is fooled,
-    and c is their mean over the steps. The margin is Z_y - max_{i != y} Z_i, and max_{i != t} Z_i - Z_t for a target
-    t. The first player's steps fall to a hundredth, as powers do, and the second's to a tenth, in a line. Of the
-    successes on the way the smallest is returned; an image that is not reached comes back as it was, and so does one
-    that is misclassified already.
+    The first player moves the image by a step of Adam along the gradient of c * ||delta||_2 + (1 - c) *
+    softplus(margin) and clips it to the box; the second raises the odds of 1 - c while the model is right and lowers
+    them while it is fooled, and c is averaged over the steps. The margin is Z_y - max_{i != y} Z_i, and
+    max_{i != t} Z_i - Z_t for a target t. The first player's step size decays exponentially to a hundredth, the
+    second's linearly to a tenth. The smallest success met is returned; an image for which none is found is returned
+    unchanged, as is one that is already misclassified.
 
-    All ``steps`` are taken for every image but those: a forward and a backward each, and a forward for where the last
-    one leads. As in the paper the margin counts in units of the logits where the two that it compares in the image are
-    between 1/4 and 32. Where they are larger or smaller, which the paper's numbers are not made for, they are taken for
-    as much of a power of two as brings them there.
+    All other images take all ``steps``: a forward and a backward each, and a forward after the last step. As in the
+    paper, the margin is in units of the logits, as long as the two that it compares on the image are between 1/4 and
+    32. The paper's constants are not made for larger or smaller ones, which are scaled into that range by a power of
+    two.
 
     Matyasko & Chau, "PDPGD: primal-dual proximal gradient descent adversarial attack", 2021.
     arXiv:2106.01538.
@@ -115,10 +115,10 @@ class PDGD(PrimalDual):
         steps: how many steps, at least 1.
         primal_lr: Adam's first step size, positive, in units of pixels; a tenth of the range of ``bounds`` if not
             given.
-        dual_lr: the first step of the logarithm of the odds, positive.
-        dual_ratio: c over 1 - c at first, from 1e-6 to 1e6.
+        dual_lr: the first step size of the log-odds, positive.
+        dual_ratio: the initial ratio c / (1 - c), from 1e-6 to 1e6.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
@@ -146,18 +146,17 @@ class PDGD(PrimalDual):
 
 @dataclass(frozen=True, eq=False)
 class PDPGD(PrimalDual):
-    """Primal-dual proximal gradient descent (L1, L2, Linf): the game of `PDGD`, where the norm has no gradient.
+    """Primal-dual proximal gradient descent: `PDGD` with a proximal step for the norm (Linf, L1, L2).
 
-    The first player moves the image by a step of Adam along the gradient of softplus(margin) alone and back into the
-    box. Then delta becomes the z with the least c / (1 - c) * ||z||_p + ||z - delta||_H^2 / 2, where H is what Adam
-    divides by, over its step size: the features that it moves far are those that it shrinks a lot. The rest is as in
-    `PDGD`.
+    The first player moves the image by a step of Adam along the gradient of softplus(margin) alone and clips it to the
+    box. Then delta becomes the z that minimises c / (1 - c) * ||z||_p + ||z - delta||_H^2 / 2, where H is Adam's
+    denominator divided by its step size: features that Adam moves far are shrunk more. The rest is as in `PDGD`.
 
-    All ``steps`` are taken for every image that the model gets right: a forward and a backward each, and a forward
-    for where the last one leads. The paper comes near z in up to five proximal steps of its own; here it is found in
-    closed form, and in L2 by Newton's method, which is closer in L2.
+    All images that are not misclassified already take all ``steps``: a forward and a backward each, and a forward after
+    the last step. The paper approximates z by up to five proximal steps; here it is found in closed form, and in L2 by
+    Newton's method, which makes the changes in L2 smaller.
 
-    The margin counts in the units that it does in `PDGD`.
+    The margin is scaled as in `PDGD`.
 
     Matyasko & Chau, "PDPGD: primal-dual proximal gradient descent adversarial attack", 2021.
     arXiv:2106.01538.
@@ -167,14 +166,14 @@ class PDPGD(PrimalDual):
         steps: how many steps, at least 1.
         primal_lr: Adam's first step size, positive, in units of pixels; a tenth of the range of ``bounds`` if not
             given.
-        dual_lr: the first step of the logarithm of the odds, positive.
-        dual_ratio: c over 1 - c at first, from 1e-6 to 1e6.
-        norm: "linf", "l1" or "l2", or an object of `advkit.norms`: the one to make small.
+        dual_lr: the first step size of the log-odds, positive.
+        dual_ratio: the initial ratio c / (1 - c), from 1e-6 to 1e6.
+        norm: "linf", "l1" or "l2", or an object of `advkit.norms`: the norm to minimise.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
-        InputError: a number is out of its range, or there is no PDPGD for the norm; see `Attack` for the rest.
+        InputError: a number is out of its range, or the norm is not supported; see `Attack` for the rest.
 
     Examples:
         >>> result = advkit.PDPGD(model, steps=200, norm="l1").run(images, labels)

@@ -39,17 +39,17 @@ class _Sparse(Shrinking):
 
 @dataclass(frozen=True, eq=False)
 class SigmaZero(Attack):
-    """Sigma-zero: the fewest features (L0), by descending a smooth count of them and clearing those that move least.
+    """Sigma-zero: the fewest features (L0), by descending a smooth L0 norm and zeroing small changes.
 
     The image moves by a step of Adam along the gradient of max(margin, 0) + mean_i delta_i^2 / (delta_i^2 + sigma),
-    which is first divided by its Linf norm, and back into the box; then every change below the threshold becomes 0.
-    The threshold rises while the model is fooled, to clear more, and falls while it is not, by ``threshold_step`` times
-    the step size, which falls to a tenth as a cosine. The margin is Z_y - max_{i != y} Z_i, and max_{i != t} Z_i - Z_t
-    for a target t. Of the successes on the way the smallest is returned; an image that is not reached comes back as it
-    was, and so does one that is misclassified already.
+    which is first divided by its Linf norm, and is clipped to the box; then every change below the threshold is set to
+    0. The threshold rises while the model is fooled, to zero more, and falls while it is not, by ``threshold_step``
+    times the step size, which decays to a tenth on a cosine schedule. The margin is Z_y - max_{i != y} Z_i, and
+    max_{i != t} Z_i - Z_t for a target t. The smallest success met is returned; an image for which none is found is
+    returned unchanged, as is one that is already misclassified.
 
-    All ``steps`` are taken for every image but those: a forward and a backward each, and a forward for where the last
-    one leads. A hundred do on many networks.
+    All other images take all ``steps``: a forward and a backward each, and a forward after the last step. A hundred
+    steps are enough on many networks.
 
     Cina, Villani, Pintor, Schonherr, Biggio & Pelillo, "Sigma-zero: gradient-based optimization of l0-norm adversarial
     examples", ICLR 2025, algorithm 1.
@@ -59,11 +59,11 @@ class SigmaZero(Attack):
         model: pixels (N, ...) to logits (N, K).
         steps: how many steps, at least 1.
         lr: Adam's first step size, positive, in units of pixels; the range of ``bounds`` if not given.
-        sigma: how smooth the count is, positive, for pixels in [0, 1]: less is closer to L0.
-        threshold: the first threshold, from 0 to 1, as a part of the range of ``bounds``.
-        threshold_step: by how much it changes at a step, over the step size, from 0 to 1.
+        sigma: the smoothing of the L0 norm, positive, for pixels in [0, 1]: the smaller, the closer to L0.
+        threshold: the initial threshold, from 0 to 1, as a fraction of the range of ``bounds``.
+        threshold_step: how far it moves at a step, in units of the step size, from 0 to 1.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

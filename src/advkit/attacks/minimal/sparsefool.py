@@ -28,30 +28,31 @@ class _Walk(Rows):
 
 @dataclass(frozen=True, eq=False)
 class SparseFool(Attack):
-    """SparseFool: to the boundary that `DeepFool` finds, along as few pixels as lead there (L0, by way of L1).
+    """SparseFool: to the boundary that `DeepFool` finds, changing few pixels (L0, by way of L1).
 
-    A step asks `DeepFool` from where it stands, x, for the closest point beyond the boundary, x + r, and takes the
+    A step runs `DeepFool` from the current point x to the closest point beyond the boundary, x + r, and takes the
     hyperplane through x + ``lam`` r whose normal is the gradient of the margin at x + r. It goes to the point of that
-    hyperplane in the box that is closest in L1: the pixels with the largest slopes go to the end of the box, one after
-    the other, until it is reached. ``overshoot`` times further, and back in the box, is the answer if it fools.
+    hyperplane within the box that is closest in L1: the pixels with the largest slopes go to the end of the box, one
+    after another, until it is reached. A point (1 + ``overshoot``) times as far, clipped to the box, is returned if it
+    fools the model.
 
-    An image leaves when it is fooled. One that the model gets wrong to begin with comes back as it is, and so does one
-    that is not fooled after all ``steps``. With ``targets`` the margin is that of the target.
+    An image leaves the batch when it fools the model. One that is already misclassified is returned unchanged, as is
+    one that does not fool the model after all ``steps``. With ``targets``, the margin is that of the target.
 
-    One forward and one backward a step, one forward to see who is fooled, and what `DeepFool` takes.
+    A step costs one forward, one backward, another forward to judge success, and what `DeepFool` takes.
 
     Modas, Moosavi-Dezfooli & Frossard, "SparseFool: a few pixels make a big difference", CVPR 2019.
-    arXiv:1811.02248. As in the authors' code (LTS4/SparseFool at 958e2bf) steps go on from where the last one led, and
-    the overshoot is for the answer alone.
+    arXiv:1811.02248. As in the authors' code (LTS4/SparseFool at 958e2bf), each step starts where the last one ended,
+    and the overshoot applies to the result alone.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        steps: how many steps at most, at least 1.
-        lam: how far the hyperplane is, in units of the way to the boundary, at least 1: more fools sooner, by more
-            pixels.
-        overshoot: how much further to go, at least 0, as a fraction of the way.
+        steps: the most steps, at least 1.
+        lam: how far away the hyperplane is, in units of the distance to the boundary, at least 1: larger values succeed
+            in fewer steps, with more pixels.
+        overshoot: how much further to go, at least 0, as a fraction of the whole change.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -45,31 +45,31 @@ class _Walk(Crossing):
 class SuperDeepFool(Attack):
     """SuperDeepFool: the smallest change (L2), by DeepFool's steps and projections onto the normal of the boundary.
 
-    DeepFool, see there, steps from where an image stands until it is fooled, at x'. The next image is where DeepFool
-    started plus the part of x' - x along w, the gradient of Z_k - Z_y at x' for the class k that the model says there:
-    at the closest point of a smooth boundary x' - x and w are parallel. If the image got by that is fooled its search
-    is over, otherwise DeepFool goes on from it. In the end ``search_steps`` halvings of the way from x look for where
-    the model is fooled first; if an x' on the way was closer, that is returned.
+    `DeepFool` steps from the current point until the model is fooled, at x'. The next point is the start plus the
+    projection of x' - x onto w, the gradient of Z_k - Z_y at x' for the class k predicted there: at the closest point
+    of a smooth boundary, x' - x and w are parallel. If that point fools the model the search is over, otherwise
+    DeepFool goes on from it. At the end, ``search_steps`` halvings of the segment from x find where the model is first
+    fooled; if an earlier x' was closer, that is returned.
 
-    An image leaves the batch when its search is over. A look at the model is a forward and, as in `DeepFool`, a
-    backward for each class but the label at first and two later on; then come ``search_steps`` forwards. An image that
-    the model gets wrong to begin with comes back as it is, and so does one that is not fooled after all ``steps``, or
-    whose gradients are zero. With ``targets`` the only boundary is that between the target and what the model says.
+    An image leaves the batch when its search is over. Each evaluation is a forward and, as in `DeepFool`, a backward
+    for each class but the label at first and two later on; then come ``search_steps`` forwards. An image that is
+    already misclassified is returned unchanged, as is one that does not fool the model after all ``steps``, or whose
+    gradients are zero. With ``targets``, the only boundary is that between the target and the predicted class.
 
     Abdollahpourrostam, Abroshan & Moosavi-Dezfooli, "SuperDeepFool: a new fast and accurate minimal adversarial
-    attack", NeurIPS 2024, SDF(inf, 1). As in the authors' code, projections add up: they count from where DeepFool
-    started rather than from x.
+    attack", NeurIPS 2024, SDF(inf, 1). As in the authors' code, projections add up: they are measured from where
+    DeepFool started rather than from x.
     arXiv:2303.12481.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        steps: how many steps at most, those of DeepFool and projections taken together, at least 1.
-        overshoot: how much further than the boundary DeepFool goes, at least 0, as a fraction of the way there.
-        search_steps: how many halvings there are in the end, at least 0.
+        steps: the most steps, DeepFool's and projections together, at least 1.
+        overshoot: how much further than the boundary DeepFool goes, at least 0, as a fraction of the distance to it.
+        search_steps: the number of halvings at the end, at least 0.
         candidates: how many of the classes with the largest logits are considered, the label among them; at least
-            2. If there are fewer classes, all are.
+            2. All are, if there are fewer.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

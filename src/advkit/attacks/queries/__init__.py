@@ -1,4 +1,4 @@
-"""Scores or decisions in, without a gradient; an image that fools out."""
+"""Black-box attacks, on scores or on decisions alone; no gradients."""
 
 from advkit.attacks.queries.blended import Blended
 from advkit.attacks.queries.blur import Blur

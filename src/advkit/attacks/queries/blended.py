@@ -1,4 +1,4 @@
-"""Blends with noise, and with grey."""
+"""Blending with noise or with grey."""
 
 from dataclasses import dataclass
 
@@ -15,24 +15,24 @@ __all__ = ["Blended"]
 
 @dataclass(frozen=True, eq=False)
 class Blended(Mildest):
-    """Blends: the image fades into noise, or into grey as when contrast is lost, until the model errs.
+    """Blending: the image fades into noise, or into grey as when contrast is lost, until the model errs.
 
-    Candidates are (1 - t) x + t w with t from 1/steps to 1: w is "noise", uniform in each pixel and drawn once for
-    each image, or "grey", the middle of ``bounds`` in all of it. The first that fools is bisected to with the step
-    before it. An image that no step fools on is returned unchanged.
+    Candidates are (1 - t) x + t w with t from 1/steps to 1: w is "noise", uniform for each pixel and drawn once for
+    each image, or "grey", the middle of ``bounds`` everywhere. Bisection refines the first t that fools the model,
+    between it and the one before. An image on which no t does is returned unchanged.
 
     Rauber, Brendel & Bethge, "Foolbox: a Python toolbox to benchmark the robustness of machine learning models", ICML
     2017 workshop. arXiv:1707.04131.
 
     Args:
-        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is needed.
         into: "noise" or "grey".
-        steps: how many values of t are tried, at least 1.
-        bisections: how often the last step is halved, at least 0.
-        max_queries: how many forwards may be spent on an image, at least 1; None for one on the image itself, one on
-            each step, some in vain where a batch had room for them, and one on each bisection.
+        steps: how many values of t to try, at least 1.
+        bisections: how often to halve the last step, at least 0.
+        max_queries: the most forwards for one image, at least 1; None for as many as it takes: one for the image
+            itself, one for each step, a few of them unused where a batch had room, and one for each bisection.
         bounds: the lowest and the highest value of a pixel.
-        generator: what noise is drawn from; torch's default generator if None.
+        generator: random generator for the noise; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -1,4 +1,4 @@
-"""Blur."""
+"""Gaussian blur."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,24 +16,24 @@ __all__ = ["Blur"]
 
 @dataclass(frozen=True, eq=False)
 class Blur(Mildest):
-    """Blur: the image goes out of focus, until the model errs.
+    """Gaussian blur, until the model errs.
 
-    Candidates are the image under Gaussian kernels, of standard deviations from 1/steps of the largest to the largest;
-    at an edge the part of the kernel that lies inside counts. The first that fools is bisected to with the step before
-    it. An image that no step fools on is returned unchanged.
+    Candidates are the image blurred with Gaussian kernels whose standard deviations go from 1/steps of the largest to
+    the largest; at an edge, the kernel is cut off and renormalised. Bisection refines the first that fools the model,
+    between it and the one before. An image on which none does is returned unchanged.
 
     Rauber, Brendel & Bethge, "Foolbox: a Python toolbox to benchmark the robustness of machine learning models", ICML
     2017 workshop. arXiv:1707.04131.
 
     Args:
-        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
-        max_sigma: the largest standard deviation, as a share of the longer side, greater than 0 and at most 1.
-        steps: how many standard deviations are tried, at least 1.
-        bisections: how often the last step is halved, at least 0.
-        max_queries: how many forwards may be spent on an image, at least 1; None for one on the image itself, one on
-            each step, some in vain where a batch had room for them, and one on each bisection.
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is needed.
+        max_sigma: the largest standard deviation, as a fraction of the longer side, greater than 0 and at most 1.
+        steps: how many standard deviations to try, at least 1.
+        bisections: how often to halve the last step, at least 0.
+        max_queries: the most forwards for one image, at least 1; None for as many as it takes: one for the image
+            itself, one for each step, a few of them unused where a batch had room, and one for each bisection.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

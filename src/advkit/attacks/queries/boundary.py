@@ -22,38 +22,39 @@ _SIDEWAYS, _INWARDS = 0.35, 0.15  # the shares of the steps that are to fool
 
 @dataclass(frozen=True, eq=False)
 class Boundary(Starting, BlackBox):
-    """Boundary attack: a random walk along the boundary that fools all the way, and gets closer with each step.
+    """Boundary attack: a random walk along the boundary, on adversarial images alone, ever closer to the original (L2).
 
-    A step goes sideways, by ``spherical_step`` times the distance on the sphere about the original in a random
-    direction, and then inwards, by ``source_step`` times the distance. It is taken if its end fools. Both lengths
-    follow, image by image, from how often that is so: the one inwards with every step, such that 15 % of them fool, and
-    the one sideways by asking every ``update_stats_every_k``-th time about the point on the sphere as well, such that
-    35 % of those do.
+    A step goes ``spherical_step`` times the distance in a random direction on the sphere around the original, and then
+    ``source_step`` times the distance inwards. It is taken if its end fools the model. Both lengths adapt to the
+    success rate, image by image: the one inwards at every step, so that 15 % of the steps succeed, and the one on the
+    sphere at every ``update_stats_every_k``-th step, which also queries the point on the sphere, so that 35 % of those
+    points fool the model.
 
-    It begins with the starting point that is given, if that fools, or else with uniform noise or another image of the
-    batch, and bisection from there to the original; where none of them fools, the image is returned unchanged.
+    It starts from the starting point that is given, if that fools the model, or else from uniform noise or another
+    image of the batch, and bisects from there to the original; where none of them fools the model, the image is
+    returned unchanged.
 
     Brendel, Rauber & Bethge, "Decision-based adversarial attacks: Reliable attacks against black-box machine learning
-    models", ICLR 2018. The paper adjusts the lengths after a number of steps, such that about a half of those sideways
-    fool; near half they may grow without end.
+    models", ICLR 2018. The paper adjusts the lengths after a number of steps, so that about half of those on the sphere
+    succeed; near one half they may grow without limit.
     arXiv:1712.04248.
 
     Args:
-        model: pixels (N, ...) to logits (N, K), of which only the largest counts; any callable, no gradient is asked
-            for.
-        steps: how many, at least 1.
-        spherical_step: how far sideways at first, as a share of the distance, greater than 0.
-        source_step: how far inwards at first, likewise.
-        source_step_convergence: an image is done when the length inwards falls below this, at least 0.
-        step_adaptation: how fast lengths follow, greater than 1: by what a step that fools multiplies them about.
-        update_stats_every_k: how often the point on the sphere is asked about, at least 1.
-        starting_points: (N, ...), an image within ``bounds`` for each image to begin with; None for noise.
-        init_size: how often noise is tried at most, and how many images of the batch, at least 1.
-        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take.
-        batch_size: how many images the model is given at a time at most, at least 1; None for as many as suit the
+        model: pixels (N, ...) to logits (N, K), of which only the argmax is used; any callable, no gradient is
+            needed.
+        steps: how many steps, at least 1.
+        spherical_step: the first step on the sphere, as a fraction of the distance, greater than 0.
+        source_step: the first step inwards, as a fraction of the distance, greater than 0 and at most 0.5.
+        source_step_convergence: an image is done when its step inwards falls below this fraction, at least 0.
+        step_adaptation: how fast the lengths adapt, greater than 1: about the factor by which a success raises them.
+        update_stats_every_k: how often the point on the sphere is queried: every so many steps, at least 1.
+        starting_points: (N, ...), an image within ``bounds`` for each image to start from; None for noise.
+        init_size: how many draws of noise to try at most, and how many images of the batch, at least 1.
+        max_queries: the most forwards for one image, at least 1; None for as many as the steps take.
+        batch_size: the most images in one call of the model, at least 1; None for as many as suit the
             device.
         bounds: the lowest and the highest value of a pixel.
-        generator: what noise and steps are drawn from; torch's default generator if None.
+        generator: random generator for noise and steps; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

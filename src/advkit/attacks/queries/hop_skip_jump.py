@@ -22,38 +22,40 @@ _MOST_HALVINGS = 25  # of a step that does not fool
 
 @dataclass(frozen=True, eq=False)
 class HopSkipJump(Starting, BlackBox):
-    """HopSkipJump: along the boundary by steps in the direction of its normal, which decisions nearby give away.
+    """HopSkipJump: along the boundary, in directions estimated from decisions around it (L2 or Linf).
 
-    A step has three parts. Of B sqrt(t) random neighbours of x, which lies on the boundary, those that fool less the
-    others are the direction v. x + xi v with xi = d / sqrt(t), halved until it fools, d the distance of x. Then
-    bisection between that and the original, back to the boundary. The answer is the closest image of all steps.
+    Step t has three parts. The direction v is estimated from B sqrt(t) random neighbours of x, which lies on the
+    boundary: the mean of those that fool the model less that of the others. Then x + xi v, with xi = d / sqrt(t) and d
+    the distance of x, where xi is halved until the model is fooled. Then bisection between that point and the original,
+    back to the boundary. The closest image of all steps is returned.
 
-    It begins with the starting point that is given, if that fools, or else with uniform noise or another image of the
-    batch; where none of them fools, the image is returned unchanged.
+    It starts from the starting point that is given, if that fools the model, or else from uniform noise or another
+    image of the batch; where none of them fools the model, the image is returned unchanged.
 
     Chen, Jordan & Wainwright, "HopSkipJumpAttack: A query-efficient decision-based attack", IEEE Symposium on Security
-    and Privacy 2020, algorithm 2, with the geometric search for the step. With the tolerance theta of the bisection,
-    neighbours are at sqrt(D) theta d as there, D the number of features. Here theta is ``gamma`` / sqrt(D), not D^-1.5:
-    rounding would drown what changes a pixel by d / D^1.5. For Linf it is the L2 length of neighbours that is meant,
-    which is sqrt(D) times as long. An image's last step takes as many neighbours as its queries allow.
+    and Privacy 2020, algorithm 2, with the geometric search for the step. As there, neighbours are at a distance of
+    sqrt(D) theta d, with theta the tolerance of the bisection and D the number of features. Here theta is
+    ``gamma`` / sqrt(D), not D^-1.5: changes of d / D^1.5 per pixel would be lost to rounding. For Linf, the distance of
+    the neighbours is their L2 norm, which is sqrt(D) times as large. An image's last step takes as many neighbours as
+    its queries allow.
     arXiv:1904.02144.
 
     Args:
-        model: pixels (N, ...) to logits (N, K), of which only the largest counts; any callable, no gradient is asked
-            for.
-        norm: "l2" or "linf", what is to be small.
-        steps: how many, at least 1.
-        initial_gradient_eval_steps: B, how many neighbours the first step has, at least 1.
-        max_gradient_eval_steps: how many a step has at most, at least 1.
-        gamma: how far away neighbours are, as a share of the distance, greater than 0. Bisection leaves open
+        model: pixels (N, ...) to logits (N, K), of which only the argmax is used; any callable, no gradient is
+            needed.
+        norm: "l2" or "linf", or an object of `advkit.norms`: the norm to minimise.
+        steps: how many steps, at least 1.
+        initial_gradient_eval_steps: B, the number of neighbours in the first step, at least 1.
+        max_gradient_eval_steps: the most neighbours in a step, at least 1.
+        gamma: how far away neighbours are, as a fraction of the distance, greater than 0. Bisection stops within
             ``gamma`` / sqrt(D) of the way.
-        starting_points: (N, ...), an image within ``bounds`` for each image to begin with; None for noise.
-        init_size: how often noise is tried at most, and how many images of the batch, at least 1.
-        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take.
-        batch_size: how many images the model is given at a time at most, at least 1; None for as many as suit the
+        starting_points: (N, ...), an image within ``bounds`` for each image to start from; None for noise.
+        init_size: how many draws of noise to try at most, and how many images of the batch, at least 1.
+        max_queries: the most forwards for one image, at least 1; None for as many as the steps take.
+        batch_size: the most images in one call of the model, at least 1; None for as many as suit the
             device.
         bounds: the lowest and the highest value of a pixel.
-        generator: what noise and neighbours are drawn from; torch's default generator if None.
+        generator: random generator for noise and neighbours; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

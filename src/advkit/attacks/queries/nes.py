@@ -23,8 +23,8 @@ __all__ = ["NES"]
 class NES(BlackBox):
     """NES: projected gradient ascent, with gradients estimated from the scores of Gaussian neighbours.
 
-    The estimate is the mean of (f(x + sigma u) - f(x - sigma u)) / (2 sigma) u over normal u, which come in pairs of
-    opposite signs; the step is x <- P(x + alpha dir(g)), the sign of g in Linf. An image leaves when the model is
+    The estimate is the mean of (f(x + sigma u) - f(x - sigma u)) / (2 sigma) u over normal u (antithetic sampling);
+    the step is x <- P(x + alpha steepest(g)), the sign of g in Linf. An image leaves the batch when the model is
     fooled.
 
     Ilyas, Engstrom, Athalye & Lin, "Black-box adversarial attacks with limited queries and information", ICML 2018,
@@ -32,21 +32,23 @@ class NES(BlackBox):
     arXiv:1804.08598.
 
     Args:
-        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
-        norm: "linf", "l2" or "l1".
-        eps: radius of the ball in units of pixels, at least 0; a float or (N,). By default 8/255 of the range of
-            ``bounds``, whatever the norm.
-        alpha: length of a step in the norm, at least 0; a float or (N,).
-        steps: how many, at least 1.
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is needed.
+        norm: "linf", "l2" or "l1", or an object of `advkit.norms`.
+        eps: the radius of the ball in units of pixels, at least 0: a number, or a tensor of shape (N,); 8/255 of the
+            range of ``bounds`` if not given, whatever the norm.
+        alpha: the length of a step in the norm, at least 0: a number, or a tensor of shape (N,); a hundredth of the
+            range of ``bounds`` if not given.
+        steps: how many steps, at least 1.
         samples: how many pairs of neighbours an estimate has, at least 1. A step costs ``2 * samples + 1`` queries.
-        sigma: standard deviation of the neighbours in units of pixels, greater than 0. They may lie outside the ball.
-        loss: what is climbed: "log_odds", whose gradient has the direction of that of the probability, as in the paper,
-            but is not lost to rounding where the model is sure; "ce", "margin", "dlr", or a function as in
+        sigma: the standard deviation of the neighbours in units of pixels, greater than 0; a thousandth of the range of
+            ``bounds`` if not given. Neighbours may lie outside the ball.
+        loss: the loss to maximise: "log_odds", whose gradient has the direction of the probability's, as in the paper,
+            but is not lost to rounding where the model is confident; "ce", "margin", "dlr", or a function as in
             `advkit.losses.get`.
-        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take. The
+        max_queries: the most forwards for one image, at least 1; None for as many as the steps take. The
             last step takes as many neighbours as are left.
         bounds: the lowest and the highest value of a pixel.
-        generator: what neighbours are drawn from; torch's default generator if None.
+        generator: random generator for the neighbours; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

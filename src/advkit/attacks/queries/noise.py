@@ -1,4 +1,4 @@
-"""Noise."""
+"""Random noise."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,25 +16,25 @@ __all__ = ["Noise"]
 
 @dataclass(frozen=True, eq=False)
 class Noise(BlackBox):
-    """Noise: what a model loses to no attacker at all, by chance, in a number of tries.
+    """Random noise: a baseline of what the model gets wrong by chance, with no attacker, in a number of tries.
 
-    Each try is noise of its own: "gaussian", x + amount * range * n with normal n; "uniform", with n from [-1, 1]; or
-    "salt_and_pepper", where a share ``amount`` of the pixels becomes black or white, all channels of it. An image
-    leaves when the model is fooled; one that withstands all tries is returned unchanged.
+    Each try draws new noise: "gaussian", x + amount * range * n with normal n; "uniform", the same with n from [-1, 1];
+    or "salt_and_pepper", where a fraction ``amount`` of the pixels becomes black or white, in all channels. An image
+    leaves the batch when the model is fooled; one that withstands all tries is returned unchanged.
 
     Hendrycks & Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations", ICLR 2019,
     has Gaussian and impulse noise, with one try each. arXiv:1903.12261.
 
     Args:
-        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is needed.
         kind: "gaussian", "uniform" or "salt_and_pepper".
-        amount: the standard deviation, or the largest change, as a share of the range of ``bounds``; or the share of
-            the pixels. Greater than 0 and at most 1.
+        amount: the standard deviation, or the largest change, as a fraction of the range of ``bounds``; or the fraction
+            of the pixels. Greater than 0 and at most 1.
         repeats: how many tries, at least 1.
-        max_queries: how many forwards may be spent on an image, at least 1; None for one on the image itself and one on
+        max_queries: the most forwards for one image, at least 1; None for one for the image itself and one for
             each try.
         bounds: the lowest and the highest value of a pixel, to which the noisy image is clipped.
-        generator: what noise is drawn from; torch's default generator if None.
+        generator: random generator for the noise; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

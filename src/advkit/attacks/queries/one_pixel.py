@@ -18,28 +18,28 @@ _STRENGTH = 0.5  # the scale F of a difference, as in the paper
 
 @dataclass(frozen=True, eq=False)
 class OnePixel(BlackBox):
-    """One pixel attack: differential evolution over the places and colours of a few pixels (L0).
+    """One pixel attack: differential evolution over the positions and colours of a few pixels (L0).
 
-    A candidate is ``pixels`` places with a colour each. The first ``popsize`` of them have uniform places, and
-    colours from a normal distribution about mid-grey. In each step every candidate i has a child
-    x_r1 + 0.5 * (x_r2 - x_r3), r1, r2 and r3 random and distinct, which takes its place if the label (the target)
-    is less (more) probable. An image leaves as soon as a candidate fools the model; one that the attack fails
-    on is returned unchanged.
+    A candidate is ``pixels`` positions with a colour each. The first ``popsize`` of them have uniform positions, and
+    colours from a normal distribution around mid-grey. In each step, every candidate i has a child
+    x_r1 + 0.5 * (x_r2 - x_r3), with r1, r2 and r3 random and distinct, which replaces it if the label (the target)
+    is less (more) probable. An image leaves the batch as soon as a candidate fools the model; one on which the attack
+    fails is returned unchanged.
 
     Su, Vargas & Sakurai, "One pixel attack for fooling deep neural networks", IEEE Transactions on Evolutionary
     Computation 2019, eq. (3) and (4). The paper takes ``popsize=400`` and ``steps=100``.
     arXiv:1710.08864.
 
     Args:
-        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
-        pixels: how many pixels may change, at least 1. A pixel has all its channels, the second dimension of images
-            of four or more; images (N, H, W) have none, and each feature of a flat vector is a pixel.
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is needed.
+        pixels: how many pixels may change, at least 1. A pixel comprises all its channels, the second dimension of
+            images of four or more; images (N, H, W) have none, and each feature of a flat vector is a pixel.
         steps: how many generations after the first, at least 0.
         popsize: how many candidates an image has, at least 3.
-        max_queries: how many forwards may be spent on an image, at least 1; None for no limit. One is spent on the
+        max_queries: the most forwards for one image, at least 1; None for no limit. One is spent on the
             image itself and ``popsize`` on each generation.
         bounds: the lowest and the highest value of a pixel.
-        generator: what the search draws from; torch's default generator if None.
+        generator: random generator for the search; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

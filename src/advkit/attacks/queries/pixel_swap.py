@@ -17,23 +17,23 @@ _NEVER = torch.iinfo(torch.int64).max
 
 @dataclass(frozen=True, eq=False)
 class PixelSwap(BlackBox):
-    """Iterative pixel swap: exchange the darkest pixel with the lightest, and so on, until the model errs.
+    """Iterative pixel swap: swap the darkest pixel with the lightest, then the next pair, until the model errs (L0).
 
-    A pixel is a location with all its channels, and its light value is the mean over them. The i-th darkest is
-    mapped to the i-th lightest, so that the most different pair comes first; equal ones are in order of place.
-    The answer is the image after the fewest swaps that fool the model: a permutation of its own pixels, or the
-    image itself when the model is wrong already or no number of swaps fools it. A pair of identical pixels is passed
-    over; it is no swap and costs no query.
+    A pixel is a location with all its channels, and its brightness is their mean. The i-th darkest is swapped with the
+    i-th lightest, so that the pair that differs most comes first; ties are in order of location. The result is the
+    image after the fewest swaps that fool the model: a permutation of its own pixels, or the image itself if it is
+    already misclassified or no number of swaps fools the model. A pair of identical pixels is skipped: it is no swap
+    and costs no query.
 
     Campbell & Lasselle, "Enhancing the robustness of deep neural networks", WPI 2024, section 2.2.4.
 
     Args:
-        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
-        max_swaps: how many pairs to swap at most, at least 1; None for all, half the number of pixels.
-        max_queries: how many forwards may be spent on an image, at least 1; None for no limit. One is spent on the
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is needed.
+        max_swaps: the most pairs to swap, at least 1; None for all, half the number of pixels.
+        max_queries: the most forwards for one image, at least 1; None for no limit. One is spent on the
             image itself and one on each number of swaps, up to a quarter more where a batch had room for them.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -33,26 +33,26 @@ class _Sides(Hyperparameter):
 
 @dataclass(frozen=True, eq=False)
 class Pixle(BlackBox):
-    """Pixle: overwrite random pixels with those of a random patch of the image, until the model errs.
+    """Pixle: overwrite random pixels with those of a random patch of the image, until the model errs (L0).
 
-    An iteration takes a patch of the original image, of random sides and place, and copies each of its pixels
-    to a random place of the best image so far. After ``iterations`` of them the one with the least probability
-    of the label (the most of the target), if it betters the best, is the new best. That is repeated ``restarts``
-    times, or until one fools the model. An image that the attack fails on is returned unchanged.
+    An iteration takes a patch of the original image, of random sides and position, and copies each of its pixels
+    to a random location of the best image so far. After ``iterations`` of them, the result with the smallest
+    probability of the label (the largest of the target) becomes the best image, if it is better. That is repeated
+    ``restarts`` times, or until the model is fooled. An image on which the attack fails is returned unchanged.
 
     Pomponi, Scardapane & Uncini, "Pixle: a fast and effective black-box attack based on rearranging pixels",
     IJCNN 2022, algorithm 1, with the random mapping.
     arXiv:2202.02236.
 
     Args:
-        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
-        restarts: how many times to go on from the best, at least 1.
-        iterations: how many patches to try each time, at least 1.
-        patch: the smallest and the largest side of a patch in pixels, at least 1 and each cut to the image.
-        max_queries: how many forwards may be spent on an image, at least 1; None for no limit. One is spent on the
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is needed.
+        restarts: how many rounds of ``iterations``, each from the best image so far, at least 1.
+        iterations: how many patches to try in each round, at least 1.
+        patch: the smallest and the largest side of a patch in pixels, at least 1; cut to the size of the image.
+        max_queries: the most forwards for one image, at least 1; None for no limit. One is spent on the
             image itself, and at most ``restarts * iterations`` on patches.
         bounds: the lowest and the highest value of a pixel.
-        generator: what the patches and places are drawn from; torch's default generator if None.
+        generator: random generator for the patches and locations; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

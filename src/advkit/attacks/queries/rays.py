@@ -18,30 +18,30 @@ _TOLERANCE = 1e-3  # of a radius in L2, as in the authors' code
 
 @dataclass(frozen=True, eq=False)
 class RayS(Asking):
-    """RayS: along the signs s of all features the nearest x + r s that fools, and flips of blocks of signs (Linf).
+    """RayS: the nearest x + r s that fools the model, over sign vectors s, changed by flipping blocks of signs (Linf).
 
     All signs are flipped first, then halves, quarters and so on of the features in their order, down to single ones,
-    which are gone through again and again. A flip costs one query, which asks whether it fools at the smallest radius
-    so far, less what bisection leaves open; if it does, bisection finds its radius and the flip stays. An image is done
-    when every single sign has been flipped in vain since the last gain, for whatever came after that would have been
-    asked before. One on which no corner that is tried fools is returned unchanged. There is no gradient to estimate and
-    no start to find, and nothing is random.
+    which are then gone through again and again. A flip costs one query, which tests it at the smallest radius so far,
+    less the tolerance of the bisection; if it fools the model there, bisection finds its radius and the flip is kept.
+    An image is done when every single sign has been flipped in vain since the last improvement, since all later queries
+    would repeat earlier ones. An image on which no corner that is tried fools the model is returned unchanged. No
+    gradient is estimated, no starting point is needed, and nothing is random.
 
-    Chen & Gu, "RayS: A ray searching method for hard-label adversarial attack", KDD 2020. Bisection is
-    as close as there, 1e-3 in L2, but no further off than 1/512 of the radius, which matters to images that are near
-    the boundary.
+    Chen & Gu, "RayS: A ray searching method for hard-label adversarial attack", KDD 2020. The tolerance of the
+    bisection is 1e-3 in L2, as there, but at most 1/512 of the radius, which matters to images that are near the
+    boundary.
     arXiv:2006.12792.
 
     Args:
-        model: pixels (N, ...) to logits (N, K), of which only the largest counts; any callable, no gradient is asked
-            for.
-        max_queries: how many forwards may be spent on an image, at least 1.
-        eps: how far a change may go that counts, at least 0: a number, or a tensor of shape (N,). An image is done with
-            the first, and comes back unchanged where there is none. None for the smallest change.
-        batch_size: how many images the model is given at a time at most, at least 1; None for as many as suit the
+        model: pixels (N, ...) to logits (N, K), of which only the argmax is used; any callable, no gradient is
+            needed.
+        max_queries: the most forwards for one image, at least 1.
+        eps: the largest change that counts, at least 0: a number, or a tensor of shape (N,). The first found within it
+            is returned, and the image unchanged if there is none. None for the smallest change.
+        batch_size: the most images in one call of the model, at least 1; None for as many as suit the
             device.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

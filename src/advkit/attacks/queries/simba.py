@@ -20,28 +20,29 @@ __all__ = ["SimBA"]
 
 @dataclass(frozen=True, eq=False)
 class SimBA(BlackBox):
-    """SimBA: add or subtract one vector of an orthonormal basis after the other, whichever makes the label less likely.
+    """SimBA: add or subtract vectors of an orthonormal basis, one after another, if the label gets less probable (L2).
 
-    The vectors come in random order, each once: single features, or the waves of the discrete cosine transform of a
-    channel with the lowest frequencies. Each is tried with one sign, and if that does not help with the other. After T
-    changes the image is sqrt(T) alpha away at most. An image leaves when the model is fooled; one that the attack fails
-    on is returned unchanged.
+    The vectors come in random order, each once: single features, or the lowest-frequency basis vectors of the discrete
+    cosine transform of a channel. Each is tried with one sign, and with the other if that does not help. After T
+    changes, the image is at most sqrt(T) alpha away. An image leaves the batch when the model is fooled; one on which
+    the attack fails is returned unchanged.
 
     Guo, Gardner, You, Wilson & Weinberger, "Simple black-box adversarial attacks", ICML 2019, algorithm 1.
     arXiv:1905.07121.
 
     Args:
-        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
-        alpha: length of each change in L2 in units of pixels, greater than 0: epsilon in the paper.
-        basis: "pixels", or "dct" for waves.
-        frequencies: the share of the frequencies along each side that waves are taken from, the lowest; greater than 0
-            and at most 1.
-        loss: what has to rise: "log_odds", which does when the label's probability falls, however sure the model is;
-            "ce", "margin", "dlr", or a function as in `advkit.losses.get`.
-        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the basis takes, one on
-            the image itself and two on each vector.
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is needed.
+        alpha: the L2 length of each change in units of pixels, greater than 0: epsilon in the paper; a fifth of the
+            range of ``bounds`` if not given.
+        basis: "pixels", or "dct" for the discrete cosine transform.
+        frequencies: with "dct", the fraction of the frequencies along each side to use, the lowest; greater than 0 and
+            at most 1.
+        loss: the loss that has to rise: "log_odds", which rises whenever the label's probability falls, however
+            confident the model is; "ce", "margin", "dlr", or a function as in `advkit.losses.get`.
+        max_queries: the most forwards for one image, at least 1; None for as many as the basis takes, one for the
+            image itself and two for each vector.
         bounds: the lowest and the highest value of a pixel.
-        generator: what the order is drawn from; torch's default generator if None.
+        generator: random generator for the order; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
@@ -61,7 +62,7 @@ class SimBA(BlackBox):
 
     @property
     def spatial(self) -> bool:
-        """Waves need to know where pixels lie."""
+        """Whether the basis depends on where pixels lie, as "dct" does."""
         return self.basis == "dct"
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:

@@ -20,33 +20,34 @@ __all__ = ["Spatial"]
 
 @dataclass(frozen=True, eq=False)
 class Spatial(BlackBox):
-    """Rotations and translations: turn and move the image a little, until the model errs.
+    """Rotations and translations: rotate and shift the image a little, until the model errs.
 
-    Each candidate is the image rotated about its middle and then moved, by bilinear interpolation, with the lowest
-    value of a pixel where nothing is left. The budget is the angle and the way, not a ball about the image: what comes
-    back is far from it in any norm. "grid" tries all of a grid, the largest changes first, of 31 angles and 5 moves in
-    each direction: 774 candidates. "random" tries as many as ``samples``, drawn uniformly for each image, which is the
-    worst of 10 of the paper. An image leaves when the model is fooled; one that it withstands is returned unchanged.
+    Each candidate is the image rotated about its centre and then shifted, with bilinear interpolation, filled with the
+    lowest pixel value. The budget is the angle and the shift, not a ball around the image: the result is far from it in
+    any norm. "grid" tries a whole grid, the largest changes first, by default of 31 angles and 5 shifts in each
+    direction: 774 candidates. "random" tries ``samples`` candidates, drawn uniformly for each image, as the paper's
+    worst-of-10 does. An image leaves the batch when the model is fooled; one that withstands all candidates is returned
+    unchanged.
 
     Engstrom, Tran, Tsipras, Schmidt & Madry, "Exploring the landscape of spatial robustness", ICML 2019.
     arXiv:1712.02779.
 
     Args:
-        model: pixels (N, C, H, W) to logits (N, K); any callable, no gradient is asked for.
-        max_rotation: the largest angle either way, in degrees, from 0 to 180.
-        max_translation: the longest way in each direction, as a share of that side of the image, from 0 to 1. The
+        model: pixels (N, C, H, W) to logits (N, K); any callable, no gradient is needed.
+        max_rotation: the largest angle in either direction, in degrees, from 0 to 180.
+        max_translation: the largest shift in each direction, as a fraction of that side of the image, from 0 to 1. The
             paper's 3 pixels of CIFAR-10 are 3/32.
         method: "grid" or "random".
-        rotations: how many angles the grid has, evenly spaced, at least 1; one is no rotation.
-        translations: how many moves it has in each direction, at least 1; one is none.
-        samples: how many candidates are drawn, at least 1.
-        max_queries: how many forwards may be spent on an image, at least 1; None for one on the image itself and one on
+        rotations: the number of angles in the grid, evenly spaced, at least 1; 1 is no rotation.
+        translations: the number of shifts in the grid in each direction, at least 1; 1 is none.
+        samples: the number of random candidates, at least 1.
+        max_queries: the most forwards for one image, at least 1; None for one for the image itself and one for
             each candidate.
         bounds: the lowest and the highest value of a pixel.
-        generator: what angles and ways are drawn from; torch's default generator if None. The grid draws nothing.
+        generator: random generator for "random"; torch's default if None. The grid is deterministic.
 
     Raises:
-        InputError: a number is out of its range, or the images are flat vectors; see `Attack` for the rest.
+        InputError: a number is out of its range, or images are not (N, C, H, W); see `Attack` for the rest.
 
     Examples:
         >>> result = advkit.Spatial(model).run(images, labels)

@@ -22,29 +22,31 @@ __all__ = ["SPSA"]
 
 @dataclass(frozen=True, eq=False)
 class SPSA(BlackBox):
-    """SPSA: Adam inside the Linf ball, with gradients estimated from two scores along random signs.
+    """SPSA: Adam inside the Linf ball, with gradients estimated from pairs of scores along random signs.
 
-    The estimate is the mean of (f(x + delta v) - f(x - delta v)) / (2 delta) v over v whose entries are 1 or -1 with
-    equal chances; Adam climbs it, and each step is brought back into the ball and the box. An image leaves when the
-    model is fooled.
+    The estimate is the mean of (f(x + delta v) - f(x - delta v)) / (2 delta) v over random sign vectors v, whose
+    entries are 1 or -1 with equal probability; Adam maximises the loss with it, and each step is projected back into
+    the ball and the box. An image leaves the batch when the model is fooled.
 
     Uesato, O'Donoghue, van den Oord & Kohli, "Adversarial risk and the dangers of evaluating against weak attacks",
     ICML 2018, algorithm 1, with the margin of the logits as the loss. The paper takes batches of 256 to 8192 scores.
     arXiv:1802.05666.
 
     Args:
-        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
-        eps: radius of the Linf ball in units of pixels, at least 0; a float or (N,). By default 8/255 of the range of
-            ``bounds``.
-        delta: how far the two scores are from the image, in each pixel, greater than 0. They may lie outside the ball.
-        lr: Adam's, about the length of a step in each pixel, greater than 0.
-        steps: how many, at least 1.
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is needed.
+        eps: the radius of the Linf ball in units of pixels, at least 0: a number, or a tensor of shape (N,); 8/255 of
+            the range of ``bounds`` if not given.
+        delta: how far the two points of a pair are from the image, in each pixel, greater than 0; a hundredth of the
+            range of ``bounds`` if not given. They may lie outside the ball.
+        lr: Adam's step size, about the length of a step in each pixel, greater than 0; a hundredth of the range of
+            ``bounds`` if not given.
+        steps: how many steps, at least 1.
         samples: how many pairs of scores an estimate has, at least 1. A step costs ``2 * samples + 1`` queries.
-        loss: what is climbed: "margin", "ce", "dlr", "log_odds", or a function as in `advkit.losses.get`.
-        max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take. The
+        loss: the loss to maximise: "margin", "ce", "dlr", "log_odds", or a function as in `advkit.losses.get`.
+        max_queries: the most forwards for one image, at least 1; None for as many as the steps take. The
             last step takes as many scores as are left.
         bounds: the lowest and the highest value of a pixel.
-        generator: what the signs are drawn from; torch's default generator if None.
+        generator: random generator for the signs; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

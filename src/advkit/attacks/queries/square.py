@@ -28,34 +28,34 @@ _HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # the turns after wh
 
 @dataclass(frozen=True, eq=False)
 class Square(Asking):
-    """Square Attack: random squares of an image go to the edge of the ball, and stay there if that helps.
+    """Square Attack: random squares of an image move to the edge of the ball, and stay there if the loss rises.
 
     The search starts on the edge of the ball: in Linf from vertical stripes of +-eps in each channel, in L2 and L1
-    from a pattern of small pyramids of random signs. Each query then changes the best image so far in one square at a
-    random place, and the outcome is the new best if the loss is higher. In Linf the square becomes x +- eps, with a
-    sign for each channel; in L2 and L1 it gets a pyramid and its negative side by side, scaled to what was left of the
-    budget and to what a second square, which is given up for it, had of it. A square has ``p_init`` of the pixels at
+    from a pattern of small pyramids with random signs. Each query then changes the best image so far in one square at a
+    random position, and the result is the new best if the loss is higher. In Linf the square becomes x +- eps, with a
+    sign for each channel; in L2 and L1 it gets a pyramid and its negative side by side, scaled to use the rest of the
+    budget together with that of a second square, which is reset. A square has ``p_init`` of the pixels at
     first, and half as many after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 queries, whatever
-    ``max_queries`` is. Each image has squares and signs of its own, and leaves the search when the model is fooled.
+    ``max_queries`` is. Each image has its own squares and signs, and leaves the batch when the model is fooled.
 
     Andriushchenko, Croce, Flammarion & Hein, "Square attack: a query-efficient black-box adversarial attack via random
     search", ECCV 2020, algorithms 1 to 3; the schedule, the loss and the L1 ball as in AutoAttack, Croce & Hein 2020
-    and 2021. As in the authors' first code and not in AutoAttack, no query is spent in Linf on an image that is the
-    best itself: its signs are drawn again.
+    and 2021. As in the authors' first code, and unlike in AutoAttack, no query in Linf is spent on a candidate that
+    equals the best image: its signs are drawn again.
     arXiv:1912.00049.
 
     Args:
-        model: pixels (N, ...) to logits (N, K); any callable, no gradient is asked for.
-        norm: "linf", "l2" or "l1".
-        eps: radius of the ball in units of pixels, at least 0; a float or (N,). By default 8/255 of the range of
-            ``bounds``, whatever the norm.
-        max_queries: how many forwards may be spent on an image, at least 1. One is spent on the image itself and one on
-            where the search starts.
-        p_init: the share of the pixels in the first squares, greater than 0 and at most 1. Squares of images that are
-            not square are no larger than the shorter side; those of flat vectors (N, P) are runs of features.
-        loss: what is climbed: "margin", "ce", "dlr", "log_odds", or a function as in `advkit.losses.get`.
+        model: pixels (N, ...) to logits (N, K); any callable, no gradient is needed.
+        norm: "linf", "l2" or "l1", or an object of `advkit.norms`.
+        eps: the radius of the ball in units of pixels, at least 0: a number, or a tensor of shape (N,); 8/255 of the
+            range of ``bounds`` if not given, whatever the norm.
+        max_queries: the most forwards for one image, at least 1. One is spent on the image itself and one on
+            the starting point.
+        p_init: the fraction of the pixels in the first squares, greater than 0 and at most 1. In images that are not
+            square, squares are no larger than the shorter side; in flat vectors (N, P) they are runs of features.
+        loss: the loss to maximise: "margin", "ce", "dlr", "log_odds", or a function as in `advkit.losses.get`.
         bounds: the lowest and the highest value of a pixel.
-        generator: what the squares and signs are drawn from; torch's default generator if None.
+        generator: random generator for the squares and signs; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

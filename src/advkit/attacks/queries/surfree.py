@@ -24,40 +24,42 @@ _FLOOR = 0.05  # the weight of a wave that the image itself has not, so that a f
 
 @dataclass(frozen=True, eq=False)
 class SurFree(Starting):
-    """SurFree: along circles towards the original, one random direction after the other, and no gradient estimated.
+    """SurFree: along circles towards the original, in one random direction after another, with no gradients (L2).
 
-    With u the direction from the original to x, at a distance d, and v a random one at right angles to it, the points
-    d cos(a) (cos(a) u + sin(a) v) lie on the circle through both. If one at an angle of a or -a fools, bisection finds
-    the largest angle up to twice that which does, and that is the next x. The angle that is tried grows by 1 / ``rho``
-    with each direction that helps and shrinks by ``rho`` with each that does not.
+    With u the direction from the original to x, at a distance d, and v a random direction orthogonal to it, the points
+    d cos(a) (cos(a) u + sin(a) v) from the original form the circle through both. If the one at an angle of a or -a
+    fools the model, bisection finds the largest angle up to twice that which does, and that point is the next x. The
+    angle to try first is divided by ``rho`` after each direction that helps and multiplied by ``rho`` after each that
+    does not.
 
-    Directions are sums of the waves of the discrete cosine transform with the lowest frequencies, with random signs or
-    not at all, and weighted by tanh of what the image has of each wave. They are at right angles to those before.
+    Directions are sums of the lowest-frequency basis vectors of the discrete cosine transform, with random signs (or
+    left out), and weighted by tanh of the image's own coefficients. They are orthogonal to earlier directions.
 
-    It begins with the starting point that is given, if that fools, or else with uniform noise or another image of the
-    batch, and bisection from there to the original; where none of them fools, the image is returned unchanged.
+    It starts from the starting point that is given, if that fools the model, or else from uniform noise or another
+    image of the batch, and bisects from there to the original; where none of them fools the model, the image is
+    returned unchanged.
 
     Maho, Furon & Le Merrer, "SurFree: a fast surrogate-free black-box attack", CVPR 2021, with the settings of the
-    authors' code. A wave that the image has not keeps a weight of 0.05, since a flat image has none.
+    authors' code. All weights are raised by 0.05, since a flat image would have none.
     arXiv:2011.12807.
 
     Args:
-        model: pixels (N, ...) to logits (N, K), of which only the largest counts; any callable, no gradient is asked
-            for.
-        max_queries: how many forwards may be spent on an image, at least 1.
-        theta_max: the angle that is tried first, in degrees, greater than 0 and at most 90.
-        n_ortho: how many of the directions before a new one is at right angles to, at least 1. That many are kept for
-            each image, no more than an eighth of the waves.
-        rho: what the angle is multiplied by where a direction does not help, greater than 0 and at most 1.
-        frequencies: the share of the waves that directions consist of, the lowest; greater than 0 and at most 1.
-        bs_gamma: how closely bisection finds the angle, as a share of it, greater than 0.
-        bs_max_iteration: how often it halves at most, at least 0.
-        starting_points: (N, ...), an image within ``bounds`` for each image to begin with; None for noise.
-        init_size: how often noise is tried at most, and how many images of the batch, at least 1.
-        batch_size: how many images the model is given at a time at most, at least 1; None for as many as suit the
+        model: pixels (N, ...) to logits (N, K), of which only the argmax is used; any callable, no gradient is
+            needed.
+        max_queries: the most forwards for one image, at least 1.
+        theta_max: the angle to try first, in degrees, greater than 0 and at most 90.
+        n_ortho: to how many earlier directions a new one is orthogonal, at least 1. So many are stored for each image,
+            but no more than an eighth of the number of basis vectors.
+        rho: the factor of the angle after a direction that does not help, greater than 0 and at most 1.
+        frequencies: the fraction of the basis vectors to use, the lowest frequencies; greater than 0 and at most 1.
+        bs_gamma: the tolerance of the bisection, as a fraction of the angle, greater than 0.
+        bs_max_iteration: the most halvings in a bisection, at least 0.
+        starting_points: (N, ...), an image within ``bounds`` for each image to start from; None for noise.
+        init_size: how many draws of noise to try at most, and how many images of the batch, at least 1.
+        batch_size: the most images in one call of the model, at least 1; None for as many as suit the
             device.
         bounds: the lowest and the highest value of a pixel.
-        generator: what noise and directions are drawn from; torch's default generator if None.
+        generator: random generator for noise and directions; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

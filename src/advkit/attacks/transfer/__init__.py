@@ -1,6 +1,6 @@
-"""Gradients of a stand-in, for another model: one loop, and parts that compose.
+"""Transfer attacks: on the gradients of a surrogate, for another model. One loop, and parts that compose.
 
-A part is one idea: `Transfer` puts a list of them together. The shorthands are such lists under their papers' names.
+Each part is one idea; `Transfer` combines a list of them. The shorthands are such lists, named as in their papers.
 """
 
 from advkit.attacks.transfer.ascent import Ascent

@@ -1,4 +1,4 @@
-"""The search of a transfer attack: where its rows stand, what its parts remember, and how they ask for gradients."""
+"""The search of a transfer attack: its current images, what its parts remember, and how they ask for gradients."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -33,16 +33,16 @@ class Ascent:
     """The search of one batch, as its parts see it.
 
     Attributes:
-        x: (n, ...), where the rows stand.
-        model: what is attacked.
+        x: (n, ...), the current images.
+        model: the surrogate, which is attacked.
         goal: of the n rows.
         ball: where they may go; ``ball.originals`` are the images.
         alpha: the length of a step, one for all or (n,).
-        showing: the parts that say what the model is shown.
-        loss: what is climbed.
-        generator: where random numbers come from.
-        is_last: whether this is the last step, so that what is found for the next one is for nothing.
-        free: bool (n, ...), the pixels that may move, by which alone gradients are taken; None for all.
+        showing: the parts that transform the inputs of the model.
+        loss: the loss to maximise.
+        generator: the source of random numbers.
+        is_last: whether this is the last step, after which nothing that is remembered is used.
+        free: bool (n, ...), the pixels that may move, to which gradients are restricted; None for all.
 
     Examples:
         >>> from dataclasses import dataclass
@@ -77,12 +77,12 @@ class Ascent:
 
     @property
     def range(self) -> float:
-        """From the lowest value of a pixel to the highest."""
+        """The range of ``bounds``: the highest value of a pixel minus the lowest."""
         low, high = self.ball.bounds
         return high - low
 
     def recall(self, name: str) -> Tensor:
-        """What was last remembered by this name, (n, ...); to begin with zeros."""
+        """The tensor that was last remembered under this name, (n, ...); zeros at first."""
         if name not in self._memory:
             self._memory[name] = torch.zeros_like(self.x)
         return self._memory[name]
@@ -91,7 +91,7 @@ class Ascent:
         """Keep a tensor (n, ...) for the next step.
 
         Raises:
-            InputError: another part keeps something by this name, which any of them may `recall`.
+            InputError: another part remembers something under this name, which any of them may `recall`.
         """
         if (owner := self._owners.setdefault(name, self._asked)) != self._asked:
             raise InputError(f"{owner} and {self._asked} both remember {name!r}; one of them must take another name")
@@ -104,7 +104,7 @@ class Ascent:
         return column(value, x)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Independent draws from [0, 1), where the rows are and in their dtype."""
+        """Independent draws from [0, 1), on the device and in the dtype of the rows."""
         return uniform_like(self.x.new_empty(shape), self.generator)
 
     def normal(self, *shape: int) -> Tensor:
@@ -112,24 +112,24 @@ class Ascent:
         return normal_like(self.x.new_empty(shape), self.generator)
 
     def integers(self, *shape: int, below: int | Tensor) -> Tensor:
-        """Independent draws from 0, 1, ..., ``below`` - 1, or those for limits of each row (r, ...): int64."""
+        """Independent int64 draws from 0, 1, ..., ``below`` - 1; ``below`` may be a tensor of limits."""
         return (self.uniform(*shape) * below).long()
 
     def nearby(self, x: Tensor, radius: float) -> Tensor:
-        """Places drawn for each row (r, ...) from the cube of half the side ``radius * eps`` around it."""
+        """Points drawn uniformly, for each row (r, ...), from the cube of half-side ``radius * eps`` around it."""
         return x + (2 * self.uniform(*x.shape) - 1).mul_(self.over(self.eps, x)).mul_(radius)
 
     def through(self, parts: Iterable["Part"], place: str, x: Tensor) -> Tensor:
-        """What parts make of rows (n, ...) at a place other than `Part.inputs`, in their order."""
+        """Rows (n, ...) after what the parts do at a place other than `Part.inputs`, in their order."""
         for part in parts:
             self._asked = type(part).__name__
             x = self._made(part, place, getattr(part, place)(x, self), x.shape)
         return x
 
     def gradient(self, x: Tensor) -> Tensor:
-        """The gradient of what is climbed at rows (r, ...), r a multiple of n: (r, ...), without a graph.
+        """The gradient of the loss at rows (r, ...), r a multiple of n: (r, ...), without a graph.
 
-        It is the mean over the copies that parts make of each row, and goes back through what they do to it.
+        It is the mean over the copies that parts make of each row, and is backpropagated through what they do to it.
         """
         copies, total = math.prod(part.copies for part in self.showing), None
         if self.free is not None:  # a part may have looked, or blurred, beyond them
@@ -153,9 +153,9 @@ class Ascent:
 
         Args:
             x: (n, ...).
-            count: how many.
-            at: from x again and again, (m n, ...), and which of the ``count`` each row is for, int64 (m n,), to what
-                is averaged, (m n, ...).
+            count: how many tensors to average.
+            at: a function of x repeated, (m n, ...), and of int64 (m n,), which of the ``count`` each row is for; it
+                returns what is averaged, (m n, ...).
         """
         total = torch.zeros_like(x)
         for these in self._portions(count, len(x)):

@@ -1,4 +1,4 @@
-"""Another transformation for each block of an image."""
+"""Block transformations: a different one for each block of an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ __all__ = ["SIA", "BlockTransforms"]
 
 @dataclass(frozen=True, repr=False)
 class BlockTransforms(Part):
-    """The model is shown images cut at random into blocks, each with another of seven transformations.
+    """The model is shown images cut at random into blocks, each with one of seven transformations.
 
-    It is shifted down or to the right and around, flipped in either direction or both, darkened, or has noise of
-    +-16/255 added: blocks, transformations and what they draw are each image's own.
+    A block is shifted vertically or horizontally with wrap-around, flipped in either direction or both, darkened, or
+    has noise of +-16/255 added: blocks, transformations and their parameters are drawn for each image.
 
     Wang et al., "Structure invariant transformation for better adversarial transferability", ICCV 2023.
-    arXiv:2309.14700. The paper's resizes, spectra and dropouts of blocks are left out.
+    arXiv:2309.14700. The paper's resizing, DCT and dropout of blocks are left out.
 
     Args:
-        copies: how many of each image, at least 1.
-        blocks: how many along each side, at least 1.
+        copies: the number of copies of each image, at least 1.
+        blocks: the number of blocks along each side, at least 1.
 
     Examples:
         >>> from advkit.attacks.transfer import BlockTransforms, Momentum
@@ -43,7 +43,7 @@ class BlockTransforms(Part):
     blocks: int = number(3, at_least=1, integer=True)
 
     def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
-        """Shifts and flips as a reading of other pixels, then the rest."""
+        """Shifts and flips, by reading other pixels, then the rest."""
         (count, channels, height, width), blocks = x.shape, (len(x), self.blocks, self.blocks)
         down = Strips.of(ascent.uniform(count, height), self.blocks)
         right = Strips.of(ascent.uniform(count, width), self.blocks)
@@ -77,12 +77,12 @@ class SIA(AtSixteen):
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
         steps: how many steps, at least 1.
-        decay: of `Momentum`.
-        copies: of `BlockTransforms`, how many of each image.
-        blocks: of `BlockTransforms`, how many along each side.
-        loss: what is climbed; see `Transfer`.
+        decay: passed to `Momentum`.
+        copies: passed to `BlockTransforms`, how many of each image.
+        blocks: passed to `BlockTransforms`, how many along each side.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: where is drawn from; torch's default generator if None.
+        generator: random generator for all draws; torch's default if None.
 
     Raises:
         InputError: a number is out of its range, or images are not (N, C, H, W); see `Attack` for the rest.

@@ -19,17 +19,17 @@ __all__ = ["DIFGSM", "InputDiversity"]
 
 @dataclass(frozen=True, repr=False)
 class InputDiversity(Part):
-    """The model is shown random resizes of the images, padded with black at random places: each image its own.
+    """The model is shown randomly resized images, padded with black at random positions, drawn for each image.
 
-    With ``resize_rate`` below 1 an image of side s is resized to a whole number of pixels in [rate * s, s) and padded
-    to s. Above 1 it is resized to [s, rate * s), padded to the end of that, and the whole resized back to s.
+    With ``resize_rate`` below 1, an image of side s is resized to a whole number of pixels in [rate * s, s) and padded
+    to s. Above 1, it is resized to a size in [s, rate * s), padded to rate * s, and resized back to s.
 
     Xie et al., "Improving transferability of adversarial examples with input diversity", CVPR 2019.
     arXiv:1803.06978.
 
     Args:
-        resize_rate: the other end of the range of sizes, positive; 1 changes nothing.
-        probability: how often an image is changed, from 0 to 1.
+        resize_rate: the other end of the range of sizes, relative to the image, positive; 1 changes nothing.
+        probability: the probability that an image is changed, from 0 to 1.
 
     Examples:
         >>> from advkit.attacks.transfer import InputDiversity
@@ -62,7 +62,7 @@ class InputDiversity(Part):
 
 @dataclass(frozen=True, eq=False)
 class DIFGSM(Shorthand):
-    """Diverse inputs iterative fast gradient sign method, DI2-FGSM (Linf): `InputDiversity`, and momentum if asked for.
+    """Diverse inputs iterative fast gradient sign method, DI2-FGSM (Linf): `InputDiversity`, optionally with momentum.
 
     Xie et al., "Improving transferability of adversarial examples with input diversity", CVPR 2019.
     arXiv:1803.06978. The default has no momentum; ``decay=1`` is the paper's M-DI2-FGSM.
@@ -73,13 +73,13 @@ class DIFGSM(Shorthand):
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
         steps: how many steps, at least 1.
-        decay: of `Momentum`.
-        resize_rate: of `InputDiversity`.
-        diversity_prob: of `InputDiversity`, how often an image is changed.
+        decay: passed to `Momentum`.
+        resize_rate: passed to `InputDiversity`.
+        diversity_prob: passed to `InputDiversity`, how often an image is changed.
         random_start: start at a point drawn uniformly from the budget, rather than at the image.
-        loss: what is climbed; see `Transfer`.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: where is drawn from; torch's default generator if None.
+        generator: random generator for all draws; torch's default if None.
 
     Raises:
         InputError: a number is out of its range, or images are not (N, C, H, W); see `Attack` for the rest.

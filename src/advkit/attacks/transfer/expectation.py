@@ -13,15 +13,15 @@ __all__ = ["EOT"]
 
 @dataclass(frozen=True, repr=False)
 class EOT(Part):
-    """Expectation over transformation: a random model is asked several times for each gradient, and the mean is taken.
+    """Expectation over transformation: each gradient is the mean over several passes of a random model.
 
-    Each time is a pass of its own, so that the model may draw for all rows at once. `PGD` and `APGD` have
+    Each pass is a call of its own, so that the model may draw for all rows at once. `PGD` and `APGD` have
     ``eot_samples`` for it.
 
     Athalye, Engstrom, Ilyas & Kwok, "Synthesizing robust adversarial examples", ICML 2018. arXiv:1707.07397.
 
     Args:
-        samples: how often, at least 1.
+        samples: the number of passes, at least 1.
 
     Examples:
         >>> from advkit.attacks.transfer import EOT, Momentum
@@ -32,7 +32,7 @@ class EOT(Part):
     samples: int = number(20, at_least=1, integer=True)
 
     def slope(self, x: Tensor, ascent: Ascent) -> Tensor:
-        """The mean of that many gradients at x."""
+        """The mean of ``samples`` gradients at x."""
         total = ascent.gradient(x)
         for _ in range(1, self.samples):
             total = total + ascent.gradient(x)

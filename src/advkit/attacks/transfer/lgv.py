@@ -1,4 +1,4 @@
-"""Large geometric vicinity: the weights along a few epochs of SGD as stand-ins."""
+"""Large geometric vicinity: the weights along a few epochs of SGD as surrogates."""
 
 import copy
 import math
@@ -38,22 +38,22 @@ def along_sgd(
     models_per_epoch: int = 4,
     weight_decay: float = 1e-4,
 ) -> Iterator[nn.Module]:
-    """Train a copy of a model on, with SGD and a constant step, and yield what it is at even distances.
+    """Continue training a copy of a model, by SGD with a constant step size, and yield copies at regular intervals.
 
-    The model itself is left as it was. A layer of it that is in eval mode beside others in training mode, such as a
-    frozen BatchNorm, stays in that. Each model that comes is in eval mode, on the model's device. They come while the
-    copy is trained, so that they can be saved one by one; to go on later, begin with the last one.
+    The model itself is left unchanged. A layer of it that is in eval mode while others are in training mode, such as a
+    frozen BatchNorm, stays in eval mode. The models are yielded in eval mode, on the model's device, while the copy is
+    trained, so that they can be saved one by one; to continue later, start from the last one.
 
     Args:
         model: an `nn.Module`, pixels (N, ...) to logits (N, K); all its parameters are trained.
         loader: batches of images, floating (N, ...), and labels, int64 (N,); it has a length.
-        lr: the step of SGD, which has a momentum of 0.9.
-        epochs: how many times the loader is gone through.
-        models_per_epoch: how many models each of them yields, at most as many as there are batches.
-        weight_decay: of SGD.
+        lr: the learning rate of SGD, which has a momentum of 0.9.
+        epochs: how many epochs to train.
+        models_per_epoch: how many models to yield in each epoch, at most the number of batches.
+        weight_decay: the weight decay of SGD.
 
     Raises:
-        InputError: the model is no module with parameters, or the loader has no length or too few batches.
+        InputError: the model is not a module with parameters, or the loader has no length or too few batches.
 
     Examples:
         >>> from advkit.attacks.transfer import along_sgd
@@ -62,12 +62,12 @@ def along_sgd(
         (1, False)
     """
     if not isinstance(model, nn.Module) or not list(model.parameters()):
-        raise InputError(f"the models along SGD are of an nn.Module with parameters; got {type(model).__name__}")
+        raise InputError(f"model must be an nn.Module with parameters, to train further; got {type(model).__name__}")
     batches = len(loader) if isinstance(loader, Sized) else 0
     if batches < models_per_epoch:
         raise InputError(
-            f"loader must be a DataLoader, or a list of batches, of at least models_per_epoch={models_per_epoch} "
-            f"batches; got {type(loader).__name__} of {batches}"
+            f"loader must be a DataLoader or a list, with at least models_per_epoch={models_per_epoch} batches; "
+            f"got {type(loader).__name__} with {batches}"
         )
     stops = {math.ceil(batches * (place + 1) / models_per_epoch) for place in range(models_per_epoch)}
     with torch.inference_mode(False):
@@ -92,7 +92,7 @@ def _pair(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The images (N, ...) and labels (N,) of a batch; those may come in a column."""
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         seen = described(batch)
-        raise InputError(f"LGV needs a loader of batches (images, labels), to train on; this one gives {seen}")
+        raise InputError(f"LGV needs a loader of batches (images, labels) to train on; this one yields {seen}")
     images, labels = batch[0], batch[1]
     check_images(images, (-math.inf, math.inf))
     if isinstance(labels, Tensor) and labels.shape == (len(images), 1):
@@ -102,14 +102,14 @@ def _pair(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class InTurn(Ensemble):
-    """Several models that take turns: each batch that they are shown is answered by the next of a random order.
+    """Several models that take turns: each call is answered by the next model in a random order.
 
-    For transfer attacks, whose every step then is on another model, at the price of one.
+    For transfer attacks, each step of which is then on another model, at the cost of a single model.
 
     Args:
         models: pixels (N, ...) to logits (N, K), of the same classes; at least one.
-        at_once: how many of them answer together, with the mean of their logits, at least 1.
-        generator: where the order is drawn from; torch's default generator if None.
+        at_once: how many of them answer each call, with the mean of their logits, at least 1.
+        generator: random generator for the order; torch's default if None.
 
     Raises:
         InputError: there is no model, or one cannot be called.
@@ -138,41 +138,41 @@ class InTurn(Ensemble):
         return [self.models[place] for place in places]
 
     def extra_repr(self) -> str:
-        """How many answer together."""
+        """How many answer each call."""
         return f"at_once={self.at_once}"
 
 
 @dataclass(frozen=True, eq=False)
 class LGV(Attack):
-    """Large geometric vicinity: sign steps on models along a few epochs of SGD, a step on each in random order (Linf).
+    """Large geometric vicinity: sign steps on models from a few epochs of SGD, in random order (Linf).
 
-    The stand-in is trained on with a large constant step, and what it is four times an epoch are the models that the
-    steps of a `Transfer` are taken on, by default those of `IFGSM`. The model itself stays as it was, and is not
-    attacked: success that is judged by `run` is success on it.
+    Training of the surrogate is continued with a large constant learning rate, and the models reached four times an
+    epoch are those on which the steps of a `Transfer` are taken, by default those of `IFGSM`. The surrogate itself is
+    unchanged, and its own gradients are not used; `run` judges success on it.
 
-    The models are made once, at the first call, or by `collect`, and are kept for the copies of the attack. They take
-    the memory of as many copies of the stand-in.
+    The models are made once, at the first call or by `collect`, and are shared by copies of the attack. They take
+    the memory of as many copies of the surrogate.
 
     Gubri, Cordy, Papadakis, Le Traon & Sen, "LGV: boosting adversarial example transferability from large geometric
     vicinity", ECCV 2022. arXiv:2207.13129.
 
     Args:
-        model: the stand-in, an `nn.Module` that is trained, pixels (N, ...) to logits (N, K).
+        model: the surrogate, an `nn.Module` to continue training from, pixels (N, ...) to logits (N, K).
         loader: batches of its training images, floating (N, ...), and labels, int64 (N,); it has a length.
-        lr: the step of SGD, which has a momentum of 0.9, positive.
-        epochs: how many epochs of it, at least 0; without one the steps are taken on the model itself.
-        models_per_epoch: how many models each of them gives, at least 1.
-        weight_decay: of SGD, at least 0.
-        models_at_once: how many of the models each step is taken on, at least 1: on the mean of their logits.
+        lr: the learning rate of SGD, which has a momentum of 0.9, positive.
+        epochs: how many epochs to train, at least 0; with 0, the steps are taken on the model itself.
+        models_per_epoch: how many models to take from each epoch, at least 1.
+        weight_decay: the weight decay of SGD, at least 0.
+        models_at_once: on how many of the models each step is taken, by the mean of their logits, at least 1.
         eps: the largest change of a pixel, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
         steps: how many steps, at least 1.
-        parts: what else the steps are made of, such as ``[Momentum()]``; see `Transfer`.
-        models: the models, from `collect` or of one's own; then there is nothing to train.
-        loss: what is climbed; see `Transfer`.
+        parts: other parts of the steps, such as ``[Momentum()]``; see `Transfer`.
+        models: the models, from `collect` or your own; nothing is trained then.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the order is drawn from; torch's default generator if None.
+        generator: random generator for the order; torch's default if None.
 
     Raises:
         InputError: a number is out of its range, or, when the models are made, there is no loader with enough batches
@@ -208,9 +208,9 @@ class LGV(Attack):
         object.__setattr__(self, "_kept", _Kept(self.model))
 
     def collect(self) -> Sequence[Model]:
-        """The models that the steps are taken on, which are made if they have not been.
+        """The models on which the steps are taken; they are made if they have not been yet.
 
-        If that is interrupted, it goes on the next time from the last that there was, with a momentum that starts anew.
+        If interrupted, the next call continues from the last model made, with the momentum reset.
         """
         if self.models or not self.epochs:
             return self.models or (self.model,)

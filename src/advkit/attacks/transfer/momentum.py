@@ -1,4 +1,4 @@
-"""Momentum: along the current step, or ahead of it."""
+"""Momentum, and gradients taken ahead along it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ def over_mean(gradient: Tensor) -> Tensor:
 
 @dataclass(frozen=True, repr=False)
 class Momentum(Part):
-    """The step is along the running sum of gradients: m <- decay * m + g / mean|g|.
+    """The step is along the accumulated gradient: m <- decay * m + g / mean|g|.
 
     Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018. arXiv:1710.06081. A gradient of zero
     adds nothing.
 
     Args:
-        decay: how much a step keeps of the sum, at least 0.
+        decay: how much of the sum a step keeps, at least 0.
 
     Examples:
         >>> from advkit.attacks.transfer import Momentum
@@ -50,7 +50,7 @@ class Momentum(Part):
 
 @dataclass(frozen=True, repr=False)
 class Nesterov(Part):
-    """The gradient is taken where momentum alone would lead: x~ = x + alpha * decay * m. Needs `Momentum`.
+    """The gradient is taken at the point that momentum alone would reach: x~ = x + alpha * decay * m. Needs `Momentum`.
 
     Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
     arXiv:1908.06281.
@@ -72,14 +72,14 @@ class Nesterov(Part):
 
 @dataclass(frozen=True, repr=False)
 class EnhancedMomentum(Part):
-    """The gradient is the mean over places along that of the step before: x + c * alpha * g / mean|g|. For `Momentum`.
+    """The gradient is the mean over points along the previous gradient: x + c * alpha * g / mean|g|. For `Momentum`.
 
     Wang et al., "Boosting adversarial transferability through enhanced momentum", BMVC 2021.
     arXiv:2103.10609.
 
     Args:
-        samples: how many places, at least 1.
-        radius: c runs from ``-radius`` to ``radius``, at least 0; a single place is x itself.
+        samples: the number of points, at least 1.
+        radius: c runs from ``-radius`` to ``radius``, at least 0; a single point is x itself.
 
     Examples:
         >>> from advkit.attacks.transfer import EnhancedMomentum, Momentum

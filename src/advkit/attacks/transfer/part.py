@@ -1,4 +1,4 @@
-"""What a transfer attack is put together from."""
+"""The building blocks of a transfer attack."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -19,17 +19,17 @@ PLACES = ("start", "look", "inputs", "slope", "gradient", "direction", "step")
 
 @dataclass(frozen=True, repr=False)
 class Part:
-    """One idea of how images made on one model come to fool another: a step of `Transfer` with something changed.
+    """One idea that makes adversarial images transfer to other models: a change to the step of `Transfer`.
 
-    Each method is a place in the step, and by default changes nothing there. A part overrides the one or two that
-    its idea is about, and declares its numbers as attacks do. It is never written to: what it remembers from step
-    to step it gives to `Ascent.remember`. What a part returns has the shape of what it was given, and no NaN; if not,
-    that is an `AdvkitError` with its name.
+    Each method is a place in the step, and does nothing there by default. A part overrides the one or two that
+    its idea is about, and declares its numbers as attacks do. A part is immutable: what it needs in later steps it
+    stores with `Ascent.remember`. What a part returns must have the shape of what it was given, and no NaN; otherwise
+    an `AdvkitError` names the part.
 
     Attributes:
-        copies: how many versions of each image the model is shown, for a mean gradient; the product over all parts.
+        copies: how many copies of each image the model is shown, to average the gradient; the product over all parts.
         spatial: whether images have to be (N, C, H, W).
-        independent_rows: whether it treats each image alone.
+        independent_rows: whether it treats each image independently of the others.
 
     Examples:
         >>> from dataclasses import dataclass
@@ -59,21 +59,21 @@ class Part:
 
     @property
     def copies(self) -> int:
-        """How many versions of each image the model is shown; a number of its own in a part that makes some."""
+        """How many copies of each image the model is shown; a field in a part that makes some."""
         return 1
 
     def start(self, x: Tensor, ascent: Ascent) -> Tensor:
-        """Where the search begins, from the images (n, ...)."""
+        """Where the search starts, given the images (n, ...)."""
         return x
 
     def look(self, x: Tensor, ascent: Ascent) -> Tensor:
-        """Where the gradient is taken, from where the rows stand (n, ...)."""
+        """Where the gradient is taken, given the current images (n, ...)."""
         return x
 
     def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
-        """What the model is shown in place of rows (r, ...), in units of the pixels' range: differentiable.
+        """What the model is shown in place of rows (r, ...), scaled to [0, 1]: differentiable.
 
-        Row i is of image i % n. Parts that do this do it in the order of their list.
+        Row i is of image i % n. Parts that override this apply in the order of their list.
 
         Args:
             x: from 0, the lowest value of a pixel, to 1, the highest.
@@ -83,37 +83,37 @@ class Part:
         return x
 
     def slope(self, x: Tensor, ascent: Ascent) -> Tensor:
-        """The gradient at ``x`` (n, ...), from questions to `Ascent.gradient`. One part of a list may override it."""
+        """The gradient at ``x`` (n, ...), by calls of `Ascent.gradient`. Only one part of a list may override it."""
         return ascent.gradient(x)
 
     def gradient(self, gradient: Tensor, ascent: Ascent) -> Tensor:
-        """What the gradient (n, ...) becomes."""
+        """The gradient (n, ...), transformed."""
         return gradient
 
     def direction(self, gradient: Tensor, ascent: Ascent) -> Tensor:
-        """What comes of it and of those before it: the step is along its sign. After every `gradient`."""
+        """The direction, from the gradient and earlier ones: the step is along its sign. After every `gradient`."""
         return gradient
 
     def step(self, step: Tensor, ascent: Ascent) -> Tensor:
-        """What the step (n, ...) becomes, before the rows are brought back into the budget."""
+        """The step (n, ...), transformed, before the rows are projected onto the budget."""
         return step
 
     def answers(self, place: str) -> bool:
-        """Whether it changes anything there."""
+        """Whether the part changes anything at that place."""
         return getattr(type(self), place) is not getattr(Part, place)
 
     def check_beside(self, others: Sequence["Part"]) -> None:
-        """Refuse the other parts of a list, or its order, where this one would make no sense.
+        """Reject a list of parts, or an order of it, in which this one would make no sense.
 
         Args:
             others: the whole list, in order, with this part in it.
         """
 
     def check_images(self, images: Tensor) -> None:
-        """Refuse images (N, ...) that it can do nothing with."""
+        """Reject images (N, ...) to which the part does not apply."""
         if self.spatial and images.ndim != 4:
             raise InputError(
-                f"{type(self).__name__} is about places in pictures, and needs images of shape (N, C, H, W); got "
+                f"{type(self).__name__} depends on where pixels lie, and needs images of shape (N, C, H, W); got "
                 f"{tuple(images.shape)}"
             )
 
@@ -146,7 +146,7 @@ class PartList(Hyperparameter):
         asking = [type(part).__name__ for part in value if part.answers("slope")]
         if len(asking) > 1:
             raise InputError(
-                f"{name} has {' and '.join(asking)}, and each of them says at which places the gradient is asked for; "
+                f"{name} has {' and '.join(asking)}, and each of them says at which points the gradient is taken; "
                 "give one of them"
             )
         for part in value:

@@ -22,17 +22,17 @@ _ROUNDING = 1e-5
 
 @dataclass(frozen=True, repr=False)
 class PatchWise(Part):
-    """Steps are amplified, and what leads out of the budget is handed to the pixels around: s + P.
+    """Amplified steps, whose excess beyond the budget is passed on to neighbouring pixels: s + P.
 
-    With s = amplification * step and A the sum of what has been taken, P is along the sign of W * ((|A| - eps)_+
-    sign(A)), with W the mean of the eight pixels around.
+    With s = amplification * step and A the accumulated steps, P is along the sign of W * ((|A| - eps)_+ sign(A)), with
+    W the mean of the eight neighbouring pixels.
 
     Gao et al., "Patch-wise attack for fooling deep neural network", ECCV 2020. arXiv:2007.06765.
 
     Args:
-        amplification: of a step, positive.
-        project_factor: the length of P over that of an amplified step, at least 0.
-        accumulate: whether P counts in the sum A.
+        amplification: the factor by which steps are amplified, positive.
+        project_factor: the length of P relative to an amplified step, at least 0.
+        accumulate: whether P is added to A.
 
     Examples:
         >>> from advkit.attacks.transfer import Momentum, PatchWise
@@ -46,7 +46,7 @@ class PatchWise(Part):
     accumulate: bool = flag(True)
 
     def step(self, step: Tensor, ascent: Ascent) -> Tensor:
-        """The amplified step, and what is handed on."""
+        """The amplified step, and the excess passed on."""
         step = self.amplification * step
         length, eps = self.amplification * column(ascent.alpha, step), column(ascent.eps, step)
         rounding = _ROUNDING * (eps + length)
@@ -73,10 +73,10 @@ class PIFGSM(Shorthand):
         alpha: the size of a step before it is amplified, positive: a number, or a tensor of shape (N,); ``eps / steps``
             if None.
         steps: how many steps, at least 1.
-        amplification: of `PatchWise`.
-        loss: what is climbed; see `Transfer`.
+        amplification: passed to `PatchWise`.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range, or images are not (N, C, H, W); see `Attack` for the rest.
@@ -98,13 +98,13 @@ class PIFGSM(Shorthand):
 
 @dataclass(frozen=True, eq=False)
 class PIFGSMPP(PIFGSM):
-    """Patch-wise++ perturbation (Linf): `PatchWise` with a smoothed gradient. Other arguments are those of `PIFGSM`.
+    """Patch-wise++ attack (Linf): `PatchWise` with a smoothed gradient. Other arguments are those of `PIFGSM`.
 
     Gao et al., "Patch-wise++ perturbation for adversarial targeted attacks", 2020. arXiv:2012.15503.
     Without the paper's temperature.
 
     Args:
-        project_factor: of `PatchWise`.
+        project_factor: passed to `PatchWise`.
 
     Examples:
         >>> advkit.PIFGSMPP(model).run(images, labels)

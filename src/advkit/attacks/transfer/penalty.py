@@ -16,17 +16,17 @@ __all__ = ["PGN", "PenalizedGradient"]
 
 @dataclass(frozen=True, repr=False)
 class PenalizedGradient(Part):
-    """The gradient is the mean over places nearby of (1 - balance) grad(x') + balance grad(x' - alpha g' / mean|g'|).
+    """The gradient is the mean over nearby points of (1 - balance) grad(x') + balance grad(x' - alpha g' / mean|g'|).
 
-    That is the gradient of the loss with a penalty on the size of its gradient, by finite differences: it leads to
-    where the loss is flat.
+    That approximates, by finite differences, the gradient of the loss with a penalty on its gradient norm, which leads
+    to flat regions of the loss.
 
     Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023.
     arXiv:2306.05225.
 
     Args:
-        samples: how many places nearby, at least 1, with two gradients each.
-        radius: they are drawn from the cube of half the side ``radius * eps`` around x, at least 0.
+        samples: the number of nearby points, at least 1, with two gradients each.
+        radius: they are drawn from the cube of half-side ``radius * eps`` around x, at least 0.
         balance: the weight of the second gradient, from 0 to 1.
 
     Examples:
@@ -39,7 +39,7 @@ class PenalizedGradient(Part):
     balance: float = number(0.5, at_least=0, at_most=1)
 
     def slope(self, x: Tensor, ascent: Ascent) -> Tensor:
-        """The mean of the places."""
+        """The mean over the nearby points."""
         return ascent.mean(x, self.samples, lambda x, number: self._balanced(ascent.nearby(x, self.radius), ascent))
 
     def _balanced(self, x: Tensor, ascent: Ascent) -> Tensor:
@@ -61,13 +61,13 @@ class PGN(AtSixteen):
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
         steps: how many steps, at least 1.
-        decay: of `Momentum`.
-        samples: of `PenalizedGradient`, how many places nearby a step asks about, twice each.
-        radius: of `PenalizedGradient`, how far they are, in units of ``eps``.
-        balance: of `PenalizedGradient`, the weight of the second gradient.
-        loss: what is climbed; see `Transfer`.
+        decay: passed to `Momentum`.
+        samples: passed to `PenalizedGradient`, the number of nearby points in each step, with two gradients each.
+        radius: passed to `PenalizedGradient`, how far they are, in units of ``eps``.
+        balance: passed to `PenalizedGradient`, the weight of the second gradient.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: where is drawn from; torch's default generator if None.
+        generator: random generator for all draws; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

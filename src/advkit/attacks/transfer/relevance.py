@@ -17,16 +17,16 @@ __all__ = ["GRA", "GradientRelevance"]
 
 @dataclass(frozen=True, repr=False)
 class GradientRelevance(Part):
-    """The gradient is mixed with the mean of those nearby, as far as they agree: s g + (1 - s) mean, s = cos(g, mean).
+    """The gradient is mixed with the mean of nearby ones, by their similarity: s g + (1 - s) mean, s = cos(g, mean).
 
-    And a pixel whose step turns about makes a shorter one from then on.
+    A pixel whose step changes sign takes smaller steps from then on.
 
     Zhu et al., "Boosting adversarial transferability via gradient relevance attack", ICCV 2023.
 
     Args:
-        samples: how many places nearby, at least 1.
-        radius: they are drawn from the cube of half the side ``radius * eps`` around x, at least 0.
-        shrink: what a turn multiplies the length of a pixel's step by, from 0 to 1.
+        samples: the number of nearby points, at least 1.
+        radius: they are drawn from the cube of half-side ``radius * eps`` around x, at least 0.
+        shrink: the factor by which a change of sign reduces a pixel's step, from 0 to 1.
 
     Examples:
         >>> from advkit.attacks.transfer import GradientRelevance, Momentum
@@ -38,14 +38,14 @@ class GradientRelevance(Part):
     shrink: float = number(0.94, at_least=0, at_most=1)
 
     def slope(self, x: Tensor, ascent: Ascent) -> Tensor:
-        """The mixture of both."""
+        """The mixed gradient."""
         found = ascent.gradient(x)
         near = ascent.mean(x, self.samples, lambda x, number: ascent.gradient(ascent.nearby(x, self.radius)))
         along = (L2.steepest(found) * L2.steepest(near)).flatten(1).sum(1)
         return near + column(along, x) * (found - near)
 
     def step(self, step: Tensor, ascent: Ascent) -> Tensor:
-        """As long as its turns have left it."""
+        """The step, scaled by how often its sign has changed."""
         turned = step.sign() * ascent.recall("last sign") < 0
         turns = ascent.recall("turns") + turned.to(step.dtype)
         ascent.remember("last sign", step.sign())
@@ -65,12 +65,12 @@ class GRA(AtSixteen):
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
         steps: how many steps, at least 1.
-        decay: of `Momentum`.
-        samples: of `GradientRelevance`, how many places nearby a step asks about.
-        radius: of `GradientRelevance`, how far they are, in units of ``eps``.
-        loss: what is climbed; see `Transfer`.
+        decay: passed to `Momentum`.
+        samples: passed to `GradientRelevance`, the number of nearby points in each step.
+        radius: passed to `GradientRelevance`, how far they are, in units of ``eps``.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: where is drawn from; torch's default generator if None.
+        generator: random generator for all draws; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -1,4 +1,4 @@
-"""Copies of the images that a model should see alike: scaled, and mixed with others."""
+"""Copies of the images on which a model should agree: scaled, and mixed with others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ __all__ = ["NIFGSM", "SINIFGSM", "Admix", "ScaleCopies"]
 
 @dataclass(frozen=True, repr=False)
 class ScaleCopies(Part):
-    """The gradient is the mean over copies x / 2^i, i = 0, 1, ..., of what lies above the lowest value of a pixel.
+    """The gradient is the mean over copies x / 2^i, i = 0, 1, ..., with x counted from the lowest value of a pixel.
 
     Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
     arXiv:1908.06281.
 
     Args:
-        copies: how many, at least 1.
+        copies: the number of copies, at least 1.
 
     Examples:
         >>> from advkit.attacks.transfer import Momentum, ScaleCopies
@@ -40,17 +40,17 @@ class ScaleCopies(Part):
 
 @dataclass(frozen=True, repr=False)
 class Admix(Part):
-    """The model is shown images with a share of another image of the batch added: x + strength * x'.
+    """The model is shown images with a fraction of another image of the batch added: x + strength * x'.
 
     Wang et al., "Admix: enhancing the transferability of adversarial attacks", ICCV 2021. arXiv:2102.00436.
-    In the paper, copies of each are scaled: ``[Admix(), ScaleCopies(), Momentum()]``. There x' is of another class;
-    here it is any other image of the batch, where it stands. So a batch is attacked as a whole. To an image that is
-    alone in it there is nothing to add: it is shown as it is, since what is left of a batch in an evaluation or after
-    other attacks may well be one.
+    In the paper, each mixture is also scaled: ``[Admix(), ScaleCopies(), Momentum()]``. There, x' is of another class;
+    here, it is any other image of the batch, at its current state, so that a batch is attacked as a whole. An image
+    that is alone in its batch has nothing to be mixed with, and is shown as it is: the last images of a batch, in an
+    evaluation or after other attacks, may well be a single one.
 
     Args:
-        strength: the share of the other image, at least 0.
-        copies: how many mixtures of each image, at least 1.
+        strength: the weight of the other image, at least 0.
+        copies: the number of mixtures of each image, at least 1.
 
     Examples:
         >>> from advkit.attacks.transfer import Admix, Momentum, ScaleCopies
@@ -79,7 +79,7 @@ class Admix(Part):
 
 @dataclass(frozen=True, eq=False)
 class NIFGSM(Shorthand):
-    """Nesterov iterative fast gradient sign method (Linf): `Momentum`, and the gradient from where it would lead.
+    """Nesterov iterative fast gradient sign method (Linf): `Momentum`, with the gradient taken ahead along it.
 
     Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
     arXiv:1908.06281.
@@ -90,10 +90,10 @@ class NIFGSM(Shorthand):
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
         steps: how many steps, at least 1.
-        decay: of `Momentum`.
-        loss: what is climbed; see `Transfer`.
+        decay: passed to `Momentum`.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
@@ -124,11 +124,11 @@ class SINIFGSM(Shorthand):
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
         steps: how many steps, at least 1.
-        decay: of `Momentum`.
+        decay: passed to `Momentum`.
         m: how many copies, at least 1.
-        loss: what is climbed; see `Transfer`.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: not drawn from.
+        generator: unused, since the attack is deterministic.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.

@@ -1,4 +1,4 @@
-"""Blocks of an image in another order."""
+"""Block shuffle and rotation."""
 
 import math
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ __all__ = ["BSR", "BlockShuffle"]
 
 @dataclass(frozen=True, repr=False)
 class BlockShuffle(Part):
-    """The model is shown images cut at random into strips and each strip into blocks, shuffled, the strips rotated.
+    """The model is shown images cut at random into strips, and the strips into blocks, shuffled; strips are rotated.
 
-    Strips lie across the image or along it, and are rotated about their middle; black comes in from outside them. All
-    of it is each image's own.
+    Strips are horizontal or vertical, and are rotated about their centres, filled with black. All of it is drawn for
+    each image.
 
     Wang et al., "Boosting adversarial transferability by block shuffle and rotation", CVPR 2024.
     arXiv:2308.10299. As in the authors' code, it is the strips that are rotated.
 
     Args:
-        copies: how many of each image, at least 1.
-        blocks: how many strips, and blocks in each, at least 1.
-        degrees: how far strips are rotated at most, either way, at least 0.
+        copies: the number of copies of each image, at least 1.
+        blocks: the number of strips, and of blocks in each, at least 1.
+        degrees: the largest rotation of a strip, in either direction, at least 0.
 
     Examples:
         >>> from advkit.attacks.transfer import BlockShuffle, Momentum
@@ -45,7 +45,7 @@ class BlockShuffle(Part):
     degrees: float = number(24.0, at_least=0)
 
     def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
-        """Read in another order, and then turned."""
+        """Reorder, and then rotate."""
         (count, channels, height, width), lying = x.shape, ascent.uniform(len(x), 1, 1) < 0.5
         rows, columns, top, tall, tilt = _strips(count, height, width, self.blocks, ascent)
         others, lines, left, wide, lean = (each.mT for each in _strips(count, width, height, self.blocks, ascent))
@@ -121,13 +121,13 @@ class BSR(AtSixteen):
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
         steps: how many steps, at least 1.
-        decay: of `Momentum`.
-        copies: of `BlockShuffle`, how many of each image.
-        blocks: of `BlockShuffle`, how many strips, and blocks in each.
-        degrees: of `BlockShuffle`, how far strips are rotated at most.
-        loss: what is climbed; see `Transfer`.
+        decay: passed to `Momentum`.
+        copies: passed to `BlockShuffle`, how many of each image.
+        blocks: passed to `BlockShuffle`, the number of strips, and of blocks in each.
+        degrees: passed to `BlockShuffle`, the largest rotation of a strip.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: where is drawn from; torch's default generator if None.
+        generator: random generator for all draws; torch's default if None.
 
     Raises:
         InputError: a number is out of its range, or images are not (N, C, H, W); see `Attack` for the rest.

@@ -18,13 +18,13 @@ __all__ = ["SSA", "SpectrumTransform"]
 
 @dataclass(frozen=True, repr=False)
 class SpectrumTransform(Part):
-    """The model is shown images with noise whose cosine spectrum is scaled at random: IDCT(DCT(x + n) * u).
+    """The model is shown images with noise whose DCT coefficients are randomly scaled: IDCT(DCT(x + n) * u).
 
     Long et al., "Frequency domain model augmentation for adversarial attack", ECCV 2022.
     arXiv:2207.05382.
 
     Args:
-        copies: how many of each image, at least 1.
+        copies: the number of copies of each image, at least 1.
         rho: each u is drawn from [1 - rho, 1 + rho], at least 0.
         sigma: the standard deviation of the noise in units of ``eps``, at least 0.
 
@@ -40,7 +40,7 @@ class SpectrumTransform(Part):
     sigma: float = number(1.0, at_least=0)
 
     def inputs(self, x: Tensor, copy: Tensor, ascent: Ascent) -> Tensor:
-        """There by a matrix for each side, and back by their transposes."""
+        """The DCT as one matrix for each side, and back by their transposes."""
         waves = [cosines(torch.arange(side, device=x.device), side, x) for side in x.shape[2:]]
         noise = ascent.normal(*x.shape).mul_(ascent.over(ascent.eps, x)).mul_(self.sigma / ascent.range)
         scaled = by_sides(x + noise, *waves) * (1 + self.rho * (2 * ascent.uniform(*x.shape) - 1))
@@ -60,13 +60,13 @@ class SSA(AtSixteen):
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
         steps: how many steps, at least 1.
-        decay: of `Momentum`.
-        copies: of `SpectrumTransform`, how many of each image.
-        rho: of `SpectrumTransform`, how far the spectrum is scaled.
-        sigma: of `SpectrumTransform`, the noise, in units of ``eps``.
-        loss: what is climbed; see `Transfer`.
+        decay: passed to `Momentum`.
+        copies: passed to `SpectrumTransform`, how many of each image.
+        rho: passed to `SpectrumTransform`, by how much coefficients are scaled.
+        sigma: passed to `SpectrumTransform`, the noise, in units of ``eps``.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: where is drawn from; torch's default generator if None.
+        generator: random generator for all draws; torch's default if None.
 
     Raises:
         InputError: a number is out of its range, or images are not (N, C, H, W); see `Attack` for the rest.

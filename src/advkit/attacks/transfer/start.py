@@ -14,14 +14,14 @@ __all__ = ["RandomStart"]
 
 @dataclass(frozen=True, repr=False)
 class RandomStart(Part):
-    """The search begins at a point drawn uniformly from the budget, rather than at the image.
+    """The search starts at a point drawn uniformly from the budget, rather than at the image.
 
-    Or at a corner of it: with ``signs`` and one step of what is left of the budget this is R+FGSM, of Tramèr et al.,
+    Or at a random corner: with ``signs``, and one step with the rest of the budget, this is R+FGSM, of Tramèr et al.,
     "Ensemble adversarial training: attacks and defenses", ICLR 2018. arXiv:1705.07204.
 
     Args:
-        radius: how far out the points may be, as a share of the budget, from 0 to 1.
-        signs: draw each feature's end of that range, rather than a point between them.
+        radius: how far out the points may be, as a fraction of the budget, from 0 to 1.
+        signs: draw one end of that range for each feature, rather than a point between them.
 
     Examples:
         >>> from advkit.attacks.transfer import Momentum, RandomStart

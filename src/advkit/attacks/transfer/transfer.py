@@ -1,4 +1,4 @@
-"""The one loop of all transfer attacks, put together from parts."""
+"""The one loop of all transfer attacks, composed of parts."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -23,34 +23,34 @@ __all__ = ["AtSixteen", "Shorthand", "Transfer"]
 
 @dataclass(frozen=True, eq=False)
 class Transfer(Attack):
-    """Sign steps on one model, put together from parts, so that the images fool another model (Linf).
+    """Sign steps on a surrogate model, composed of parts, so that the images fool another model (Linf).
 
-    Each step is, for the parts at hand, in this order whatever that of the list: x~ = look(x); g = the gradient at
-    x~, or what a part makes of several (`Part.slope`), each the mean over the copies that parts show the model
-    (`Part.inputs`, in the order of the list); g <- K * g (`Part.gradient`); m <- mu m + g / mean|g|
-    (`Part.direction`); x <- project(x + alpha sign(m)) (`Part.step`). With no part at all this is `IFGSM`, and with
-    ``[Momentum()]`` it is `MIFGSM`.
+    Each step applies the parts in this order, whatever that of the list: x~ = look(x); g = the gradient at x~, or what
+    a part makes of several (`Part.slope`), each averaged over the copies that parts show the model (`Part.inputs`, in
+    the order of the list); g <- K * g (`Part.gradient`); m <- mu m + g / mean|g| (`Part.direction`);
+    x <- project(x + alpha sign(m)) (`Part.step`). With no parts this is `IFGSM`, and with ``[Momentum()]`` it is
+    `MIFGSM`.
 
-    The model is the stand-in whose gradients are at hand, or an `advkit.Ensemble` of several. Success that is judged
-    by `run` is success on the stand-in: judge the model that the images are for on ``.images``.
+    The model is the surrogate whose gradients are available, or an `advkit.Ensemble` of several. `run` judges success
+    on the surrogate: run the model that you mean to fool on ``.images``.
 
     Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, is the step with momentum
     alone; the papers of the other parts are in their docstrings. arXiv:1710.06081.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
-        parts: what the attack is made of: objects of `advkit.attacks.transfer`, or `Part`s of one's own.
+        parts: what the attack is composed of: objects of `advkit.attacks.transfer`, or your own `Part`s.
         eps: the largest change of a pixel, at least 0: a number, or a tensor of shape (N,); 16/255 of the range of
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a tenth of ``eps`` if not given.
-        steps: how many steps, at least 1. With targets it takes some 300, and ``loss="logit"``.
-        loss: what is climbed: "ce", "margin", "dlr", "log_odds" or "logit", or a function of logits (N, K) and classes
-            (N,) that gives one number per image; see `advkit.losses.get`. With targets it is descended.
+        steps: how many steps, at least 1. Targeted attacks need some 300, and ``loss="logit"``.
+        loss: the loss to maximise: "ce", "margin", "dlr", "log_odds" or "logit", or a function of logits (N, K) and
+            classes (N,) that returns one number per image; see `advkit.losses.get`. With targets it is minimised.
         bounds: the lowest and the highest value of a pixel.
-        generator: where parts draw from; torch's default generator if None.
+        generator: random generator for the parts; torch's default if None.
 
     Raises:
-        InputError: a number is out of its range, the parts do not go together, or one can do nothing with the images;
+        InputError: a number is out of its range, the parts do not go together, or one does not apply to the images;
             see `Attack` for the rest.
 
     Examples:
@@ -101,7 +101,7 @@ class Transfer(Attack):
 
 @dataclass(frozen=True, eq=False)
 class Shorthand(Attack):
-    """A `Transfer` under the name and with the arguments that its paper is known by. Subclasses say the `parts`.
+    """A `Transfer` under the name and with the arguments of its paper. Subclasses define the `parts`.
 
     Examples:
         >>> from advkit.attacks.transfer import TranslationKernel
@@ -124,7 +124,7 @@ class Shorthand(Attack):
     @property
     @abstractmethod
     def parts(self) -> Sequence[Part]:
-        """What it is made of, for a `Transfer` that has more parts."""
+        """What it is composed of, for a `Transfer` with more parts."""
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         whole = Transfer(self.model, self.parts, self.eps, steps=self.steps, loss=self.loss, bounds=self.bounds)
@@ -134,7 +134,7 @@ class Shorthand(Attack):
 
 @dataclass(frozen=True, eq=False)
 class AtSixteen(Shorthand):
-    """A shorthand with the budget that later papers take, 16/255 in ten steps, and with momentum."""
+    """A shorthand with the budget of later papers, 16/255 in ten steps, and with momentum."""
 
     eps: float | Tensor = number(OfRange(16 / 255), at_least=0, per_image=True)
     alpha: float | Tensor | None = number(OfEps(1.6 / 255, 1 / 10), above=0, per_image=True)

@@ -37,14 +37,14 @@ class _Odd(Number):
 
 @dataclass(frozen=True, repr=False)
 class TranslationKernel(Part):
-    """The gradient is convolved with a kernel, which is nearly its mean over translated images: g <- K * g.
+    """The gradient is convolved with a kernel, which approximates its mean over translated images: g <- K * g.
 
     Dong et al., "Evading defenses to transferable adversarial examples by translation-invariant attacks", CVPR 2019.
-    arXiv:1904.02884. It helps against defended models; beyond the edge the gradient counts as 0.
+    arXiv:1904.02884. It helps against defended models; outside the image the gradient counts as 0.
 
     Args:
-        size: of the kernel in pixels, odd.
-        sigma: of how many of its standard deviations half a "gaussian" kernel is, positive.
+        size: the side of the kernel in pixels, odd.
+        sigma: how many standard deviations half of a "gaussian" kernel spans, positive.
         kernel: "gaussian", "linear" or "uniform".
 
     Examples:
@@ -83,7 +83,7 @@ class TranslationKernel(Part):
 class TIFGSM(Shorthand):
     """Translation-invariant fast gradient sign method with diverse inputs, TI-DIM (Linf).
 
-    `InputDiversity`, `TranslationKernel`, and momentum if asked for.
+    `InputDiversity`, `TranslationKernel`, and optionally momentum.
 
     Dong et al., "Evading defenses to transferable adversarial examples by translation-invariant attacks", CVPR 2019.
     arXiv:1904.02884. The default has no momentum; the paper's TI-DIM has ``decay=1``.
@@ -94,16 +94,16 @@ class TIFGSM(Shorthand):
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
         steps: how many steps, at least 1.
-        decay: of `Momentum`.
-        kernel_name: of `TranslationKernel`: "gaussian", "linear" or "uniform".
-        len_kernel: of `TranslationKernel`, its size in pixels, odd.
-        nsig: of `TranslationKernel`, how many standard deviations half the kernel is.
-        resize_rate: of `InputDiversity`.
-        diversity_prob: of `InputDiversity`, how often an image is changed.
+        decay: passed to `Momentum`.
+        kernel_name: passed to `TranslationKernel`: "gaussian", "linear" or "uniform".
+        len_kernel: passed to `TranslationKernel`, its size in pixels, odd.
+        nsig: passed to `TranslationKernel`, how many standard deviations half of the kernel spans.
+        resize_rate: passed to `InputDiversity`.
+        diversity_prob: passed to `InputDiversity`, how often an image is changed.
         random_start: start at a point drawn uniformly from the budget, rather than at the image.
-        loss: what is climbed; see `Transfer`.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: where is drawn from; torch's default generator if None.
+        generator: random generator for all draws; torch's default if None.
 
     Raises:
         InputError: a number is out of its range, or images are not (N, C, H, W); see `Attack` for the rest.

@@ -16,14 +16,14 @@ __all__ = ["VMIFGSM", "VNIFGSM", "VarianceTuning"]
 
 @dataclass(frozen=True, repr=False)
 class VarianceTuning(Part):
-    """A step's gradient is corrected by the one before: g + v, where v <- mean of the gradients nearby - g.
+    """Each gradient is corrected by the previous step: g + v, where v <- mean of the nearby gradients - g.
 
     Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021.
     arXiv:2103.15571.
 
     Args:
-        samples: how many places nearby, at least 1; the last step asks for none.
-        radius: they are drawn from the cube of half the side ``radius * eps`` around where a row stands, at least 0.
+        samples: the number of nearby points, at least 1; the last step uses none.
+        radius: they are drawn from the cube of half-side ``radius * eps`` around the current image, at least 0.
 
     Examples:
         >>> from advkit.attacks.transfer import Momentum, VarianceTuning
@@ -34,7 +34,7 @@ class VarianceTuning(Part):
     radius: float = number(1.5, at_least=0)
 
     def slope(self, x: Tensor, ascent: Ascent) -> Tensor:
-        """The gradient at x, and the correction that the last step has left."""
+        """The gradient at x, plus the correction from the previous step."""
         found, correction = ascent.gradient(x), ascent.recall("correction")
         if not ascent.is_last:
             nearby = ascent.mean(
@@ -49,7 +49,7 @@ class VMIFGSM(Shorthand):
     """Variance-tuned momentum iterative fast gradient sign method (Linf): `VarianceTuning` and `Momentum`.
 
     Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021.
-    arXiv:2103.15571. The paper draws 20 places nearby, the default here is torchattacks' 5.
+    arXiv:2103.15571. The paper draws 20 nearby points; the default here is torchattacks' 5.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
@@ -57,12 +57,12 @@ class VMIFGSM(Shorthand):
             ``bounds`` if not given.
         alpha: the size of a step, positive: a number, or a tensor of shape (N,); a quarter of ``eps`` if not given.
         steps: how many steps, at least 1.
-        decay: of `Momentum`.
-        N: how many places nearby a step asks about, at least 1.
-        beta: how far they are, in units of ``eps``, at least 0.
-        loss: what is climbed; see `Transfer`.
+        decay: passed to `Momentum`.
+        N: the number of nearby points in each step, at least 1.
+        beta: how far away they are, in units of ``eps``, at least 0.
+        loss: the loss to maximise; see `Transfer`.
         bounds: the lowest and the highest value of a pixel.
-        generator: where is drawn from; torch's default generator if None.
+        generator: random generator for all draws; torch's default if None.
 
     Raises:
         InputError: a number is out of its range; see `Attack` for the rest.
@@ -87,7 +87,7 @@ class VNIFGSM(VMIFGSM):
     """Variance-tuned Nesterov iterative fast gradient sign method (Linf): `VMIFGSM` with `Nesterov`.
 
     Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021.
-    arXiv:2103.15571. The gradient is taken ahead of where a row stands, those nearby around it. Arguments are those of
+    arXiv:2103.15571. The gradient is taken ahead of the current image, nearby ones around it. Arguments are those of
     `VMIFGSM`.
 
     Examples:

@@ -1,10 +1,10 @@
-"""torchattacks 3.5.1 by its names, arguments, order and defaults, carried out by advkit's attacks.
+"""The interface of torchattacks 3.5.1 (names, arguments, order and defaults), implemented by advkit's attacks.
 
-Change the import, and code written for torchattacks runs. The classes are a table over `advkit.attacks`, and their
+Change the import, and code written for torchattacks runs. The classes wrap those of `advkit.attacks`, and their
 results differ from those of torchattacks only by design: `AutoAttack` takes as many steps as its authors' code, ten
 times those of torchattacks; attacks that look for the closest image, or see only outputs, return an image unchanged
-where they fail; images outside [0, 1] are refused; nothing reseeds torch, and a ``seed`` is that of the attack alone;
-the model is attacked in eval mode, and each of its modules comes back as it was. A warning says so once.
+where they fail; images outside [0, 1] are refused; torch is not reseeded, and a ``seed`` is for the attack alone;
+the model is attacked in eval mode, and each of its modules is restored. A warning says so once.
 
 Examples:
     >>> import advkit.compat.torchattacks as torchattacks

@@ -1,4 +1,4 @@
-"""What all attacks of torchattacks have: modes, normalisation, saving and loading."""
+"""The base of torchattacks' attacks: modes, normalisation, saving and loading."""
 
 import time
 import warnings
@@ -17,11 +17,11 @@ __all__ = ["Attack"]
 Targets = Callable[[Tensor, Tensor | None], Tensor]
 
 _DIFFERS = (
-    "advkit.compat.torchattacks carries out torchattacks' names with advkit's attacks. By design their results differ "
-    "in places: AutoAttack takes the authors' numbers of steps; attacks that look for the closest image, or ask for "
-    "answers alone, return an image that they fail on unchanged; images outside [0, 1] are refused; nothing reseeds "
-    "torch; and the model is attacked in eval mode and comes back as it was. The page 'Moving from torchattacks' says "
-    "more. This is said once"
+    "advkit.compat.torchattacks implements torchattacks' interface with advkit's attacks. By design, results differ "
+    "in places: AutoAttack takes its authors' numbers of steps; attacks that look for the closest image, or see "
+    "only outputs, return an image unchanged where they fail; images outside [0, 1] are refused; torch is not "
+    "reseeded; and the model is attacked in eval mode and then restored. The page 'Moving from torchattacks' says "
+    "more. This warning appears once"
 )
 _said = False
 
@@ -35,12 +35,12 @@ def _say_once() -> None:
 
 def _as_given(inputs: Tensor, labels: Tensor | None) -> Tensor:
     if labels is None:
-        raise InputError("this mode aims at the labels that are given, and there are none; pass them as well")
+        raise InputError("this mode targets the labels that are given, but there are none; pass labels as well")
     return labels
 
 
 class Attack:
-    """Base of all attacks, also of one's own: call the constructor with a name and a model, and override `forward`.
+    """Base of all attacks, including your own: call the constructor with a name and a model, and override `forward`.
 
     Examples:
         >>> import advkit.compat.torchattacks as torchattacks
@@ -70,11 +70,11 @@ class Attack:
         self._kth_min = 1
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The attack itself: pixels (N, ...) and labels (N,) to pixels. `get_logits` asks the model about pixels."""
+        """The attack itself: pixels (N, ...) and labels (N,) to pixels. `get_logits` runs the model on pixels."""
         raise NotImplementedError
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-        """Attack a batch, (N, ...), normalised if normalisation is used; the answer is on the attack's device."""
+        """Attack a batch, (N, ...), normalised if normalisation is used; the result is on the attack's device."""
         with attacking(self.model):
             if not self._normalization_applied:
                 return self.to_type(self.forward(inputs, labels, *args, **kwargs), self.return_type)
@@ -101,23 +101,23 @@ class Attack:
             each.set_model(model)
 
     def set_device(self, device: Any) -> None:
-        """Where images are brought to be attacked; by default the place of the model."""
+        """The device on which images are attacked; by default the model's."""
         self.device = device
         for each in self._inside():
             each.set_device(device)
 
     def set_return_type(self, type: str) -> None:
-        """What comes back: "float", or "int" for bytes, rounded to the nearest."""
+        """The type of the result: "float", or "int" for uint8, rounded to the nearest."""
         self.to_type(torch.zeros(1, device="cpu"), type)
         self.return_type = type
 
     def set_model_training_mode(
         self, model_training: bool = False, batchnorm_training: bool = False, dropout_training: bool = False
     ) -> None:
-        """Nothing: advkit attacks models in eval mode, recurrent ones on a GPU too."""
+        """Has no effect: advkit attacks models in eval mode, including recurrent ones on a GPU."""
         if model_training or batchnorm_training or dropout_training:
             warnings.warn(
-                "set_model_training_mode changes nothing: advkit attacks models in eval mode, recurrent ones too",
+                "set_model_training_mode has no effect: advkit attacks models in eval mode, including recurrent ones",
                 AdvkitWarning,
                 stacklevel=2,
             )
@@ -125,7 +125,7 @@ class Attack:
     # Normalisation.
 
     def set_normalization_used(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Say that inputs are normalised by the mean and the standard deviation of each channel."""
+        """Declare that inputs are normalised by the mean and the standard deviation of each channel."""
         shape = (1, len(mean), 1, 1)
         self.normalization_used = {
             "mean": torch.as_tensor(mean, dtype=torch.float32, device="cpu").reshape(shape),
@@ -156,13 +156,13 @@ class Attack:
 
     @property
     def on_pixels(self) -> Any:
-        """The model that `forward` attacks: what it is shown are pixels."""
+        """The model that `forward` attacks, which takes pixels."""
         if self.normalization_used is None:
             return self.model
         return Normalized(self.model, *(each.flatten() for each in self.normalization_used.values()))
 
     def get_logits(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the model says, (N, K), of pixels inside `forward`, and of inputs as they are given elsewhere."""
+        """The model's logits, (N, K), for pixels inside `forward`, and for inputs as given elsewhere."""
         logits: Tensor = self.model(self.normalize(inputs) if self._normalization_applied is False else inputs)
         return logits
 
@@ -178,25 +178,25 @@ class Attack:
         return self.attack_mode
 
     def set_mode_default(self) -> None:
-        """Labels are those to leave."""
+        """Untargeted: labels are the true classes."""
         self._set_mode("default", None, quiet=False)
 
     def set_mode_targeted_by_function(self, target_map_function: Targets, quiet: bool = False) -> None:
-        """Aim at what a function of inputs and labels says."""
+        """Target the classes that a function of inputs and labels returns."""
         self._set_mode("targeted(custom)", target_map_function, quiet)
 
     def set_mode_targeted_random(self, quiet: bool = False) -> None:
-        """Aim at a random class other than the label."""
+        """Target a random class other than the label."""
         self._set_mode("targeted(random)", self.get_random_target_label, quiet)
 
     def set_mode_targeted_least_likely(self, kth_min: int = 1, quiet: bool = False) -> None:
-        """Aim at the class that is the k-th least likely, apart from the label."""
+        """Target the k-th least likely class, apart from the label."""
         assert kth_min > 0
         self._kth_min = kth_min
         self._set_mode("targeted(least-likely)", self.get_least_likely_label, quiet)
 
     def set_mode_targeted_by_label(self, quiet: bool = False) -> None:
-        """Labels that are given are those to aim at."""
+        """Target the labels that are given."""
         self._set_mode("targeted(label)", _as_given, quiet)
 
     def _set_mode(self, mode: str, targets: Targets | None, quiet: bool) -> None:
@@ -209,13 +209,13 @@ class Attack:
             print(f"Attack mode is changed to '{mode}'.")
 
     def get_target_label(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The classes to aim at, (N,)."""
+        """The target classes, (N,)."""
         if self._target_map_function is None:
             raise ValueError("no targeted mode is set; call set_mode_targeted_by_label(), or another of these")
         return self._target_map_function(inputs, labels)
 
     def get_least_likely_label(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The class that is the k-th least likely, apart from the label."""
+        """The k-th least likely class, apart from the label."""
         logits, labels = self._said(inputs, labels)
         return logits.scatter(1, labels[:, None], torch.inf).kthvalue(self._kth_min, dim=1).indices
 
@@ -240,7 +240,7 @@ class Attack:
         save_clean_inputs: bool = False,
         save_type: str = "float",
     ) -> Any:
-        """Attack a loader, and save pixels and labels where `load` finds them. With "int", as bytes, rounded."""
+        """Attack a loader, and save pixels and labels for `load`. With "int", pixels are rounded to uint8."""
         kept: dict[str, list[Tensor]] = {"adv_inputs": [], "labels": []}
         kept |= {"preds": []} if save_predictions else {}
         kept |= {"clean_inputs": []} if save_clean_inputs else {}
@@ -285,7 +285,7 @@ class Attack:
         load_predictions: bool = False,
         load_clean_inputs: bool = False,
     ) -> DataLoader[tuple[Tensor, ...]]:
-        """What `save` has saved, as a loader of images, labels, and predictions and clean images if asked for."""
+        """What `save` saved, as a loader of images, labels, and predictions and clean images if requested."""
         saved = torch.load(load_path, weights_only=True)
         names = ["adv_inputs", "labels"]
         names += ["preds"] if load_predictions else []
@@ -300,7 +300,7 @@ class Attack:
 
     @staticmethod
     def to_type(inputs: Tensor, type: str) -> Tensor:
-        """Pixels in [0, 1] as bytes, to the nearest, for "int", and bytes as pixels in [0, 1] for "float"."""
+        """Pixels in [0, 1] rounded to uint8 for "int", and uint8 as pixels in [0, 1] for "float"."""
         if type not in ("int", "float"):
             raise ValueError(f"{type} is not a valid type. [Options: float, int]")
         if type == "int":

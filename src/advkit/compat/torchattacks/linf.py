@@ -1,6 +1,6 @@
 """torchattacks' attacks in Linf, with its arguments and defaults, and which of advkit's each of them is.
 
-Arguments that say nothing to advkit are taken and not read: how much is asked at once (``max_batch_size``), and
+Arguments without a meaning in advkit are accepted and ignored: the batch size (``max_batch_size``), and
 ``momentum`` and ``prob``, which torchattacks does not read either.
 """
 

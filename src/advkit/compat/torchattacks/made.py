@@ -19,7 +19,7 @@ _SAME: Mapping[str, str] = MappingProxyType({})
 
 
 class Made(Attack):
-    """An attack that is one of advkit's, made anew for each batch: its numbers may be changed in between.
+    """An attack that wraps one of advkit's, made anew for each batch: its numbers may be changed in between.
 
     Examples:
         >>> import advkit.compat.torchattacks as torchattacks

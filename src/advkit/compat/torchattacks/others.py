@@ -1,8 +1,8 @@
 """torchattacks' attacks in other norms and in several, with its arguments and defaults, and which of advkit's each is.
 
-Arguments that say nothing to advkit are taken and not read: ``verbose``, ``n_classes`` where all classes are known,
-``abort_early``, how much is asked at once (``batch_max``, ``inf_batch``), ``eps_for_division``, and ``resc_schedule``,
-since the schedule of Square is AutoAttack's. A ``seed`` is that of the attack alone.
+Arguments without a meaning in advkit are accepted and ignored: ``verbose``, ``n_classes`` where all classes are known,
+``abort_early``, batch sizes (``batch_max``, ``inf_batch``), ``eps_for_division``, and ``resc_schedule``,
+since the schedule of Square is AutoAttack's. A ``seed`` is for the attack alone.
 """
 
 from collections.abc import Callable
@@ -120,7 +120,7 @@ def Pixle(
     sides = [(each, each) if isinstance(each, int) else each for each in (x_dimensions, y_dimensions)]
     if tuple(sides[0]) != tuple(sides[1]) or pixel_mapping != "random":
         raise InputError(
-            "advkit's Pixle draws both sides of a patch from one range of pixels, and maps at random; got "
+            "advkit's Pixle draws both sides of a patch from one range of pixels, and maps pixels at random; got "
             f"x_dimensions={x_dimensions}, y_dimensions={y_dimensions} and "
             f"pixel_mapping={pixel_mapping!r}"
         )

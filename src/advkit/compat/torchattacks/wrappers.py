@@ -1,4 +1,4 @@
-"""torchattacks' attacks that are none of advkit's: no attack at all, and those that are made of others."""
+"""torchattacks' attacks without a counterpart in advkit: no attack at all, and combined ones."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ __all__ = ["GN", "LGV", "VANILA", "MultiAttack"]
 
 
 class VANILA(Attack):
-    """No attack: images come back as they are.
+    """No attack: images are returned unchanged.
 
     Examples:
         >>> import advkit.compat.torchattacks as torchattacks
@@ -54,8 +54,8 @@ class GN(Attack):
 class MultiAttack(Attack):
     """Several attacks on one model, each on the images that those before it have not fooled.
 
-    What any of them finds counts, whatever its budget; `advkit.WorstOf` holds those without one to that of the others.
-    An image that none fools comes back unchanged.
+    What any of them finds counts, whatever its budget; `advkit.WorstOf` limits those without one to that of the others.
+    An image that none fools is returned unchanged.
 
     Examples:
         >>> import advkit.compat.torchattacks as torchattacks
@@ -102,7 +102,7 @@ class MultiAttack(Attack):
         save_predictions: bool = False,
         save_clean_images: bool = False,
     ) -> Any:
-        """`Attack.save`; with ``return_verbose`` also what share the attacks up to each of them have fooled."""
+        """`Attack.save`; with ``return_verbose`` also the share that the attacks up to each of them have fooled."""
         self._left, spoken, self.verbose = [0] * len(self._left), self.verbose, False
         try:
             said = super().save(data_loader, save_path, verbose, return_verbose, save_predictions, save_clean_images)
@@ -116,9 +116,9 @@ def _rates(left: Sequence[int]) -> list[float]:
 
 
 class LGV(Attack):
-    """An attack on the models along a few epochs of SGD, in turn: see `advkit.LGV`.
+    """An attack on the models from a few epochs of SGD, in turn: see `advkit.LGV`.
 
-    The model that it is given is not trained, its copies are. They are made at the first call, by `collect_models`.
+    Copies of the model are trained, not the model itself. They are made at the first call, by `collect_models`.
 
     Examples:
         >>> import advkit.compat.torchattacks as torchattacks
@@ -149,7 +149,7 @@ class LGV(Attack):
         self._turns: InTurn | None = None
 
     def collect_models(self) -> None:
-        """Train a copy of the model on, and keep what it is along the way."""
+        """Continue training a copy of the model, and keep copies along the way."""
         made = along_sgd(
             self.on_pixels,
             self.trainloader,
@@ -162,13 +162,13 @@ class LGV(Attack):
         self.load_models([each.net for each in found] if isinstance(self.on_pixels, Normalized) else found)
 
     def load_models(self, list_models: list[Any]) -> None:
-        """Take models that were collected before."""
+        """Use models that were collected before."""
         if not isinstance(list_models, list):
             raise ValueError("list_models should be a list of models")
         self.list_models, self._turns = list_models, None
 
     def save_models(self, path: Any) -> None:
-        """Save the weights of each model that was collected, in a folder."""
+        """Save the weights of each collected model in a folder."""
         if not self.list_models:
             raise RuntimeError("there are no models to save; call collect_models() first")
         os.makedirs(path, exist_ok=True)

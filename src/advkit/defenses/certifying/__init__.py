@@ -1,4 +1,4 @@
-"""Defenses that prove what they are worth: for an image, a radius within which no attack changes the answer."""
+"""Defenses that certify robustness: for an image, a radius within which no attack changes the prediction."""
 
 from advkit.defenses.certifying.certificates import Certificates
 from advkit.defenses.certifying.ibp_training import IBPTraining

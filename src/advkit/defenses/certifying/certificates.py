@@ -23,11 +23,11 @@ Work = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Certificates:
-    """What was proved about the N images of a data set.
+    """What was certified about the N images of a data set.
 
     Attributes:
         classes: int64 (N,), on the CPU, with -1 where the procedure abstained.
-        radii: float64 (N,): how far each proof reaches, in units of pixels.
+        radii: float64 (N,): the certified radius of each, in L2 and units of pixels; 0 where the procedure abstained.
         labels: int64 (N,).
 
     Examples:
@@ -42,7 +42,7 @@ class Certificates:
     labels: Tensor
 
     def accuracy(self, radius: float) -> float:
-        """The certified accuracy: the share of images that are right, and proved that far or further, in [0, 1]."""
+        """The certified accuracy: the fraction of images that are right, and certified that far, in [0, 1]."""
         return float(((self.classes == self.labels) & (self.radii >= radius)).double().mean())
 
 
@@ -74,7 +74,7 @@ def certified(
     for index, batch in enumerate(loader):
         sample = Sample(batch, batched=True, where=labels)
         if sample.labels is None:
-            raise InputError("certificates are compared with labels, and the loader gives none")
+            raise InputError("certificates are compared with labels, but the loader yields none")
         name = digest(sample.images, sample.labels)
         if index in stored:
             one = _known(folder, index, name, model, sample.images if index in asked else None)
@@ -88,7 +88,7 @@ def certified(
                 folder.write(index, asdict(one))
         found.append(one)
     if not found:
-        raise InputError("the loader has no images; a generator that was gone through before has none left")
+        raise InputError("the loader has no images; a generator that was iterated over before has none left")
     whole = {name: [value for one in found for value in getattr(one, name)] for name in ("classes", "radii", "labels")}
     return Certificates(
         torch.tensor(whole["classes"], dtype=torch.int64, device="cpu"),
@@ -132,13 +132,13 @@ def _known(folder: BatchFiles, index: int, name: str, model: Model, images: Tens
     one = folder.read(index, lambda content: _Kept(**content))
     if one.digest != name:
         raise InputError(
-            f"batch {index} of the loader is not what it was when the run in {folder.path} began; a resumed run "
+            f"batch {index} of the loader has changed since the run in {folder.path} began; a resumed run "
             "needs the same batches in the same order, so the loader must not shuffle"
         )
     if images is not None and one.answers and not is_known(one.answers, introduced(model, images)):
         raise InputError(
-            f"{folder.path} holds certificates of another model, which has the layers and weights of this one, but "
-            f"answers batch {index} otherwise. Something else in it has changed, such as an attribute or a function; "
+            f"{folder.path} holds certificates of another model, which has the same layers and weights, but "
+            f"other outputs on batch {index}. Something else in it has changed, such as an attribute or a function; "
             "give this run a folder of its own"
         )
     return one

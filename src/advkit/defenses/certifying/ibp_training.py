@@ -20,10 +20,10 @@ __all__ = ["IBPTraining"]
 
 
 class IBPTraining(TrainingDefense):
-    """Train on the worst logits that interval bound propagation allows within a Linf budget.
+    """Train on the worst-case logits by interval bound propagation (IBP) within a Linf budget.
 
     Gowal et al., "On the effectiveness of interval bound propagation for training verifiably robust models",
-    arXiv:1810.12715, 2018. With z the logits of an image, and z' those of a worst case that no attack can exceed,
+    arXiv:1810.12715, 2018. With z the logits of an image, and z' a worst case that no attack can exceed, the loss is
 
         kappa * J(z, y) + (1 - kappa) * J(z', y)
 
@@ -36,8 +36,8 @@ class IBPTraining(TrainingDefense):
     without BatchNorm in training mode, with which the output for an image does not depend on that image alone.
 
     Args:
-        eps: the budget in Linf, in units of pixels, at least 0. It helps if it is a little larger than what is to be
-            proved.
+        eps: the budget in Linf, in units of pixels, at least 0. It helps to make it a little larger than what is to be
+            certified.
         kappa: the weight of clean images at the end, from 0 to 1.
         warmup: epochs on clean images alone, at least 0; fractions of an epoch are allowed.
         ramp: epochs over which the budget grows, at least 0; likewise.

@@ -1,4 +1,4 @@
-"""Randomized smoothing: what a model predicts most often under noise, which no small perturbation can change."""
+"""Randomized smoothing: the class predicted most often under noise, which no small perturbation can change."""
 
 import math
 import os
@@ -32,7 +32,7 @@ _ANY = (-float("inf"), float("inf"))
 
 
 class RandomizedSmoothing(TrainingDefense):
-    """The class that a model predicts most often for an image under Gaussian noise, with a radius that is proved.
+    """The class that a model predicts most often for an image under Gaussian noise, with a certified radius.
 
     Cohen, Rosenfeld & Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019: if the model
     predicts class A for the image with noise N(0, sigma^2) with a probability of at least p > 1/2, then the smoothed
@@ -40,20 +40,20 @@ class RandomizedSmoothing(TrainingDefense):
     runner-up). The probability is not known, but bounded from draws: `certify` errs with a probability of at most
     ``alpha``, for each image. `predict` needs no radius, and takes fewer draws.
 
-    `fit` trains the model on noise of the same size, as they do; without that it faces images unlike any that it has
-    learned. `wrap` returns the smoothed classifier as a model: the logarithms of the shares of ``samples`` votes,
-    drawn anew for each call. Votes have no gradient. An attacker who knows that climbs the logarithm of the mean
+    `fit` trains the model under noise of the same size, as in the paper; otherwise it would face images unlike any that
+    it has seen. `wrap` returns the smoothed classifier as a model: the logarithms of the shares of ``samples`` votes,
+    drawn anew for each call. Votes have no gradient. An attacker who knows that uses the logarithm of the mean
     probabilities over ``eot_samples`` draws (Salman et al., "Provably robust deep learning via adversarially trained
     smoothed classifiers", NeurIPS 2019).
 
-    Noise is drawn for each draw of each image, and is not clipped: the proof is for noise that is Gaussian.
+    Each vote on each image has its own noise, which is not clipped: the proof is for Gaussian noise.
 
     Args:
         sigma: the standard deviation of the noise, in units of pixels, greater than 0.
-        samples: votes of the wrapped model per image, at least 1.
-        eot_samples: over how many draws an attacker averages, at least 1.
-        batch_size: how many noisy images the model sees at a time; None for as many as make some two million numbers.
-        generator: where noise is drawn from; torch's default generator if None.
+        samples: the number of votes of the wrapped model per image, at least 1.
+        eot_samples: the number of draws over which an attacker averages, at least 1.
+        batch_size: how many noisy images the model sees at a time; None for as many as have some two million values.
+        generator: random generator for noise; torch's default if None.
 
     Raises:
         InputError: a number is out of its range.
@@ -103,11 +103,11 @@ class RandomizedSmoothing(TrainingDefense):
         return _Mean(model, self)
 
     def generators(self) -> list[torch.Generator | None]:
-        """Where noise is drawn from."""
+        """The generator of the noise."""
         return [self.generator]
 
     def loss(self, network: Network, batch: Batch) -> Tensor:
-        """The cross-entropy on the images of a batch, each with noise of its own."""
+        """The cross-entropy on the images of a batch, each with its own noise."""
         return F.cross_entropy(network(self.noisy(batch.images)), batch.labels)
 
     def noisy(self, images: Tensor) -> Tensor:
@@ -120,19 +120,19 @@ class RandomizedSmoothing(TrainingDefense):
     def certify(
         self, model: Model, images: Tensor, n0: int = 100, n: int = 100_000, alpha: float = 0.001
     ) -> tuple[Tensor, Tensor]:
-        """The class of each image, and how far it is proved.
+        """The class of each image, and its certified radius.
 
-        ``n0`` draws choose the class; the share of ``n`` further ones with the same prediction is bounded from below,
-        exactly (Clopper & Pearson) and with confidence 1 - alpha. Where the bound p is below 1/2 the class is -1: the
-        procedure abstains. Cohen et al. 2019, CERTIFY.
+        ``n0`` draws select the class; the fraction of ``n`` further draws with the same prediction is bounded from
+        below, exactly (Clopper & Pearson) and with confidence 1 - alpha. Where the bound p is below 1/2 the class is
+        -1: the procedure abstains. Cohen et al. 2019, CERTIFY.
 
         Args:
             model: pixels (N, ...) to logits (N, K), or what `wrap` or `fit` made of it.
             images: floating (N, ...), on any device.
-            n0: draws that choose the class, at least 1.
-            n: draws that certify it, at least 1. With all of them in favour, the radius is that of
+            n0: the number of draws that select the class, at least 1.
+            n: the number of draws that certify it, at least 1. If all agree, the radius is that of
                 p = alpha ** (1 / n): 3.8 sigma for 100,000 draws.
-            alpha: the probability of an error, for each image; above 0, and at most 1/2.
+            alpha: the largest probability of an error, for each image; above 0, and at most 1/2.
 
         Returns:
             The classes, int64 (N,), with -1 where it abstains; and the radii (N,) in L2, in units of pixels: floating
@@ -145,7 +145,7 @@ class RandomizedSmoothing(TrainingDefense):
         return self._certify(model, images, n0, n, alpha, Bar())
 
     def predict(self, model: Model, images: Tensor, n: int = 100_000, alpha: float = 0.001) -> Tensor:
-        """The class that the smoothed classifier gives to each image, with confidence.
+        """The class that the smoothed classifier predicts for each image, with confidence 1 - alpha.
 
         The counts of the two classes that came up most often in n draws are tested against tosses of a fair coin,
         two-sided. Where such a lead has a probability above alpha, the class is -1: the procedure abstains. Otherwise
@@ -155,8 +155,8 @@ class RandomizedSmoothing(TrainingDefense):
         Args:
             model: as for `certify`.
             images: likewise.
-            n: draws, at least 1.
-            alpha: above 0 and below 1.
+            n: the number of draws, at least 1.
+            alpha: the largest probability of an error, for each image; above 0 and below 1.
 
         Returns:
             The classes, int64 (N,), on the images' device, with -1 where it abstains.
@@ -188,17 +188,17 @@ class RandomizedSmoothing(TrainingDefense):
         progress: bool | None = None,
         labels: LabelsGetter = None,
     ) -> Certificates:
-        """Certify a whole data set, with a progress bar, and resumable.
+        """Certify a whole data set, resumably and with a progress bar.
 
         Args:
             model: as for `certify`.
-            loader: batches of images and labels, such as a `DataLoader`. To resume, it has to give the same again.
+            loader: batches of images and labels, such as a `DataLoader`. To resume, it has to yield the same again.
             n0: as for `certify`.
             n: as for `certify`.
             alpha: as for `certify`.
-            run_folder: a folder for the results of each batch, written as they come. The same call resumes where the
-                last one was killed. Another model, other numbers and other images are refused.
-            seed: for the noise of each batch, so that the result can be reproduced. None for the ``generator``.
+            run_folder: a folder for the results of each batch, written as they come. The same call resumes a run that
+                was interrupted. Another model, other arguments or other images are refused.
+            seed: the seed of the noise of each batch, so that results are reproducible; None to use the ``generator``.
             progress: True for a bar, False for none, None for one if stderr is a terminal and tqdm is installed.
             labels: where the label is in a batch, as for `advkit.AttackTransform`.
 

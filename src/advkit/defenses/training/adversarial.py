@@ -12,7 +12,7 @@ __all__ = ["AdversarialRecipe", "divergence"]
 
 
 class AdversarialRecipe(TrainingDefense, ABC):
-    """Base of the recipes that make adversarial images, and then have a loss of these: two steps for `AWP` to part.
+    """Base of the recipes that first make adversarial images and then compute a loss on them, which `AWP` separates.
 
     Examples:
         >>> class OnFGSM(advkit.defenses.training.AdversarialRecipe):
@@ -27,7 +27,7 @@ class AdversarialRecipe(TrainingDefense, ABC):
 
     @abstractmethod
     def attacked(self, network: Network, batch: Batch) -> Tensor:
-        """Adversarial images (N, ...) of a batch, without a graph; of what is trained on, where that is clean."""
+        """The adversarial images (N, ...) of a batch, detached; the images themselves if training is on clean ones."""
 
     @abstractmethod
     def loss_on(self, network: Network, batch: Batch, adversarials: Tensor) -> Tensor:

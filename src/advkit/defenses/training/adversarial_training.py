@@ -1,4 +1,4 @@
-"""Adversarial training: images are attacked while the model learns them."""
+"""Adversarial training: training images are attacked as the model learns from them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -23,7 +23,7 @@ __all__ = ["AdversarialTraining"]
 
 
 class AdversarialTraining(AdversarialRecipe):
-    """Train on adversarial images, made anew against the model in training for each batch.
+    """Train on adversarial images, made for each batch against the current model.
 
     The loss is the mixed one of Goodfellow, Shlens & Szegedy, "Explaining and harnessing adversarial examples", ICLR
     2015, section 6, with J the cross-entropy and alpha the ``clean_ratio``:
@@ -36,7 +36,7 @@ class AdversarialTraining(AdversarialRecipe):
     scale", ICLR 2017, section 3). It is attacked in eval mode.
 
     Args:
-        attacks: an attack, or several of which each batch gets one. They attack the model in training, whatever model
+        attacks: an attack, or several, one for each batch. They attack the model in training, whatever model
             they were made with.
         clean_ratio: alpha, the weight of clean images in the loss, from 0 to 1. 0.5 if None.
         per_batch: "random" to draw the attack of each batch, "cycle" to take them in turn. Validation takes turns.
@@ -45,8 +45,8 @@ class AdversarialTraining(AdversarialRecipe):
             (`advkit.data.augment`). The copies are in memory while training lasts.
 
     Raises:
-        InputError: there is no attack, a number is out of range, or both ``clean_ratio`` and ``source`` are given,
-            where the copies decide how many images are clean.
+        InputError: there is no attack, a number is out of range, or both ``clean_ratio`` and ``source`` are given:
+            with ``source``, the copies determine the share of clean images.
         DtypeError: one of them is not an attack.
 
     Examples:
@@ -67,7 +67,7 @@ class AdversarialTraining(AdversarialRecipe):
         super().__init__()
         self.attacks = (attacks,) if isinstance(attacks, Attack) else tuple(attacks)
         if not self.attacks:
-            raise InputError("attacks has no attack in it; give one, such as advkit.PGD(model)")
+            raise InputError("attacks is empty; give at least one attack, such as advkit.PGD(model)")
         for attack in self.attacks:
             check_attack(attack)
         check_choice("per_batch", per_batch, ("random", "cycle"))
@@ -76,7 +76,7 @@ class AdversarialTraining(AdversarialRecipe):
             if clean_ratio is not None:
                 raise InputError(
                     "clean_ratio and source exclude each other: a data set with one copy for each attack has a fixed "
-                    "share of clean images; leave one of them out"
+                    "share of clean images; omit one of them"
                 )
         self.clean_ratio = 0.5 if clean_ratio is None else clean_ratio
         check_number("clean_ratio", self.clean_ratio, at_least=0, at_most=1)
@@ -128,8 +128,8 @@ def _augmented(loader: Iterable[Any], attacks: Sequence[Attack], training: Train
         raise InputError(f"source= copies a data set and needs a DataLoader of it, got {type(loader).__name__}")
     if type(loader.sampler) not in (RandomSampler, SequentialSampler) or loader.batch_size is None:
         raise InputError(
-            "source= makes the data set longer, which only a loader with a batch_size and without a sampler of its own "
-            "can follow; make the longer data set with advkit.data.generate and augment"
+            "source= makes the data set longer, which works only for a loader with a batch_size and without its own "
+            "sampler; make the longer data set with advkit.data.generate and advkit.data.augment"
         )
     data = loader.dataset
     how: dict[str, Any] = {"batch_size": loader.batch_size, "progress": training.progress, "labels": training.labels}

@@ -1,4 +1,4 @@
-"""The attacks that the authors of recipes train with, where no attack of the library is the same."""
+"""Attacks that the authors of recipes train with, and that differ from those of the library."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -27,8 +27,8 @@ _NEARBY = 0.001  # the standard deviation of the noise that leads away from the 
 class NearbyPGD(Attack):
     """PGD in Linf from a point next to the image, as TRADES and MART have it.
 
-    The start is x + 0.001 N(0, 1). What is climbed is the cross-entropy, or the divergence of the answer from that to
-    the image itself, which is asked for once.
+    The start is x + 0.001 N(0, 1). The loss is the cross-entropy, or the KL divergence from the prediction on
+    the image itself, which is computed once.
 
     Examples:
         >>> from advkit.defenses.training.ascents import NearbyPGD

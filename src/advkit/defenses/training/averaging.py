@@ -23,7 +23,7 @@ def averaged(model: nn.Module, average: float | AveragedModel | None) -> Average
     if isinstance(average, AveragedModel):
         ours, its = inner.state_dict(), average.module.state_dict()
         if {name: one.shape for name, one in ours.items()} != {name: one.shape for name, one in its.items()}:
-            raise InputError("average is an AveragedModel of another model; make it of the one that is trained")
+            raise InputError("average is an AveragedModel of another model; make it from the one that is trained")
         return average
     check_number("average", average, at_least=0, at_most=1)
     with torch.device("cpu"):  # its counter, whatever the default device is; the weights are beside the model's

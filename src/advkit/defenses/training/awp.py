@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation: what is learned should hold for nearby weights as well."""
+"""Adversarial weight perturbation: training for robustness of nearby weights as well."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,25 +23,26 @@ _SCALE = 1024.0  # of a loss whose gradient passes halves, and of which the dire
 
 
 class AWP(TrainingDefense):
-    """Adversarial weight perturbation around another recipe: the gradient is taken at worse weights nearby.
+    """Adversarial weight perturbation around another recipe: gradients are taken at nearby weights of higher loss.
 
-    Once the adversarial images x' of a batch are made, the weights w of each layer are moved up the recipe's loss L,
+    Once the adversarial images x' of a batch are made, the weights w of each layer are moved to raise the recipe's loss
+    L,
 
         v = gamma * ||w|| * g / ||g||,   g the gradient of L(x') with respect to w,
 
     L is differentiated at w + v, and the optimizer's step is taken from w, which is restored bit for bit. Only
-    parameters of two or more dimensions are moved: biases and the factors of a BatchNorm stay. It takes one more
-    forward and one more backward per batch, which do not affect the statistics of a BatchNorm. (The authors' optimizer
+    parameters of two or more dimensions are moved: biases and BatchNorm parameters stay. It costs one more
+    forward and one more backward per batch, which do not affect BatchNorm statistics. (The authors' optimizer
     takes its step at w + v and v is subtracted afterwards, which differs in what weight decay sees, and in rounding.)
 
     Wu, Xia & Wang, "Adversarial weight perturbation helps robust generalization", NeurIPS 2020. arXiv:2004.05884.
 
     Args:
-        recipe: what it wraps, such as `TRADES`, `MART` or `AdversarialTraining`; if None, training on images of
-            PGD of 10 steps at 8/255.
+        recipe: the recipe that it wraps, such as `TRADES`, `MART` or `AdversarialTraining`; if None, training on images
+            of PGD with 10 steps at 8/255.
         gamma: how far the weights are moved, relative to their norm, at least 0. The authors take 0.01, and around
             `TRADES` 0.005.
-        warmup: how many epochs the recipe is followed without it; 10 around `TRADES` in the paper.
+        warmup: for how many epochs the recipe runs without it first; 10 around `TRADES` in the paper.
 
     Raises:
         InputError: a number is out of its range.
@@ -88,7 +89,7 @@ class AWP(TrainingDefense):
 
     @contextmanager
     def around(self, network: Network, batch: Batch) -> Iterator[Batch | None]:
-        """The batch with its adversarial images, and the weights moved up their loss."""
+        """The batch with its adversarial images, with the weights moved to raise their loss."""
         with self.recipe.around(network, batch) as given:
             batch = batch if given is None else given
             if batch.epoch < self.warmup:

@@ -22,9 +22,9 @@ __all__ = ["TrainingDefense"]
 
 
 class TrainingDefense(Defense, Recipe, ABC):
-    """Base of the defenses that train a model. A subclass writes `loss`; the loop around it is here.
+    """Base of the defenses that train a model. A subclass defines `loss`; the loop around it is here.
 
-    It may also define what is `around` the network while a loss is computed and differentiated, and how often each
+    It may also define a context `around` the computation and differentiation of a loss, and how often each
     batch is trained on (``replays``).
 
     Attributes:
@@ -67,7 +67,7 @@ class TrainingDefense(Defense, Recipe, ABC):
     ) -> nn.Module:
         """Train a model, in place, on its own device.
 
-        It is trained in training mode, and afterwards each of its modules is in the mode it was in. A model
+        It is trained in training mode; afterwards each of its modules is back in its earlier mode. A model
         that is in eval mode as a whole is trained as a whole; if some layers with parameters are in training mode,
         those in eval mode, such as a frozen BatchNorm, stay in it.
 
@@ -83,15 +83,15 @@ class TrainingDefense(Defense, Recipe, ABC):
                 them. Attacks take the class with the largest share as the label. Images and labels are found by the
                 rules of `advkit.AttackTransform`. The loader is iterated over once per epoch.
             optimizer: made from the model's parameters.
-            epochs: how many in all, including those of the checkpoint.
+            epochs: how many epochs in all, including those of the checkpoint.
             scheduler: stepped after each epoch; one that waits for a plateau gets the validation loss, or, if there is
                 none, the training loss.
             batch_scheduler: stepped after each batch, such as a `OneCycleLR`.
             validation: batches like the loader's. The model keeps the weights of the epoch with the smallest loss on
                 them, computed as in training but in eval mode. It does not change the random numbers of training.
-            checkpoint: a file that is written after each epoch, completely or not at all. If it exists, training
-                resumes from there and ends with exactly the weights of an uninterrupted training, if the loader gives
-                the same batches for the same random numbers. (Those of persistent workers cannot be restored.)
+            checkpoint: a file that is written atomically after each epoch. If it exists, training
+                resumes from it and ends with exactly the weights of an uninterrupted training, if the loader yields
+                the same batches for the same random state. (That of persistent workers cannot be restored.)
                 The checkpoint of another model is refused, as far as its classes, layers, shapes, constant buffers
                 and attributes tell; what a ``forward`` does beyond them, and the initial weights, do not count.
             autocast: the dtype that the model runs in where that is safe, bfloat16 or float16, in training and under
@@ -102,7 +102,7 @@ class TrainingDefense(Defense, Recipe, ABC):
             validation_attack: if given, validation is under this attack, with the cross-entropy as its loss, and the
                 model keeps the weights of the epoch with the highest robust accuracy (Rice, Wong & Kolter, "Overfitting
                 in adversarially robust deep learning", ICML 2020).
-            patience: stop when so many epochs in a row were no better in validation than the best before.
+            patience: stop after this many epochs in a row without an improvement in validation.
             average: average the weights over all steps; validation uses the mean, and the model ends with it. A decay
                 such as 0.995 gives an exponential moving average; or an `AveragedModel` of torch, made from this model,
                 takes its own mean.
@@ -112,7 +112,7 @@ class TrainingDefense(Defense, Recipe, ABC):
             The defended model: the model itself, or where the defense also wraps, the wrapped one.
 
         Raises:
-            InputError: the optimizer belongs to another model, the loader is empty or gives anything but images and
+            InputError: the optimizer belongs to another model, the loader is empty or yields anything but images and
                 labels, the checkpoint belongs to another training, or an option for validation is given without
                 validation images.
             ModelError: the loss, the validation loss or a weight is not finite. The checkpoint is still that of the

@@ -25,7 +25,7 @@ def batches(
         if labels is None:
             raise InputError(
                 "training needs a label for each image, such as batches of (images, labels) with integer labels, "
-                "and the loader gives none"
+                "but the loader yields none"
             )
         if not images.is_floating_point():
             raise DtypeError(

@@ -56,7 +56,7 @@ class Checkpoint:
         )
         if recipe != self._recipe:
             raise InputError(
-                f"{self.path} is a checkpoint of {recipe}, and this is {self._recipe}; choose another path, or delete "
+                f"{self.path} is a checkpoint of {recipe}, but this is {self._recipe}; choose another path, or delete "
                 "it"
             )
         check_epochs(self.path, len(history), epochs)
@@ -72,6 +72,6 @@ class Checkpoint:
 def of_another(path: Path, why: object) -> InputError:
     """The error of a checkpoint that fits something else than what is trained here."""
     return InputError(
-        f"{path} is of another model, recipe, optimizer, scheduler or loader: {why}. Choose another path, or make them "
-        "as they were"
+        f"{path} belongs to another model, recipe, optimizer, scheduler or loader: {why}. Choose another path, or make "
+        "them as they were"
     )

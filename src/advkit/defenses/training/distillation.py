@@ -28,12 +28,12 @@ class DefensiveDistillation(TrainingDefense):
     Papernot, McDaniel, Wu, Jha & Swami, "Distillation as a defense to adversarial perturbations against deep neural
     networks", S&P 2016, section IV. The softmax at temperature T is softmax(Z / T), so that a network that is right
     at T has logits T times as large when it is used at 1. In float32 its cross-entropy is then 0 and so is its
-    gradient: attacks that climb it fail, without the model being robust. The surrogate divides the logits by T again.
+    gradient: attacks on it fail, without the model being robust. The surrogate divides the logits by T again.
     Carlini & Wagner, "Towards evaluating the robustness of neural networks", S&P 2017, section VIII.
 
-    `fit` trains twice, each time for the given epochs, starting from the weights, the optimizer and the schedulers as
-    they are given: the model first becomes the teacher, which is copied, and then the student. With a checkpoint
-    ``student.pt`` that of the teacher is ``student.teacher.pt``. `wrap` is for a network that was distilled before.
+    `fit` trains twice, each time for the given number of epochs, from the same initial weights, optimizer and
+    schedulers: the model first becomes the teacher, which is copied, and then the student. With a checkpoint
+    ``student.pt``, that of the teacher is ``student.teacher.pt``. `wrap` is for a network that is already distilled.
 
     Args:
         temperature: T, greater than 0.
@@ -60,7 +60,7 @@ class DefensiveDistillation(TrainingDefense):
         return f"{type(self).__name__}(temperature={self.temperature:g})"
 
     def wrap(self, model: Model) -> nn.Module:
-        """A distilled network as it is, whose temperature attacks know; see `Defense.wrap`."""
+        """A distilled network, unchanged, whose temperature attacks know; see `Defense.wrap`."""
         return Defended(model, self, model)
 
     def _one_draw(self, model: Model) -> Model:

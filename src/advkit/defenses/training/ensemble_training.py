@@ -39,7 +39,7 @@ class EnsembleAdversarialTraining(AdversarialTraining):
         super().__init__([attack], clean_ratio=clean_ratio)
         self.sources = tuple(sources)
         if not self.sources:
-            raise InputError("sources has no model in it; without one this is AdversarialTraining")
+            raise InputError("sources is empty; give at least one model, or use AdversarialTraining")
         for source in self.sources:
             check_model(source)
 

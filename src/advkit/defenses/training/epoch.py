@@ -1,4 +1,4 @@
-"""What an epoch of training comes to."""
+"""The results of an epoch of training."""
 
 from dataclasses import dataclass, fields
 
@@ -7,16 +7,16 @@ __all__ = ["Epoch"]
 
 @dataclass(frozen=True, repr=False)
 class Epoch:
-    """What an epoch of training came to.
+    """The results of an epoch of training.
 
     Attributes:
-        loss: the mean loss of the training images, each with the weights as they were when its batch came.
+        loss: the mean loss of the training images, each with the weights at the time of its batch.
         validation_loss: the mean loss of the validation images afterwards, in eval mode; None without such images.
         robust_accuracy: the share of validation images that the model still gets right under ``validation_attack``;
             None without such an attack.
-        guarded_accuracy: the share that it gets right of the epoch's first batch, under the attack of the recipe's
+        guarded_accuracy: the accuracy on the epoch's first batch, under the attack of the recipe's
             guard; None without a guard.
-        stopped: why training ended with this epoch, if it did before its time; else None.
+        stopped: why training ended early with this epoch; None if it did not.
 
     Examples:
         >>> advkit.defenses.Epoch(loss=0.5)

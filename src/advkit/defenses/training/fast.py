@@ -1,4 +1,4 @@
-"""Fast adversarial training: one step from a random start, and what keeps it from collapsing."""
+"""Fast adversarial training: single-step, from a random start, with a guard against collapse."""
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ __all__ = ["FastTraining"]
 
 
 class FastTraining(AdversarialRecipe):
-    """Train on images of one step: the gradient's sign at a random point, by two forwards and backwards per batch.
+    """Train on single-step adversarial images from a random start, with two forwards and backwards per batch.
 
     With n drawn uniformly from [-noise, noise] and clipped to the bounds,
 
@@ -27,11 +27,11 @@ class FastTraining(AdversarialRecipe):
     `n_fgsm` makes the variant of de Jorge et al. The model is attacked in eval mode (the authors leave it in training
     mode).
 
-    Single-step training can collapse within an epoch: the model then withstands this one step and nothing else, which
-    is called catastrophic overfitting. So after each epoch a `Guard` runs PGD with 5 steps on the epoch's first batch.
-    If the accuracy has fallen by more than ``guard``, training stops with a warning, and the model gets the weights of
-    the epoch before. Five steps are cheap, and may miss the collapse: a model may withstand 5 steps of PGD and fall to
-    20. Where that would be costly, give a `Guard` with more steps, and `advkit.evaluate` the result.
+    Single-step training can collapse within an epoch: the model then withstands this single step and nothing else,
+    which is called catastrophic overfitting. So after each epoch a `Guard` runs PGD with 5 steps on the epoch's first
+    batch. If the accuracy has fallen by more than ``guard``, training stops with a warning, and the model gets the
+    weights of the epoch before. Five steps are cheap, and may miss the collapse: a model may withstand 5 steps of PGD
+    and fall to 20. Where that would be costly, give a `Guard` with more steps, and `advkit.evaluate` the result.
 
     GradAlign adds grad_align * (1 - cos(grad_x CE(x, y), grad_x CE(x + u, y))) to the loss, averaged over the images
     where neither gradient is zero, with u drawn uniformly from [-eps, eps], at the cost of two more forwards and about
@@ -46,7 +46,7 @@ class FastTraining(AdversarialRecipe):
         grad_align: the weight of GradAlign, at least 0; 0.2 in its paper at 8/255.
         guard: the drop in accuracy that stops training, from 0 to 1, or a `Guard`; None for no guard.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the start is drawn from; torch's default generator if None.
+        generator: random generator for the start; torch's default if None.
 
     Raises:
         InputError: a number is out of its range.
@@ -100,11 +100,11 @@ class FastTraining(AdversarialRecipe):
         return [self.attack.generator]
 
     def attacked(self, network: Network, batch: Batch) -> Tensor:
-        """The images after the step."""
+        """The adversarial images."""
         return self.attack.on(network)(batch.images, batch.labels)
 
     def loss_on(self, network: Network, batch: Batch, adversarials: Tensor) -> Tensor:
-        """The cross-entropy of the images after the step, and GradAlign's part."""
+        """The cross-entropy of the adversarial images, plus the GradAlign term."""
         loss = batch.cross_entropy(network(adversarials)).mean()
         if self.grad_align and network.training:
             loss = loss + self.grad_align * self._misaligned(network, batch)

@@ -34,7 +34,7 @@ class FreeTraining(AdversarialRecipe):
 
     Args:
         eps: the radius of the Linf ball, at least 0, in units of pixels.
-        replays: how often a batch is trained on before the next one comes, at least 1.
+        replays: how many times each batch is trained on, at least 1.
         alpha: the length of a step, positive; ``eps`` if None.
         bounds: the lowest and the highest value of a pixel.
 
@@ -75,7 +75,7 @@ class FreeTraining(AdversarialRecipe):
 
     @contextmanager
     def around(self, network: Network, batch: Batch) -> Iterator[Batch | None]:
-        """The images with the perturbation on them, which afterwards takes a step."""
+        """The perturbed images; afterwards the perturbation takes a step."""
         kept = self._kept(batch.images)
         here = kept[: len(batch.images)].clone().requires_grad_()
         yield replace(batch, adversarials=(batch.images + here).clamp(*self.bounds))

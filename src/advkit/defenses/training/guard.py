@@ -51,7 +51,7 @@ class Guard:
         return result.predictions == labels
 
     def verdict(self, before: float | None, now: float) -> str | None:
-        """Why training stops, of the accuracies of the epoch before and of this one; None if it goes on."""
+        """Why training stops, given the accuracies of the epoch before and of this one; None if it goes on."""
         if before is None or before - now <= self.fall:
             return None
         return (

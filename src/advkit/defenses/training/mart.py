@@ -14,14 +14,14 @@ _FLOOR = 1.0001  # in place of 1, so that the logarithm stays finite
 
 
 class MART(NearbyRecipe):
-    """Misclassification aware adversarial training: the less confident on a clean image, the more weight nearby.
+    """Misclassification aware adversarial training: more weight on images that the model is less confident of.
 
     The loss, with p(x) the softmax of the model's logits, is
 
         CE(x', y) - log(1.0001 - max_{k != y} p_k(x')) + beta * KL(p(x) || p(x')) * (1 - p_y(x))
 
-    x' starts from x + 0.001 N(0, 1) and climbs the cross-entropy by steps of ``alpha`` along the sign of the gradient,
-    in eval mode. Clean and adversarial images are separate batches for a BatchNorm, as in the authors' code. The
+    x' starts from x + 0.001 N(0, 1) and maximises the cross-entropy by steps of ``alpha`` along the gradient's sign,
+    in eval mode. Clean and adversarial images are separate batches for BatchNorm, as in the authors' code. The
     defaults are theirs, which go with SGD and a weight decay of 7e-4, for 90 epochs. With soft labels, y is the class
     with the largest share, except in CE.
 
@@ -29,12 +29,12 @@ class MART(NearbyRecipe):
     2020.
 
     Args:
-        beta: the weight of the divergence, at least 0.
+        beta: the weight of the KL divergence, at least 0.
         eps: the radius of the Linf ball, at least 0, in units of pixels.
         alpha: the length of a step, positive.
         steps: how many steps, at least 1.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the start is drawn from; torch's default generator if None.
+        generator: random generator for the start; torch's default if None.
 
     Raises:
         InputError: a number is out of its range.
@@ -49,7 +49,7 @@ class MART(NearbyRecipe):
     climbs = "ce"
 
     def loss_on(self, network: Network, batch: Batch, adversarials: Tensor) -> Tensor:
-        """The boosted cross-entropy, and the divergence weighted by doubt."""
+        """The boosted cross-entropy, plus the KL divergence weighted by 1 - p_y(x)."""
         clean, attacked = network(batch.images), network(adversarials)
         doubt = 1 - clean.softmax(1).gather(1, batch.labels[:, None]).squeeze(1)
         boost = -(_FLOOR - best_other(attacked.softmax(1), batch.labels)).log()

@@ -1,4 +1,4 @@
-"""What TRADES and MART have in common: images nearby, and a divergence that has a weight."""
+"""What TRADES and MART have in common: adversarial images nearby, and a weighted KL divergence."""
 
 from abc import ABC
 from typing import ClassVar, Literal
@@ -16,15 +16,15 @@ __all__ = ["NearbyRecipe"]
 
 
 class NearbyRecipe(AdversarialRecipe, ABC):
-    """Base of the recipes whose adversarial images `NearbyPGD` makes. A subclass says what it ``climbs``, and its loss.
+    """Base of the recipes whose adversarial images `NearbyPGD` makes. A subclass defines ``climbs`` and its loss.
 
     Args:
-        beta: the weight of the divergence, at least 0.
+        beta: the weight of the KL divergence, at least 0.
         eps: the radius of the Linf ball, at least 0, in units of pixels.
         alpha: the length of a step, positive.
         steps: how many steps, at least 1.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the start is drawn from; torch's default generator if None.
+        generator: random generator for the start; torch's default if None.
     """
 
     climbs: ClassVar[Literal["ce", "divergence"]]
@@ -50,5 +50,5 @@ class NearbyRecipe(AdversarialRecipe, ABC):
         return [self.attack.generator]
 
     def attacked(self, network: Network, batch: Batch) -> Tensor:
-        """The worst images nearby, by what is climbed."""
+        """The worst images nearby, by the loss that it ``climbs``."""
         return self.attack.on(network)(batch.images, batch.labels)

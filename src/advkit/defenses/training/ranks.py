@@ -108,8 +108,8 @@ class Ranks:
         lengths = self.gather(len(loader))
         if len(set(lengths)) > 1:
             raise InputError(
-                f"the {name} has {', '.join(map(str, lengths))} batches in the processes, and all need the same "
-                "number; share the data out with torch.utils.data.DistributedSampler"
+                f"the {name} has {', '.join(map(str, lengths))} batches in the processes, but all need the same "
+                "number; distribute the data with torch.utils.data.DistributedSampler"
             )
 
     @property

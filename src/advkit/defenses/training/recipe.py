@@ -52,14 +52,14 @@ class Batch:
         wanted = self.labels if self.targets is None else self.targets.to(logits.dtype)
         if wanted.ndim == 2 and wanted.shape != logits.shape:
             raise InputError(
-                f"the labels have shares of {wanted.shape[1]} classes, and the model returned {logits.shape[1]} logits "
+                f"the labels have shares of {wanted.shape[1]} classes, but the model returned {logits.shape[1]} logits "
                 "per image"
             )
         return F.cross_entropy(logits, wanted, reduction="none", label_smoothing=self.label_smoothing)
 
 
 class Recipe(ABC):
-    """A way of training: the loss of a batch, what is around the network meanwhile, and how often.
+    """A way of training: the loss of a batch, a context around its computation, and the number of repetitions.
 
     For each batch the loop does this, ``replays`` times:
 
@@ -68,8 +68,8 @@ class Recipe(ABC):
         optimizer.step()
 
     Attributes:
-        replays: how often a batch is trained on before the next one comes.
-        guard: what checks at the end of each epoch whether training has gone wrong, and stops it; None for no check.
+        replays: how many times each batch is trained on.
+        guard: checks after each epoch whether training has collapsed, and stops it; None for no check.
 
     Examples:
         >>> from torch.nn.functional import cross_entropy
@@ -101,11 +101,11 @@ class Recipe(ABC):
         """
 
     def around(self, network: Network, batch: Batch) -> AbstractContextManager[Batch | None]:
-        """What stands around the network while the loss is computed and differentiated; nothing by default.
+        """A context around the computation and differentiation of the loss; none by default.
 
         It is entered before `loss` and left after the backward pass, with gradients in place, before the optimizer's
-        step. Whatever it does to the weights it has to undo, also after an exception. What it yields takes the
-        place of the batch, such as one that has its ``adversarials``; nothing leaves the batch as it is.
+        step. Whatever it does to the weights it has to undo, even after an exception. What it yields takes the
+        place of the batch, such as one that has its ``adversarials``; None leaves the batch as it is.
 
         Args:
             network: as for `loss`.
@@ -114,7 +114,7 @@ class Recipe(ABC):
         return nullcontext()
 
     def generators(self) -> Sequence[torch.Generator | None]:
-        """Where the loss draws random numbers from, besides the default generators: checkpoints have their state."""
+        """The generators that the loss uses besides the default ones: checkpoints contain their state."""
         return ()
 
     def state(self) -> dict[str, Any]:
@@ -122,5 +122,5 @@ class Recipe(ABC):
         return {}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go back to a state; to that before the first batch, if it is empty. Each `TrainingDefense.fit` begins so."""
+        """Restore a state; if empty, the one before the first batch, with which each `TrainingDefense.fit` begins."""
         return None

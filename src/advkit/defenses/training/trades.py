@@ -1,4 +1,4 @@
-"""TRADES: accuracy on clean images traded for predictions that do not change nearby."""
+"""TRADES: clean accuracy traded off against predictions that are stable nearby."""
 
 from torch import Tensor
 
@@ -11,15 +11,15 @@ __all__ = ["TRADES"]
 
 
 class TRADES(NearbyRecipe):
-    """Train a model to be right on clean images, and to predict the same for images nearby.
+    """Train a model to be right on clean images, and to make the same predictions nearby.
 
-    The loss, with p(x) the softmax of the model's logits and x' the image within eps at which the divergence is
+    The loss, with p(x) the softmax of the model's logits and x' the image within eps at which the KL divergence is
     largest, is
 
         CE(x, y) + beta * KL(p(x) || p(x'))
 
-    x' starts from x + 0.001 N(0, 1) and climbs the divergence by steps of ``alpha`` along the sign of the gradient, in
-    eval mode. Clean and adversarial images are separate batches for a BatchNorm, as in the authors' code. The defaults
+    x' starts from x + 0.001 N(0, 1) and maximises the divergence by steps of ``alpha`` along the gradient's sign, in
+    eval mode. Clean and adversarial images are separate batches for BatchNorm, as in the authors' code. The defaults
     are theirs, which go with SGD, a learning rate of 0.1 and a weight decay of 2e-4, for 76 epochs. The divergence
     does not use labels.
 
@@ -27,12 +27,12 @@ class TRADES(NearbyRecipe):
     ICML 2019. arXiv:1901.08573.
 
     Args:
-        beta: the weight of the divergence, at least 0 (1/lambda in the paper).
+        beta: the weight of the KL divergence, at least 0 (1/lambda in the paper).
         eps: the radius of the Linf ball, at least 0, in units of pixels.
         alpha: the length of a step, positive.
         steps: how many steps, at least 1.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the start is drawn from; torch's default generator if None.
+        generator: random generator for the start; torch's default if None.
 
     Raises:
         InputError: a number is out of its range.

@@ -9,7 +9,7 @@ __all__ = ["BitDepthReduction"]
 
 
 class BitDepthReduction(PictureTransformation):
-    """Fewer levels for each channel: pixels are rounded to the nearest of 2^bits values that span the bounds.
+    """Bit depth reduction: pixels are rounded to the nearest of 2^bits evenly spaced values that span the bounds.
 
     Its gradient is zero almost everywhere, which stops an attacker who does not know the defense. One who does
     differentiates the identity in its place (BPDA).
@@ -18,7 +18,7 @@ class BitDepthReduction(PictureTransformation):
     Xu, Evans & Qi, "Feature squeezing", NDSS 2018, section 3.1.
 
     Args:
-        bits: of each channel, from 1 to 16.
+        bits: the number of bits of each channel, from 1 to 16.
         bounds: the lowest and the highest value of a pixel.
 
     Raises:

@@ -11,21 +11,21 @@ __all__ = ["RandomCropRescale"]
 
 
 class RandomCropRescale(PictureTransformation):
-    """A random crop of each image, scaled back to the image's size: bilinear, by torchvision.
+    """A random crop of each image, scaled back to the image's size, by torchvision's bilinear resize.
 
-    The position is drawn uniformly, for each image separately. Given the position the step is linear: an attacker who
-    knows the defense differentiates it, and averages over draws (EOT). The paper averages a prediction over 30 crops;
-    that is ``Expectation(defense.wrap(model), 30)`` with `advkit.defenses.base.Expectation`, which attacks see
-    through.
+    The position is drawn uniformly, for each image separately. Given the position, the transformation is linear: an
+    attacker who knows the defense differentiates it, and averages over draws (EOT). The paper averages a prediction
+    over 30 crops; that is ``Expectation(defense.wrap(model), 30)`` with `advkit.defenses.base.Expectation`, which
+    attacks see through.
 
     Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3. Their crops are
     90 of 224 pixels wide (scale=0.4), for models trained on such crops.
 
     Args:
-        scale: the side of the crop as a share of the image's, above 0 and at most 1. 0.875 is 28 of 32 pixels.
+        scale: the side of the crop as a fraction of the image's, above 0 and at most 1. 0.875 is 28 of 32 pixels.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the positions of crops are drawn from; torch's default generator if None.
-        eot_samples: over how many draws an attacker averages, at least 1.
+        generator: random generator for the positions of crops; torch's default if None.
+        eot_samples: the number of draws over which an attacker averages, at least 1.
 
     Raises:
         InputError: a number is out of its range; or images are not of shape (N, C, H, W), when it is called.

@@ -9,7 +9,7 @@ __all__ = ["FeatureSmoothing"]
 
 
 class FeatureSmoothing(PictureTransformation):
-    """Gaussian blur in front of the model; torchvision's.
+    """Gaussian blur in front of the model, by torchvision.
 
     A pixel becomes the mean of its neighbours with weights K(x, y) = exp(-(x^2 + y^2) / (2 sigma^2)) / (2 pi sigma^2),
     divided by their sum. Borders are mirrored. The blur is linear, and attackers differentiate it as it is.

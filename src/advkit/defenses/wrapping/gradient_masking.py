@@ -12,11 +12,11 @@ __all__ = ["GradientMasking"]
 
 
 class GradientMasking(InputTransformation):
-    """Random noise on the gradients that come back to the images: G' = G + eps * N(0, 1). Outputs are unchanged.
+    """Random noise on the gradients with respect to the images: G' = G + eps * N(0, 1). Outputs are unchanged.
 
     It is no defense against anyone who has the model: the model's outputs do not depend on the noise, so an attacker
     who knows the defense differentiates the model without it, which is what `surrogate` returns. A naive attacker
-    climbs noise where ``eps`` is large compared with the gradient.
+    follows noise where ``eps`` is large compared with the gradient.
 
     Campbell & Lasselle, "Enhancing the robustness of deep neural networks", WPI 2024, eq. (12). They do not give
     their eps. Its unit is the attacker's loss per pixel value, so what is large depends on the model: compare it with
@@ -24,7 +24,7 @@ class GradientMasking(InputTransformation):
 
     Args:
         eps: the standard deviation of the noise, at least 0.
-        generator: where to draw the noise from; torch's default generator if None.
+        generator: random generator for the noise; torch's default if None.
 
     Raises:
         InputError: ``eps`` is negative or not finite.
@@ -42,7 +42,7 @@ class GradientMasking(InputTransformation):
         self.generator = generator
 
     def forward(self, images: Tensor) -> Tensor:
-        """The images (N, ...), of any dtype, with noise on the gradients that come back to them."""
+        """The images (N, ...), of any dtype, with noise on the gradients with respect to them."""
         seen = images.view_as(images)
         if seen.requires_grad:
             seen.register_hook(self._masked)

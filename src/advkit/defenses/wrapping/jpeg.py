@@ -13,7 +13,7 @@ __all__ = ["JPEGCompression"]
 
 
 class JPEGCompression(PictureTransformation):
-    """Each image is compressed as JPEG and decompressed, by torchvision, as bytes on the CPU.
+    """JPEG compression: each image is compressed and decompressed by torchvision, as bytes on the CPU.
 
     It has no gradient; an attacker who knows the defense differentiates the identity in its place (BPDA).
 
@@ -22,7 +22,7 @@ class JPEGCompression(PictureTransformation):
 
     Args:
         quality: from 1 to 100; 75 in the paper.
-        bounds: the lowest and the highest value of a pixel: what becomes 0 and 255.
+        bounds: the lowest and the highest value of a pixel, which become 0 and 255.
 
     Raises:
         InputError: ``quality`` is out of its range; or, when it is called, images are not of shape (N, 1, H, W) or

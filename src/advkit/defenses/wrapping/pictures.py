@@ -13,7 +13,7 @@ __all__ = ["PictureTransformation", "check_larger", "check_pictures", "check_win
 
 
 class PictureTransformation(InputTransformation):
-    """Base of the input transformations of images (N, C, H, W): a subclass writes `_transform`.
+    """Base of the input transformations of images (N, C, H, W): a subclass defines `_transform`.
 
     Args:
         bounds: the lowest and the highest value of a pixel.
@@ -46,7 +46,7 @@ class PictureTransformation(InputTransformation):
         """The transformed pictures, float32 or better; they may be out of bounds by a rounding error."""
 
     def extra_repr(self) -> str:
-        """The numbers it was made with."""
+        """The arguments that it was made with."""
         shown = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "training"}
         return ", ".join(f"{name}={value!r}" for name, value in shown.items() if name != "generator")
 
@@ -58,7 +58,7 @@ def check_pictures(images: object) -> None:
         raise DtypeError(f"images must be a floating tensor of shape (N, C, H, W), got {seen}")
     if images.ndim != 4 or 0 in images.shape[1:]:
         raise InputError(
-            f"images must have shape (N, C, H, W), got {tuple(images.shape)}; add what is missing with unsqueeze"
+            f"images must have shape (N, C, H, W), got {tuple(images.shape)}; add missing dimensions with unsqueeze"
         )
 
 
@@ -84,5 +84,5 @@ def check_larger(pictures: Tensor, kernel_size: int) -> None:
     if min(pictures.shape[-2:]) <= kernel_size // 2:
         raise InputError(
             f"images of {pictures.shape[-2]}x{pictures.shape[-1]} pixels are too small for kernel_size={kernel_size}: "
-            f"mirroring their borders takes more than {kernel_size // 2} pixels a side"
+            f"mirroring their borders needs more than {kernel_size // 2} pixels a side"
         )

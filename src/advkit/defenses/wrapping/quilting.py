@@ -1,4 +1,4 @@
-"""Image quilting: the image is sewn together from patches of clean images."""
+"""Image quilting: images reassembled from patches of clean images."""
 
 from collections.abc import Callable
 
@@ -22,13 +22,13 @@ _TABLE = 2**22  # pairs of patches that are in memory at once
 
 
 class ImageQuilting(PictureTransformation):
-    """The image, sewn together from patches of clean images.
+    """Image quilting: each image is reassembled from patches of clean images.
 
-    On a grid, each patch of the image is replaced by its nearest neighbour (L2) among ``patches``, or by one of its
-    nearest drawn at random; patches overlap, and are cut where the seam shows least (Efros & Freeman, "Image quilting
-    for texture synthesis and transfer", SIGGRAPH 2001). No pixel of the attacked image itself reaches the model. An
-    attacker who knows the defense differentiates a soft choice between the ten nearest patches in place of the choice,
-    which is BPDA with something closer than the identity, and averages over draws if there are any (EOT). Images
+    On a grid, each patch of the image is replaced by its nearest neighbour (L2) among ``patches``, or by a random one
+    of its nearest ones; patches overlap, and are cut where the seam shows least (Efros & Freeman, "Image quilting for
+    texture synthesis and transfer", SIGGRAPH 2001). No pixel of the attacked image itself reaches the model. An
+    attacker who knows the defense differentiates a soft choice among the ten nearest patches in place of the hard one,
+    which is BPDA with a closer approximation than the identity, and averages over draws if there are any (EOT). Images
     that the grid does not fit are mirrored at the bottom and on the right, and cropped afterwards.
 
     Guo et al., "Countering adversarial images using input transformations", ICLR 2018, section 3.3: patches of 5x5
@@ -43,8 +43,8 @@ class ImageQuilting(PictureTransformation):
         neighbors: how many of the nearest patches to draw from. With 1 nothing is drawn, and the defense is not
             ``stochastic``.
         bounds: the lowest and the highest value of a pixel.
-        generator: where to draw from; torch's default generator if None.
-        eot_samples: over how many draws an attacker averages, at least 1.
+        generator: random generator for the choice of patches; torch's default if None.
+        eot_samples: the number of draws over which an attacker averages, at least 1.
 
     Raises:
         InputError: ``patches`` are not square patches, or a number is out of its range; or, when it is called, images
@@ -100,16 +100,16 @@ class ImageQuilting(PictureTransformation):
         generator: torch.Generator | None = None,
         eot_samples: int = 10,
     ) -> Self:
-        """A defense whose patches are cut from clean images, at places drawn uniformly.
+        """A defense whose patches are cut from clean images, at uniformly random positions.
 
         Args:
             images: clean images, floating (N, C, H, W), N at least 1.
             count: how many patches to cut, at least 1.
             size: the side of a patch, at least 2 and at most that of the images.
-            overlap: see `ImageQuilting`, as for the rest.
+            overlap: see `ImageQuilting`.
             neighbors: see `ImageQuilting`.
             bounds: see `ImageQuilting`.
-            generator: where to draw the places from, and later the neighbours.
+            generator: random generator for the positions, and later for the choice of patches.
             eot_samples: see `ImageQuilting`.
 
         Raises:
@@ -142,7 +142,7 @@ class ImageQuilting(PictureTransformation):
         count, channels, *sides = pictures.shape
         size, stride = self.patches.shape[-1], self.patches.shape[-1] - self.overlap
         if self.patches.shape[1] != channels:
-            raise InputError(f"the patches have {self.patches.shape[1]} channels, and the images have {channels}")
+            raise InputError(f"the patches have {self.patches.shape[1]} channels, but the images have {channels}")
         cells = [1 + max(0, -(-(side - size) // stride)) for side in sides]
         below, beside = (size + (n - 1) * stride - side for n, side in zip(cells, sides, strict=True))
         if below >= sides[0] or beside >= sides[1]:

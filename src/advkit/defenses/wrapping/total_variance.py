@@ -19,7 +19,7 @@ _EDGE_PENALTY = 10.0  # times the weight
 
 
 class TotalVarianceMinimization(PictureTransformation):
-    """The simplest image, in the sense of total variation, that fits a random part of the pixels.
+    """Total variance minimization: the image of least total variation that fits a random subset of the pixels.
 
     Each pixel of each channel is dropped with probability ``drop``, and the image becomes
     argmin_z 1/2 ||X * (z - x)||_2^2 + weight * TV(z), with X the pixels that were kept, solved for the whole batch by
@@ -33,12 +33,12 @@ class TotalVarianceMinimization(PictureTransformation):
 
     Args:
         drop: the probability that a pixel is dropped, at least 0 and below 1.
-        weight: of the total variation, positive, for pixels in [0, 1]; others are scaled to it.
-        iterations: of the solver, at least 1. After 30 a CIFAR-10 image is on average 0.1 % above the minimum, and
-            its pixels are within 0.2/255 of it on average.
+        weight: the weight of the total variation, positive, for pixels in [0, 1]; other ranges are scaled to it.
+        iterations: the number of iterations of the solver, at least 1. After 30, a CIFAR-10 image is on average 0.1 %
+            above the minimum, and its pixels are within 0.2/255 of it on average.
         bounds: the lowest and the highest value of a pixel.
-        generator: where the pixels to drop are drawn from; torch's default generator if None.
-        eot_samples: over how many draws an attacker averages, at least 1.
+        generator: random generator for the pixels to drop; torch's default if None.
+        eot_samples: the number of draws over which an attacker averages, at least 1.
 
     Raises:
         InputError: a number is out of its range; or images are not of shape (N, C, H, W), when it is called.
