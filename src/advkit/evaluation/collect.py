@@ -50,9 +50,9 @@ def collect(
         if is_first and set(ranks.gather(named[index])) != {named[index]}:
             raise InputError(_DIFFERENT)
         if index in stored:
-            _check_same(index, named[index], records[index], folder)
+            folder.check_batch(index, records[index].digest, named[index])
             if records[index].answers:
-                _check_answers(index, images, records[index], evaluator, folder)
+                folder.check_model(index, evaluator.stranger(index, records[index], images))
                 records[index].answers = []
             known = True
         if mine:
@@ -78,26 +78,6 @@ def check_worked(records: Mapping[int, Record], evaluator: BatchEvaluator) -> No
         raise InputError("the loader has no images; a generator that was gone through before has none left")
     if error := hopeless(records.values(), without_gradients=evaluator.has_black_box):
         raise evaluator.first_error() or ModelError(f"something failed on every image: {error}")
-
-
-def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> None:
-    """Refuse a batch that is not the one of the record."""
-    if record.digest != name:
-        raise InputError(
-            f"batch {index} of the loader is not what it was when the run in {folder.path} began; a resumed run needs "
-            "the same batches in the same order, so the loader must not shuffle"
-        )
-
-
-def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchEvaluator, folder: RunFolder) -> None:
-    """Refuse models that do not answer a batch's images as those of the record did."""
-    what = evaluator.stranger(index, record, images)
-    if what is not None:
-        raise InputError(
-            f"{folder.path} holds a run with other models: {what} has the layers and weights that it had, but other "
-            f"outputs for batch {index}. Something else in it has changed, such as an attribute or a function; give "
-            "this run a folder of its own"
-        )
 
 
 _DIFFERENT = (

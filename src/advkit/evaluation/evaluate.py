@@ -221,7 +221,9 @@ def _settled(
     if not isinstance(attacks, str):
         return named, models, batches, ()
     models, batches, undeclared = over_draws(models, batches, draws)
-    return attacks_by_name(attacks, models.values(), norm, eps, bounds), models, batches, undeclared
+    if undeclared:  # other attacks are for random models
+        named = attacks_by_name(attacks, models.values(), norm, eps, bounds)
+    return named, models, batches, undeclared
 
 
 def _check_numbers(draws: int, pictures: int, seed: int | None) -> None:
