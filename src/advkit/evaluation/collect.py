@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from advkit._io.identity import digest, digests
+from advkit._io.identity import Digest, digest, digests
 from advkit.errors import InputError, ModelError
 from advkit.evaluation.batch_evaluator import BatchEvaluator
 from advkit.evaluation.pool import Pool
@@ -21,8 +21,8 @@ def collect(
     folder: RunFolder,
     ranks: Ranks,
     pool: Pool | None,
-) -> tuple[dict[int, Record], list[str]]:
-    """The records of all batches, found in the folder, made here, or made by other processes; and a name of each image.
+) -> tuple[dict[int, Record], str]:
+    """The records of all batches, found in the folder, made here, or made by others; and a name for all the images.
 
     Args:
         batches: index, images and labels of each; those without images are passed over.
@@ -37,7 +37,7 @@ def collect(
     unsaved: list[int] = []
     known = not stored  # nothing is added to a run before it is known to be this one
     named: dict[int, str] = {}
-    named_images: list[str] = []
+    all_images = Digest()
     for index, images, labels in batches:
         mine = index not in stored and index % ranks.count == ranks.rank
         if not mine or not len(images):
@@ -45,7 +45,8 @@ def collect(
         if not len(images):
             continue
         is_first = not named
-        named_images += (each := digests(images, labels))
+        each = digests(images, labels)
+        all_images.add(*each)
         named[index] = digest(*each)
         if is_first and set(ranks.gather(named[index])) != {named[index]}:
             raise InputError(_DIFFERENT)
@@ -69,7 +70,7 @@ def collect(
         raise InputError(_DIFFERENT)
     for _, theirs in everyones:
         records |= theirs
-    return {index: records[index] for index in named}, named_images
+    return {index: records[index] for index in named}, str(all_images)
 
 
 def check_worked(records: Mapping[int, Record], evaluator: BatchEvaluator) -> None:
