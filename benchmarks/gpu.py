@@ -293,11 +293,8 @@ def tables(out: Path) -> str:
             rows = [{"not passed": row["test"]} for row in rows if row["outcome"] not in ("passed", "skipped")]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         if rows:
-            lines += [
-                *([""] if path.stem == "tests" else []),
-                f"| {' | '.join(columns)} |",
-                f"|{' --- |' * len(columns)}",
-            ]
+            lines += [""] if path.stem == "tests" else []  # after a sentence
+            lines += [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
         lines += [f"| {' | '.join(_cell(row.get(name)) for name in columns)} |" for row in rows]
         lines.append("")
     return "\n".join(lines)
