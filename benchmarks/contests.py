@@ -121,6 +121,15 @@ def foolbox(
     return Contender("foolbox", start, "foolbox", says, most)
 
 
+def adv_lib(name: str, *, says: str = "", most: int | None = None, **settings: Any) -> Contender:
+    def start(model: nn.Module) -> Run:
+        from adv_lib import attacks
+
+        return partial(getattr(attacks, name), model, **settings)
+
+    return Contender("adv_lib", start, "adv_lib", says, most)
+
+
 def art(name: str, *, targeted: bool = False, says: str = "", most: int | None = None, **settings: Any) -> Contender:
     def start(model: nn.Module) -> Run:
         run = partial(_art, model, name, settings)
@@ -187,6 +196,13 @@ CONTESTS = [
             ours(advkit.PGD, eps=EPS, alpha=ALPHA, steps=STEPS, random_start=False),
             torchattacks("PGD", eps=EPS, alpha=ALPHA, steps=STEPS, random_start=False),
             foolbox("LinfPGD", epsilon=EPS, steps=STEPS, abs_stepsize=ALPHA, random_start=False),
+            adv_lib(
+                "pgd_linf",
+                **{"\N{GREEK SMALL LETTER EPSILON}": EPS},
+                steps=STEPS,
+                absolute_step_size=ALPHA,
+                random_init=False,
+            ),
             art("ProjectedGradientDescentPyTorch", eps=EPS, eps_step=ALPHA, max_iter=STEPS),
         ),
         budget=EPS,
@@ -198,6 +214,7 @@ CONTESTS = [
             ours(advkit.DeepFool),
             torchattacks("DeepFool", steps=50, overshoot=0.02, most=16),
             foolbox("L2DeepFoolAttack", steps=50, overshoot=0.02, candidates=10),
+            adv_lib("df", steps=50, overshoot=0.02),
             art("DeepFool", max_iter=50, epsilon=0.02, nb_grads=10, most=8),
         ),
         most={"cnn": 64},
@@ -209,6 +226,7 @@ CONTESTS = [
             ours(advkit.CW),
             torchattacks("CW", c=1, steps=1000, lr=0.01, says="c=1, 1000 steps"),
             foolbox("L2CarliniWagnerAttack", binary_search_steps=9, steps=1000, says="9 x 1000 steps", most=8),
+            adv_lib("carlini_wagner_l2", max_iterations=1000, says="9 x 1000 steps", most=8),
             art("CarliniL2Method", says="10 x 10 steps", most=8),
         ),
         most={"cnn": 8},

@@ -3,148 +3,150 @@
     python benchmarks/gpu.py --data cifar10.npz --out runs/gpu      # on a GPU; shapes are drawn without --data
     python benchmarks/gpu.py --device cpu --tiny --out runs/gpu     # a rehearsal, wherever you are
 
-The parts run in the order of what matters most. Each leaves ``PART.json`` in the folder, so that the same command goes
-on after a stop; ``gpu.md`` has the tables of all that are there. It needs torch, torchvision and pytest, and measures
-the peers (torchattacks, foolbox) that are installed. Times are medians, by CUDA events.
+The parts run in the order of what matters most. Each leaves ``PART.json`` in the folder, row by row, so that a stop
+loses nothing that was measured, and the same command goes on with the part that was under way; ``gpu.md`` has the
+tables of all that are there. It needs torch, torchvision, pytest and hypothesis, and measures the peers (torchattacks,
+foolbox, adv-lib, autoattack) that are installed. Times are medians, by CUDA events.
 """
 
 import argparse
 import json
 import os
 import platform
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-import xml.etree.ElementTree as ET
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet50
+from torch.utils._python_dispatch import TorchDispatchMode
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
 
 from contests import CONTESTS, Contender, Contest, seed  # noqa: E402
-from networks import NETWORKS, Scene, cnn, scene  # noqa: E402
+from passes import Counted  # noqa: E402
+from stage import Row, Stage  # noqa: E402
+from verdicts import VERDICTS  # noqa: E402
 
 import advkit  # noqa: E402, this checkout's
 
 SPEED = ("FGSM", "MIFGSM", "PGD", "DeepFool", "CW")
-TOO_SLOW = {("CW", "foolbox")}  # nine searches of a thousand steps
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where it all runs.
-
-    Attributes:
-        device: the GPU, or a CPU for a rehearsal.
-        tiny: a rehearsal: a few images, small networks, once each.
-        data: an .npz file as examples/quickstart.py takes it; None for shapes.
-        until: when to begin nothing more, in seconds of `time.monotonic`.
-    """
-
-    device: torch.device
-    tiny: bool
-    data: str | None
-    until: float
-
-    def network(self, name: str) -> Scene:
-        """A trained network and images that it gets right, or an untrained one of the shapes of ImageNet."""
-        if self.tiny:
-            torch.manual_seed(0)
-            net = cnn(3, 10)
-            images = torch.rand(4, 3, 32, 32)
-            net(images)
-            return self._scene(net, images)
-        if name in NETWORKS:
-            return scene(name, self.data, str(self.device))
-        torch.manual_seed(0)
-        return self._scene(resnet50(num_classes=1000), torch.rand(256, 3, 224, 224))
-
-    def _scene(self, net: nn.Module, images: Tensor) -> Scene:
-        net, images = net.eval().to(self.device), images.to(self.device)
-        with torch.no_grad():
-            return Scene(net, images, net(images).argmax(1))
-
-    def batch(self, name: str, count: int) -> tuple[nn.Module, Tensor, Tensor]:
-        """As many images as asked for: those of the network, again and again."""
-        there = self.network(name)
-        count = 2 if self.tiny else count
-        index = torch.arange(count, device=self.device) % len(there.images)
-        return there.model, there.images[index], there.labels[index]
-
-    def milliseconds(self, call: Callable[[], object]) -> tuple[float, int]:
-        """The median time of a call, and of how many: once, if that takes more than two seconds."""
-        times = [self._once(call)]
-        if times[0] < 2000 and not self.tiny:
-            times = [self._once(call)]  # the first was to warm up
-            while len(times) < 15 and sum(times) < 1000:
-                times.append(self._once(call))
-        return median(times), len(times)
-
-    def _once(self, call: Callable[[], object]) -> float:
-        if self.device.type == "cpu":
-            begin = time.perf_counter()
-            call()
-            return 1000 * (time.perf_counter() - begin)
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        begin.record()
-        call()
-        end.record()
-        torch.cuda.synchronize()
-        return begin.elapsed_time(end)
-
-    @contextmanager
-    def peak(self, into: Row) -> Iterator[None]:
-        """Notes the most memory over that before, in MB; nothing on a CPU."""
-        if self.device.type == "cpu":
-            yield
-            return
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield
-        torch.cuda.synchronize()
-        into["MB"] = round((torch.cuda.max_memory_allocated() - before) / 2**20)
+TOO_SLOW = {("CW", "foolbox"), ("CW", "adv_lib")}  # nine searches of a thousand steps
+NO_WAITS = {"IFGSM", "MIFGSM", "PGD", "SparseL1Descent", "TPGD", "NIFGSM", "DIFGSM", "TIFGSM", "VMIFGSM", "SINIFGSM"}
+REHEARSED = ("MIFGSM", "DDN")
 
 
 def tests(stage: Stage) -> Iterator[Row]:
-    """The tests that are marked ``cuda``."""
-    log = Path(os.environ.get("TMPDIR", "/tmp")) / f"advkit-gpu-{os.getpid()}.xml"
-    cores = str(min(4, os.cpu_count() or 1))
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", f"--junitxml={log}"]
-    command += ["-n", "0", "-k", "test_evaluate"] if stage.tiny else ["-n", cores]
+    """The tests that are marked ``cuda``, for at most half of the time that is left."""
+    log = Path(tempfile.mkdtemp()) / "outcomes"
+    log.touch()
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "-p", "outcomes"]
+    command += ["-n", "0", "-k", "test_evaluate"] if stage.tiny else ["-n", str(min(6, os.cpu_count() or 1))]
     place = "cuda" if stage.device.type == "cuda" else "cpu"
-    paths = os.pathsep.join([str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")])
-    subprocess.run(
-        [*command, str(HERE.parent / "tests")],
+    paths = os.pathsep.join([str(HERE.parent / "src"), str(HERE), os.environ.get("PYTHONPATH", "")])
+    # Not all files: each process would take half a minute to collect them.
+    files = [str(path) for path in (HERE.parent / "tests").rglob("test_*.py") if "pytest.mark.cuda" in path.read_text()]
+    process = subprocess.Popen(
+        [*command, *files],
         cwd=HERE.parent,
-        env={**os.environ, "PYTHONPATH": paths, "ADVKIT_TEST_DEVICE": place},
+        env={**os.environ, "PYTHONPATH": paths, "ADVKIT_TEST_DEVICE": place, "ADVKIT_OUTCOMES": str(log)},
         stdout=sys.stderr,
     )
-    for case in ET.parse(log).getroot().iter("testcase"):
-        problem = case.find("failure") if case.find("failure") is not None else case.find("error")
-        outcome = "failed" if problem is not None else "skipped" if case.find("skipped") is not None else "passed"
-        text = "" if problem is None else f"{problem.get('message')}\n{problem.text}"
-        yield {"test": f"{case.get('classname')}::{case.get('name')}", "outcome": outcome, "text": text[-3000:]}
-    log.unlink()
+    end = time.monotonic() + max(60.0, (stage.until - time.monotonic()) / 2)
+    with log.open(encoding="utf-8") as stream:
+        while True:
+            done = process.poll() is not None
+            for line in stream:
+                yield json.loads(line)
+            if done:
+                break
+            if time.monotonic() > end:
+                process.terminate()
+                process.wait()
+                yield {"test": "all that come after these", "outcome": "cut short", "text": ""}
+                break
+            time.sleep(0.5)
+    if process.returncode not in (0, 1, -signal.SIGTERM):  # 1 says that some failed
+        yield {"test": "pytest itself", "outcome": "failed", "text": f"it ended with {process.returncode}"}
+    shutil.rmtree(log.parent)
+
+
+def waits(stage: Stage) -> Iterator[Row]:
+    """How often the host waits for the GPU in a call of three steps, and in each step more; and how often it may.
+
+    Attacks whose images leave as they finish have to learn which: once a step. The others may not wait at all.
+    """
+    model, images, labels = stage.batch("cnn", 32)
+    for name in REHEARSED if stage.tiny else advkit.attacks.__all__:
+        kind = getattr(advkit.attacks, name)
+        steps = getattr(kind, "__dataclass_fields__", {}).get("steps")
+        if steps is None or not steps.init or kind.access != "gradient" or time.monotonic() > stage.until:
+            continue
+        more = 2 if stage.tiny else 20
+        row: Row = {"attack": name, "3 steps": None, "each more": None, "allowed": 0 if name in NO_WAITS else 1}
+        try:
+            few, many = (_waits(stage, kind(model, steps=3 + extra), images, labels) for extra in (0, more))
+        except Exception as error:  # such as one that has to be fitted, or needs more than a model
+            yield {**row, "failed": f"{type(error).__name__}: {error}"[:200]}
+            continue
+        each = (many - few) / more
+        yield {**row, "3 steps": few, "each more": each, "kept": each <= row["allowed"]}
+
+
+def _waits(stage: Stage, attack: advkit.Attack, images: Tensor, labels: Tensor) -> int:
+    """Waits of one call: by torch's debug mode; on a CPU, operations that would have to wait on a GPU."""
+    torch.manual_seed(0)
+    if stage.device.type == "cpu":
+        with Waiting() as waiting:
+            attack(images, labels)
+        return waiting.count
+    attack(images, labels)
+    torch.manual_seed(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            attack(images, labels)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("called a synchronizing" in str(each.message) for each in caught)
+
+
+class Waiting(TorchDispatchMode):
+    """Counts operations whose result a GPU's host has to wait for: numbers to read, and shapes made of them."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            part is not None and part.dtype == torch.bool for part in args[1]
+        )
+        self.count += name in self.NAMES or by_mask
+        return func(*args, **(kwargs or {}))
 
 
 def speed(stage: Stage) -> Iterator[Row]:
     """Attacks beside their peers', and the most memory that each takes."""
     for network, counts, names in (
         ("cnn", (256, 1024), SPEED),
-        ("resnet18", (256,), ("MIFGSM", "PGD", "DeepFool")),
-        ("resnet50", (256,), ("MIFGSM",)),
+        ("resnet18", (256, 1024), ("MIFGSM", "PGD", "DeepFool")),
+        ("resnet50", (256, 1024), ("MIFGSM", "PGD")),
     ):
         for count in counts[:1] if stage.tiny else counts:
             model, images, labels = stage.batch(network, count)
@@ -161,15 +163,40 @@ def _contended(
     if (contest.name, contender.library) in TOO_SLOW or time.monotonic() > stage.until:
         return {"library": str(contender), "ms": None}
     count = min(contender.most or len(images), len(images))
-    run, images, labels = contender.start(model), images[:count], labels[:count]
-    row: Row = {"library": str(contender), "given": count}
+    images, labels = images[:count], labels[:count]
+    row: Row = {"library": str(contender), "given": count, "ms": None}
     seed()
-    with stage.peak(row):
-        found = run(images, labels)
-    with torch.no_grad():
-        row["success"] = round(contest.success(model(found), labels).float().mean().item(), 3)
-    row["ms"], row["rounds"] = stage.milliseconds(lambda: run(images, labels))
+    try:
+        run = contender.start(model)
+        with stage.peak(row):
+            found = run(images, labels)
+        with torch.no_grad():
+            said = torch.cat([model(part) for part in found.split(256)])
+        row["success"] = round(contest.success(said, labels).float().mean().item(), 3)
+        row["ms"], row["rounds"] = stage.milliseconds(lambda: run(images, labels))
+    except Exception as error:  # a library that cannot, or memory that is not there, costs no other row
+        row["failed"] = f"{type(error).__name__}: {error}"[:200]
+    if stage.device.type == "cuda":
+        torch.cuda.empty_cache()
     return row
+
+
+def verdicts(stage: Stage) -> Iterator[Row]:
+    """What "standard" leaves of a CNN with some adversarial training, on 1,000 images, beside AutoAttack."""
+    model, images, labels = stage.robust(1000)
+    for name, (package, verdict) in VERDICTS.items():
+        if find_spec(package) is None or package == "art":
+            continue
+        row: Row = {"verdict": name, "images": len(images), "seconds": None}
+        if time.monotonic() < stage.until and not (stage.tiny and "standard" not in name):
+            counted = Counted(model)
+            begin = time.perf_counter()
+            with stage.peak(row):
+                left = verdict(counted, images, labels, "linf", 8 / 255)
+            row["seconds"] = round(time.perf_counter() - begin, 2)
+            row["left"] = round(left.float().mean().item(), 4)
+            row["passes"] = round(sum(one.rows * (1 + one.backwards) for one in counted.passes) / len(images), 1)
+        yield row
 
 
 def overhead(stage: Stage) -> Iterator[Row]:
@@ -210,13 +237,23 @@ def graphs(stage: Stage) -> Iterator[Row]:
             plain, rounds = stage.milliseconds(lambda: attack(images, labels))  # noqa: B023, called at once
             row: Row = {"network": "cnn", "images": len(images), "attack": str(attack), "ms": plain, "rounds": rounds}
             if stage.device.type == "cuda":
-                with torch._functorch.config.patch(donated_buffer=False):
+                with _kept_buffers():
                     faster = attack.compile()
                     for _ in range(2):
                         faster(images, labels)
-                    row["compiled, ms"], _ = stage.milliseconds(lambda: faster(images, labels))  # noqa: B023
-                row["ratio"] = round(plain / row["compiled, ms"], 2)
+                    row["recorded, ms"], _ = stage.milliseconds(lambda: faster(images, labels))  # noqa: B023
+                row["ratio"] = round(plain / row["recorded, ms"], 2)
+                if make is advkit.MIFGSM and count > 1:  # the compiler takes a while
+                    compiled = attack.compile(mode="default")
+                    compiled(images, labels)
+                    row["torch.compile, ms"], _ = stage.milliseconds(lambda: compiled(images, labels))  # noqa: B023
             yield row
+
+
+def _kept_buffers() -> AbstractContextManager[Any]:
+    """Torch's compiler keeps what a backward needs, for attacks that take several; torch 2.4 knows nothing else."""
+    config: Any = import_module("torch._functorch.config")
+    return config.patch(donated_buffer=False) if hasattr(config, "donated_buffer") else nullcontext()
 
 
 def _busy(stage: Stage, call: Callable[[], object]) -> float | None:
@@ -235,7 +272,7 @@ def _busy(stage: Stage, call: Callable[[], object]) -> float | None:
     return round(sum(each.self_device_time_total for each in found.key_averages()) / 1e6 / wall, 3)
 
 
-PARTS = {part.__name__: part for part in (tests, graphs, overhead, speed)}
+PARTS = {part.__name__: part for part in (tests, waits, graphs, verdicts, speed, overhead)}
 
 
 def tables(out: Path) -> str:
@@ -243,15 +280,21 @@ def tables(out: Path) -> str:
     lines = []
     for path in sorted(out.glob("*.json"), key=lambda path: [*PARTS].index(path.stem)):
         found = json.loads(path.read_text())
-        lines += [f"## {path.stem}", "", f"{found['on']}; {found['seconds']:.0f} s", ""]
+        lines += [
+            f"## {path.stem}",
+            "",
+            f"{found['on']}; {found['seconds']:.0f} s{'' if found['whole'] else ', cut short'}",
+            "",
+        ]
         rows = found["rows"]
         if path.stem == "tests":
             outcomes = [row["outcome"] for row in rows]
-            lines.append(", ".join(f"{outcomes.count(each)} {each}" for each in ("passed", "failed", "skipped")))
-            rows = [{"failed": row["test"]} for row in rows if row["outcome"] == "failed"]
+            lines.append(", ".join(f"{outcomes.count(each)} {each}" for each in dict.fromkeys(outcomes)))
+            rows = [{"not passed": row["test"]} for row in rows if row["outcome"] not in ("passed", "skipped")]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         if rows:
-            lines += ["", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+            lines += [""] if path.stem == "tests" else []  # after a sentence
+            lines += [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
         lines += [f"| {' | '.join(_cell(row.get(name)) for name in columns)} |" for row in rows]
         lines.append("")
     return "\n".join(lines)
@@ -259,6 +302,12 @@ def tables(out: Path) -> str:
 
 def _cell(value: object) -> str:
     return "not measured" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def write(path: Path, found: object) -> None:
+    """A file that is there as a whole or not at all."""
+    path.with_suffix(".tmp").write_text(json.dumps(found, indent=1))
+    path.with_suffix(".tmp").replace(path)
 
 
 def main() -> None:
@@ -273,21 +322,22 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "a CPU"
+    on = f"{name}, torch {torch.__version__}, Python {platform.python_version()}"
     stage = Stage(device, options.tiny, options.data, time.monotonic() + 60 * options.minutes)
     for part in options.only.split(","):
         path = options.out / f"{part}.json"
-        if path.exists() or time.monotonic() > stage.until:
+        if (path.exists() and json.loads(path.read_text())["whole"]) or time.monotonic() > stage.until:
             continue
+        found: dict[str, Any] = {"whole": False, "on": on, "seconds": 0.0, "rows": []}
         begin = time.monotonic()
-        rows = []
         for row in PARTS[part](stage):
-            rows.append(row)
+            found["rows"].append(row)
+            found["seconds"] = time.monotonic() - begin
+            write(path, found)
             if part != "tests":
                 print(part, row, file=sys.stderr, flush=True)
-        on = f"{name}, torch {torch.__version__}, Python {platform.python_version()}"
-        text = json.dumps({"on": on, "seconds": time.monotonic() - begin, "rows": rows}, indent=1)
-        path.with_suffix(".tmp").write_text(text)
-        path.with_suffix(".tmp").replace(path)
+        found |= {"whole": True, "seconds": time.monotonic() - begin}
+        write(path, found)
         (options.out / "gpu.md").write_text(tables(options.out))
     print(tables(options.out))
 

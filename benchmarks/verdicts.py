@@ -43,7 +43,7 @@ def authors(model: nn.Module, images: Tensor, labels: Tensor, norm: str, eps: fl
     from autoattack import AutoAttack  # type: ignore[import-not-found]
 
     name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]
-    attack = AutoAttack(model, norm=name, eps=eps, version="standard", device="cpu", verbose=False, seed=0)
+    attack = AutoAttack(model, norm=name, eps=eps, version="standard", device=images.device, verbose=False, seed=0)
     found = attack.run_standard_evaluation(images, labels, bs=len(images))
     return right(model, found, labels)
 

@@ -82,6 +82,14 @@ class Study(Generic[Scale]):
         }
         self._command = f"python examples/papers/{paper}/run.py --data DIR --scale {options.scale} --seed {self.seed}"
         self._command += " --autocast" * options.autocast
+        self._where: dict[str, Any] = {
+            "machine": _machine(self.device),
+            "versions": {
+                "advkit": advkit.__version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+        }
         self._measured = self._so_far()
         self._pieces: list[str] = []  # of results.md
         self._tables: list[dict[str, Any]] = []
@@ -200,9 +208,10 @@ class Study(Generic[Scale]):
             f"{key} {'all' if value is None else as_text(value)}" for key, value in asdict(self.scale).items()
         )
         minutes = sum(entry["seconds"] for entry in self._measured.values()) / 60
+        versions = self._where["versions"]
         head = (
-            f"Measured with `{self._command}` on {_machine(self.device)}, with advkit {advkit.__version__} and torch "
-            f"{torch.__version__}: {minutes:.0f} minutes of work. The scale is *{self._options.scale}*: {scale}."
+            f"Measured with `{self._command}` on {self._where['machine']}, with advkit {versions['advkit']} and torch "
+            f"{versions['torch']}: {minutes:.0f} minutes of work. The scale is *{self._options.scale}*: {scale}."
         )
         return "\n\n".join([head, *self._pieces]) + "\n"
 
@@ -215,18 +224,15 @@ class Study(Generic[Scale]):
         differing = [key for key, value in asked.items() if there["about"].get(key) != value]
         if differing:
             raise SystemExit(f"{path} was measured with another {' and '.join(differing)}; give another --out")
+        if self._options.report:  # which was measured where it was measured
+            self._where = {name: there[name] for name in self._where}
         return dict(there["measured"])
 
     def _save(self) -> None:
         report = {
             "about": self._about,
             "command": self._command,
-            "machine": _machine(self.device),
-            "versions": {
-                "advkit": advkit.__version__,
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
+            **self._where,
             "tables": self._tables,
         }
         # A measurement a line: quick to write, and to compare.

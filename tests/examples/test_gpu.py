@@ -15,7 +15,12 @@ def test_the_rehearsal_of_the_run_on_a_gpu(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     parts = {path.stem: json.loads(path.read_text())["rows"] for path in tmp_path.glob("*.json")}
-    assert set(parts) == {"tests", "graphs", "overhead", "speed"}
+    assert set(parts) == {"tests", "waits", "graphs", "verdicts", "speed", "overhead"}
+    assert {row["attack"]: (row["allowed"], row["kept"]) for row in parts["waits"]} == {
+        "MIFGSM": (0, True),
+        "DDN": (1, True),
+    }
+    assert [(row["verdict"], row["passes"] > 1) for row in parts["verdicts"]][:1] == [('advkit, "standard"', True)]
     assert {row["outcome"] for row in parts["tests"]} == {"passed"}
     assert {row["network"] for row in parts["speed"] if row["library"] == "advkit" and row["ms"] > 0} == {
         "cnn",
@@ -24,8 +29,9 @@ def test_the_rehearsal_of_the_run_on_a_gpu(tmp_path: Path) -> None:
     }
     assert (tmp_path / "gpu.md").read_text() in done.stdout
 
-    (tmp_path / "speed.json").unlink()
+    cut = json.loads((tmp_path / "speed.json").read_text())
+    (tmp_path / "speed.json").write_text(json.dumps({**cut, "whole": False, "rows": []}))
     before = (tmp_path / "tests.json").stat().st_mtime_ns
     subprocess.run([*command, "--only", "tests,speed", "--minutes", "0"], check=True, capture_output=True)
     assert (tmp_path / "tests.json").stat().st_mtime_ns == before
-    assert not (tmp_path / "speed.json").exists(), "nothing is begun after the time is up"
+    assert not json.loads((tmp_path / "speed.json").read_text())["rows"], "nothing is begun after the time is up"

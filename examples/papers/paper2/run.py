@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = study.once(f"experiment {number}", partial(tested, model, test, eps, study.scale.steps)) or {}
         shown = {name: percent(share) for name, share in found.items()}
         how, attack = TRAINED[number], f"FGSM, eps {eps:g}"
-        rows.append([number, how, "none", printed["clean"], shown.get("clean"), None])
+        rows.append([number, how, "none", printed["clean"], shown.get("clean"), shown.get("clean")])
         rows.append([number, how, attack, printed["FGSM"], shown.get("FGSM"), shown.get("PGD")])
         leaks.append([number, f"{eps:g}", *map(shown.get, ("clean", "FGSM", "FGSM, no label", "PGD"))])
 

@@ -124,7 +124,7 @@ def table(study: Study[Scale], models: dict[str, nn.Module], test: Images) -> No
         printed = study.paper["accuracy"].get(model, {}).get(attack)
         if attack == "none":
             clean = study.once(f"{model}: clean", lambda model=model: accuracy_and_loss(models[model], test)[0])
-            rows.append([model, attack, printed, percent(clean), None])
+            rows.append([model, attack, printed, percent(clean), percent(clean)])
             continue
         which = list(fgsm) if attack == "FGSM" else [attack]  # the paper puts its four eps into one data set
         name = "none" if model == BARE else model

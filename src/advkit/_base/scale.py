@@ -3,11 +3,18 @@
 Neither may come from a class that is out of the race, such as one that is masked with -1e9 or -inf.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["contenders", "magnitude", "power_of_two", "rounding_margin"]
+__all__ = ["Rounding", "contenders", "grain", "magnitude", "power_of_two", "rounding_margin"]
 
+_SPACINGS = {"bf16": 2.0**-7, "tf32": 2.0**-10}
+_HALVES = (torch.bfloat16, torch.float16)
 _OUT = 1e3  # times as far below the two largest logits as those are large: a class that no image is given
 
 
@@ -31,12 +38,70 @@ def magnitude(logits: Tensor, classes: Tensor) -> Tensor:
     return pair.abs().amax(1).minimum(from_mean)
 
 
+class Rounding:
+    """How coarsely a model rounds on its way to its logits, as far as that is known.
+
+    Logits of 32 bits say nothing of it where the network computes in bfloat16, or torch rounds what it multiplies to
+    TF32, as it does in convolutions on a GPU unless it is told not to.
+
+    Attributes:
+        unit: the relative spacing of the coarsest floats on the way; 0 for none that are coarser than the logits.
+    """
+
+    def __init__(self) -> None:
+        self.unit = 0.0
+
+    def see(self, *kinds: torch.dtype | None) -> None:
+        """Take note of dtypes on the way."""
+        self.unit = max(self.unit, *(torch.finfo(kind).eps for kind in _HALVES if kind in kinds), 0.0)
+
+    @contextmanager
+    def at_work(self, images: Tensor) -> Iterator[None]:
+        """`rounding_margin` reckons with it inside, for a model that is asked about such images (N, ...)."""
+        if images.dtype == torch.float32:
+            self.unit = max(self.unit, _switched(images.device.type))
+        token = _AT_WORK.set(self)
+        try:
+            yield
+        finally:
+            _AT_WORK.reset(token)
+
+
+_AT_WORK: ContextVar[Rounding] = ContextVar("_AT_WORK", default=Rounding())  # noqa: B039, nobody writes to it
+
+
+def _switched(kind: str) -> float:
+    """What torch may round float32 to inside products and convolutions, by its switches: a spacing as `Rounding.unit`.
+
+    Args:
+        kind: the type of the device.
+    """
+    # Since torch 2.9 there is a switch for each operation; before, there were two that are on or off, for a GPU alone.
+    places: list[tuple[Any, str]] = []
+    if kind == "cuda":
+        places = [(torch.backends.cudnn, "conv"), (torch.backends.cuda, "matmul")]
+    elif kind == "cpu":
+        places = [(torch.backends.mkldnn, "conv"), (torch.backends.mkldnn, "matmul")]
+    said = {getattr(getattr(owner, name, None), "fp32_precision", "") for owner, name in places}
+    if kind == "cuda" and "" in said:
+        said = {"tf32"} if torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32 else set()
+    return max(_SPACINGS.get(one, 0.0) for one in {*said, ""})
+
+
 def rounding_margin(sizes: Tensor) -> Tensor:
-    """A margin beyond rounding, (n,), of logits of these sizes.
+    """A margin beyond rounding, (n,), of logits of these sizes, of the model at work.
 
     A success by this much is still one in a batch that rounds otherwise.
     """
-    return 16 * torch.finfo(sizes.dtype).eps * sizes
+    # Between batch sizes, roundings add up to 8 spacings of 32 bits in a CNN and 20 in a ResNet-50; of coarser floats,
+    # where fewer fall otherwise, to 0.4 and 2.
+    return max(16 * torch.finfo(sizes.dtype).eps, 2 * _AT_WORK.get().unit) * sizes
+
+
+def grain(logits: Tensor) -> torch.dtype:
+    """The coarsest floats that hold all of the logits (n, K): what they were computed in."""
+    held = (kind for kind in (*_HALVES, torch.float32) if bool((logits.to(kind).to(logits.dtype) == logits).all()))
+    return next(held, logits.dtype)
 
 
 def power_of_two(sizes: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Models that are spread over several processes, which have to call them together."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import distributed, nn
 
+from advkit._io.gathering import from_first
 from advkit.model import Model
 
 __all__ = ["in_step", "on_first"]
@@ -23,16 +24,4 @@ def in_step(model: Model) -> bool:
 
 def on_first(work: Callable[[], Thing], model: Model) -> Thing:
     """What ``work`` returns; where processes go in step, only the first does it, and its error is raised in all."""
-    if not in_step(model):
-        return work()
-    outcome: list[Any] = [None, None]
-    if distributed.get_rank() == 0:
-        try:
-            outcome[0] = work()
-        except Exception as error:
-            outcome[1] = error
-    distributed.broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    done: Thing = outcome[0]
-    return done
+    return from_first(work) if in_step(model) else work()

@@ -10,8 +10,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit._base.answers import described
+from advkit._base.scale import Rounding, grain
 from advkit._engine.asking import Asker, LookAgain, plain
-from advkit._engine.gradients import Scaling, looked_at, passes_halves
+from advkit._engine.gradients import Scaling, looked_at, passed
 from advkit.errors import AdvkitError, AdvkitWarning, InputError, ModelError, NoGradientError
 from advkit.goals import Goal
 from advkit.model import Model, attacking, is_stochastic
@@ -73,6 +74,8 @@ class Classifier:
         self._ask = Asker(model, autocast, count)
         # Whether its gradients pass float16: None for not known yet.
         known = torch.float16 in (self._ask.dtype, getattr(model, "autocast", None))
+        self.rounding = Rounding()
+        self.rounding.see(self._ask.dtype, autocast)
         self._halves: bool | None = True if known else None
         self.careful = False
         self._answered = False
@@ -120,7 +123,10 @@ class Classifier:
     def _is_half(self, logits: Tensor) -> bool:
         """Whether gradients of the model's answer pass float16. The first answer that has any tells."""
         if self._halves is None and logits.grad_fn is not None:
-            self._halves = passes_halves(logits.grad_fn)
+            kinds = passed(logits.grad_fn)
+            self.rounding.see(*kinds)
+            # An old torch does not say, and scaling what needs none changes nothing.
+            self._halves = not kinds.isdisjoint({torch.float16, None})
         return bool(self._halves)
 
     def _checked(self, output: object, images: Tensor) -> Tensor:
@@ -141,12 +147,15 @@ class Classifier:
         logits = output
         if output.dtype != torch.float32 or output.device != images.device:
             logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
+            self.rounding.see(output.dtype)
         self.forwards += count
         if self._answered:
             if count:
                 self._watch(_NAN_LOGITS, logits.detach().amax())
         else:
             self._check_first(logits.detach())
+            if not logits.requires_grad and logits.dtype == torch.float32 and count:
+                self.rounding.see(grain(logits))  # there is no graph that would tell
         return logits
 
     def gradient(self, values: Tensor, images: Tensor, *, keep_graph: bool = False) -> Tensor:

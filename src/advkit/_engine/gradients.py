@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from advkit.norms import column
 
-__all__ = ["Scaling", "finite", "looked_at", "passes_halves"]
+__all__ = ["Scaling", "finite", "looked_at", "passed"]
 
 _BIAS, _MANTISSA = 127, 23  # of float32
 _SCALED_TO = 6  # a row's largest cotangent is brought to 2 ** 6 to 2 ** 7: float16 then holds what a model makes 1,000
@@ -17,24 +17,21 @@ _SCALED_TO = 6  # a row's largest cotangent is brought to 2 ** 6 to 2 ** 7: floa
 _LOWERED_BY, _LOWERINGS = 5, 4  # where that was too much: down to 2 ** -14, the smallest normal number of float16
 
 
-def passes_halves(node: Any) -> bool:
-    """Whether a gradient that goes back from a node of autograd's graph is in float16 anywhere on its way."""
+def passed(node: Any) -> set[torch.dtype | None]:
+    """The dtypes that a gradient has on its way back from a node of autograd's graph; None where torch does not say."""
+    found: set[torch.dtype | None] = set()
     seen, ahead = {node}, [node]
     while ahead:
         node = ahead.pop()
         outputs = getattr(node, "_input_metadata", None)
-        if outputs is None or any(output.dtype == torch.float16 for output in outputs):
-            return True  # an old torch does not say, and scaling what needs none changes nothing
-        # All of a compiled model is one node, which only what it keeps for its backward gives away.
-        if "Compiled" in type(node).__name__ and any(
-            isinstance(kept, Tensor) and kept.dtype == torch.float16 for kept in node.saved_tensors
-        ):
-            return True
+        found.update({None} if outputs is None else (output.dtype for output in outputs))
+        if "Compiled" in type(node).__name__:  # all of the model, which only what it keeps for its backward gives away
+            found.update(kept.dtype for kept in node.saved_tensors if isinstance(kept, Tensor))
         for parent, _ in node.next_functions:
             if parent is not None and parent not in seen:
                 seen.add(parent)
                 ahead.append(parent)
-    return False
+    return found
 
 
 def _powers(cotangent: Tensor) -> Tensor:

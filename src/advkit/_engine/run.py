@@ -127,15 +127,17 @@ def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | 
         model = _classifier(attack, classes, None if sees_gradients else grid)
         job = _placed(attack, images, classes, per_image, model)
         searched = model if attack.autocast is None else _classifier(attack, classes, None, attack.autocast)
-        found = _searched(attack, job, searched)
+        with searched.rounding.at_work(job.pixels):
+            found = _searched(attack, job, searched)
         infinite = searched.checked()
-        if searched is not model and attack.stops_at_success:
-            found = _confirmed(attack, found, job, model)
-            infinite = max(infinite, model.checked())
-        if job.free is not None:
-            found = found.where(job.free, job.pixels)
-        if grid is not None:
-            found = _rounded(attack, found, job, model, grid)
+        with model.rounding.at_work(job.pixels):
+            if searched is not model and attack.stops_at_success:
+                found = _confirmed(attack, found, job, model)
+                infinite = max(infinite, model.checked())
+            if job.free is not None:
+                found = found.where(job.free, job.pixels)
+            if grid is not None:
+                found = _rounded(attack, found, job, model, grid)
         if job.pixels.dtype != images.dtype:  # a pixel that was not moved is the original's to the bit
             originals = images.detach().to(found.device)
             exact = found.to(images.dtype) if grid is None else grid.in_dtype(found, images.dtype)

@@ -88,6 +88,23 @@ class BatchFiles:
         text = json.dumps({"batch": index, "checksum": digest(json.dumps(content)), "record": content})
         _write(self._file(index), text)
 
+    def check_batch(self, index: int, kept: str, now: str) -> None:
+        """Refuse a batch that is not the one that was kept, by the digest of each."""
+        if kept != now:
+            raise InputError(
+                f"batch {index} of the loader is not what it was when the run in {self.path} began; a resumed run "
+                "needs the same batches in the same order, so the loader must not shuffle"
+            )
+
+    def check_model(self, index: int, stranger: str | None) -> None:
+        """Refuse a model, by what it is called, that does not answer a batch as the one did that was kept."""
+        if stranger is not None:
+            raise InputError(
+                f"{self.path} holds a run with other models: {stranger} has the layers and weights that it had, but "
+                f"other outputs for batch {index}. Something else in it has changed, such as an attribute or a "
+                "function; give this run a folder of its own"
+            )
+
     def _file(self, index: int) -> Path:
         assert self.path is not None
         return self.path / "batches" / f"{index:08d}.json"

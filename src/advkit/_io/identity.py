@@ -19,6 +19,7 @@ from advkit.attack import Attack
 from advkit.model import defended
 
 __all__ = [
+    "Digest",
     "attack_identity",
     "digest",
     "digests",
@@ -40,22 +41,36 @@ _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def digest(*parts: Tensor | str) -> str:
-    """A name for what tensors hold, or for names.
+    """A name for what tensors hold, or for names; see `Digest`."""
+    name = Digest()
+    name.add(*parts)
+    return str(name)
+
+
+class Digest:
+    """A name for what tensors hold, or for names, of which there may be too many to keep: they are added in turn.
 
     A tensor whose numbers this process does not have (on meta, or one shard of many) counts by its shape and dtype.
     """
-    name = blake2b(digest_size=16)
-    for part in parts:
-        if not isinstance(part, Tensor):
-            name.update(part.encode())
-            continue
-        try:
-            name.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            for numbers in _numbers(part.detach()):
-                name.update(numbers.contiguous().flatten().view(torch.uint8).numpy().data)
-        except (RuntimeError, NotImplementedError, TypeError):  # an exotic tensor is no reason to fail
-            name.update(type(part).__name__.encode())
-    return name.hexdigest()
+
+    def __init__(self) -> None:
+        self._name = blake2b(digest_size=16)
+
+    def add(self, *parts: Tensor | str) -> None:
+        """Take note of more."""
+        for part in parts:
+            if not isinstance(part, Tensor):
+                self._name.update(part.encode())
+                continue
+            try:
+                self._name.update(f"{part.dtype}{tuple(part.shape)}".encode())
+                for numbers in _numbers(part.detach()):
+                    self._name.update(numbers.contiguous().flatten().view(torch.uint8).numpy().data)
+            except (RuntimeError, NotImplementedError, TypeError):  # an exotic tensor is no reason to fail
+                self._name.update(type(part).__name__.encode())
+
+    def __str__(self) -> str:
+        return self._name.hexdigest()
 
 
 def digests(images: Tensor, labels: Tensor) -> list[str]:

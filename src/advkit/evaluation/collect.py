@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from advkit._io.identity import digest, digests
+from advkit._io.identity import Digest, digest, digests
 from advkit.errors import InputError, ModelError
 from advkit.evaluation.batch_evaluator import BatchEvaluator
 from advkit.evaluation.pool import Pool
@@ -21,8 +21,8 @@ def collect(
     folder: RunFolder,
     ranks: Ranks,
     pool: Pool | None,
-) -> tuple[dict[int, Record], list[str]]:
-    """The records of all batches, found in the folder, made here, or made by other processes; and a name of each image.
+) -> tuple[dict[int, Record], str]:
+    """The records of all batches, found in the folder, made here, or made by others; and a name for all the images.
 
     Args:
         batches: index, images and labels of each; those without images are passed over.
@@ -37,7 +37,7 @@ def collect(
     unsaved: list[int] = []
     known = not stored  # nothing is added to a run before it is known to be this one
     named: dict[int, str] = {}
-    named_images: list[str] = []
+    all_images = Digest()
     for index, images, labels in batches:
         mine = index not in stored and index % ranks.count == ranks.rank
         if not mine or not len(images):
@@ -45,14 +45,15 @@ def collect(
         if not len(images):
             continue
         is_first = not named
-        named_images += (each := digests(images, labels))
+        each = digests(images, labels)
+        all_images.add(*each)
         named[index] = digest(*each)
         if is_first and set(ranks.gather(named[index])) != {named[index]}:
             raise InputError(_DIFFERENT)
         if index in stored:
-            _check_same(index, named[index], records[index], folder)
+            folder.check_batch(index, records[index].digest, named[index])
             if records[index].answers:
-                _check_answers(index, images, records[index], evaluator, folder)
+                folder.check_model(index, evaluator.stranger(index, records[index], images))
                 records[index].answers = []
             known = True
         if mine:
@@ -69,7 +70,7 @@ def collect(
         raise InputError(_DIFFERENT)
     for _, theirs in everyones:
         records |= theirs
-    return {index: records[index] for index in named}, named_images
+    return {index: records[index] for index in named}, str(all_images)
 
 
 def check_worked(records: Mapping[int, Record], evaluator: BatchEvaluator) -> None:
@@ -78,26 +79,6 @@ def check_worked(records: Mapping[int, Record], evaluator: BatchEvaluator) -> No
         raise InputError("the loader has no images; a generator that was iterated over before has none left")
     if error := hopeless(records.values(), without_gradients=evaluator.has_black_box):
         raise evaluator.first_error() or ModelError(f"something failed on every image: {error}")
-
-
-def _check_same(index: int, name: str, record: Record, folder: RunFolder) -> None:
-    """Refuse a batch that is not the one of the record."""
-    if record.digest != name:
-        raise InputError(
-            f"batch {index} of the loader has changed since the run in {folder.path} began; a resumed run needs "
-            "the same batches in the same order, so the loader must not shuffle"
-        )
-
-
-def _check_answers(index: int, images: Tensor, record: Record, evaluator: BatchEvaluator, folder: RunFolder) -> None:
-    """Refuse models that do not answer a batch's images as those of the record did."""
-    what = evaluator.stranger(index, record, images)
-    if what is not None:
-        raise InputError(
-            f"{folder.path} holds a run with other models: {what} has the same layers and weights, but other "
-            f"outputs for batch {index}. Something else in it has changed, such as an attribute or a function; give "
-            "this run a folder of its own"
-        )
 
 
 _DIFFERENT = (

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from advkit._engine.checks import check_number
-from advkit._io.identity import digest
 from advkit._io.progress import ticking
 from advkit._version import __version__
 from advkit.attack import Attack
@@ -200,11 +199,11 @@ def evaluate(
             pictures=pictures,
         )
         pool = Pool(contenders, plan, seed) if flags else None
-        records, named_images = collect(batches, evaluator, folder, ranks, pool)
+        records, data_digest = collect(batches, evaluator, folder, ranks, pool)
         check_worked(records, evaluator)
         tick.doing("looking for flags")
         probed = pool.flags(records, ranks, folder.path) if pool else []
-    return _report(records, named_images, evaluator, setup, [*undeclared, *probed], called)
+    return _report(records, data_digest, evaluator, setup, [*undeclared, *probed], called)
 
 
 def _settled(
@@ -222,7 +221,9 @@ def _settled(
     if not isinstance(attacks, str):
         return named, models, batches, ()
     models, batches, undeclared = over_draws(models, batches, draws)
-    return attacks_by_name(attacks, models.values(), norm, eps, bounds), models, batches, undeclared
+    if undeclared:  # other attacks are for random models
+        named = attacks_by_name(attacks, models.values(), norm, eps, bounds)
+    return named, models, batches, undeclared
 
 
 def _check_numbers(draws: int, pictures: int, seed: int | None) -> None:
@@ -241,7 +242,7 @@ def _versions_and(certify: bool, surrogate: Model | None) -> dict[str, Any]:
 
 def _report(
     records: Mapping[int, Record],
-    named_images: Iterable[str],
+    data_digest: str,
     evaluator: BatchEvaluator,
     setup: Mapping[str, Any],
     probed: Iterable[Flag],
@@ -258,7 +259,7 @@ def _report(
         verdict=called,
         pictures=chosen((one for record in records.values() for one in record.pictures), evaluator.pictures),
         **_circumstances(records, setup, contenders[0].model),
-        data_digest=digest(*named_images),
+        data_digest=data_digest,
     )
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from advkit._engine.ball import Ball
 from advkit._engine.classifier import Classifier, own
 from advkit.evaluation.flags import ATHALYE, Flag, many
-from advkit.evaluation.looks import grain
+from advkit.evaluation.looks import spacing
 from advkit.evaluation.signs import RANDOM, Sign
 from advkit.evaluation.tries import Survivors
 from advkit.goals import Untargeted
@@ -88,7 +88,7 @@ class _Directions:
         self.finite = gradient.isfinite().flatten(1).all(1)  # of what is not, there is a flag already
         self.gradient = gradient.nan_to_num()
         self.x, logits = x.detach(), logits.detach()
-        self.floor = 16 * grain(logits) * logits.abs().amax(1)  # a change that may be rounding
+        self.floor = 16 * spacing(logits) * logits.abs().amax(1)  # a change that may be rounding
 
     def signs(self, called: str, directions: int, most: int) -> list[Sign]:
         n = len(self.x)

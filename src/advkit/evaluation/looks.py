@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advkit._base.scale import contenders
+from advkit._base.scale import contenders, grain
 from advkit._engine.classifier import Classifier
 from advkit.goals import Untargeted
 from advkit.losses import cross_entropy, log_odds
 from advkit.norms import L2
 
-__all__ = ["Look", "grain", "looked", "rounding"]
+__all__ = ["Look", "looked", "rounding", "spacing"]
 
 _AGAIN = 8  # times that a model is asked which has answered differently
 _AGREE = 0.99  # the least cosine of two gradients that are the same but for rounding
@@ -112,7 +112,7 @@ def _coarse(logits: Tensor) -> Tensor:
     racing = contenders(logits)
     size = logits.topk(2, dim=1).values.abs().amax(1)
     spread = logits.amax(1) - logits.where(racing, torch.inf).amin(1)
-    return (spread > 0) & (size > _OFFSET * spread) & (grain(logits) * size > _STEP * spread)
+    return (spread > 0) & (size > _OFFSET * spread) & (spacing(logits) * size > _STEP * spread)
 
 
 def _silent(classifier: Classifier, x: Tensor) -> tuple[Tensor, bool]:
@@ -148,11 +148,9 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
 def rounding(logits: Tensor) -> Tensor:
     """How far two answers to the same image may be apart, and still be the same but for rounding: (n,) for (n, K)."""
     spread = (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).tiny)
-    return max(_SAME, 16 * grain(logits)) * spread
+    return max(_SAME, 16 * spacing(logits)) * spread
 
 
-def grain(logits: Tensor) -> float:
-    """The relative spacing of the coarsest floats that hold all of the logits: what they were computed in."""
-    kinds = (torch.bfloat16, torch.float16, torch.float32)
-    held = (kind for kind in kinds if bool((logits.to(kind).to(logits.dtype) == logits).all()))
-    return torch.finfo(next(held, logits.dtype)).eps
+def spacing(logits: Tensor) -> float:
+    """The relative spacing of the coarsest floats that hold all of the logits."""
+    return torch.finfo(grain(logits)).eps

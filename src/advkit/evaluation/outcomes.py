@@ -116,5 +116,5 @@ def judged(answers: Sequence[Answers], labels: Tensor) -> tuple[Tensor, Tensor]:
 def _moved(answers: Answers) -> Tensor:
     """How far each image of a batch was moved, in each of `NORMS`: (4, n), 0 where it was not attacked."""
     far = torch.zeros(len(NORMS), answers.predictions.shape[1], device="cpu")
-    far[:, answers.rows] = torch.tensor(answers.distances, device="cpu")
+    far[:, answers.rows] = answers.distances.to(far)
     return far

@@ -32,7 +32,7 @@ class Outcome:
         rows: the images that were attacked and judged.
         right: how many of these it got right before, by the vote of its draws.
         fooled: for each of these, whether it then got it wrong.
-        distances: for each of these how far it was moved, a list for each of `NORMS`.
+        distances: floating (4, m), how far each of these m was moved, in each of `NORMS`; on the CPU.
         attack_seconds: how long the attack took.
         crafted: how many images it made, which may be more than these rows.
         forwards: images that went forward through the network for that.
@@ -46,7 +46,7 @@ class Outcome:
     rows: list[int] = field(default_factory=list)
     right: int = 0
     fooled: list[bool] = field(default_factory=list)
-    distances: list[list[float]] = field(default_factory=lambda: [[] for _ in NORMS])
+    distances: Tensor = field(default_factory=lambda: torch.zeros(len(NORMS), 0, device="cpu"))
     attack_seconds: float = 0.0
     crafted: int = 0
     forwards: int = 0
@@ -60,7 +60,7 @@ class Outcome:
     def within(self, norm: str, eps: float) -> Tensor:
         """Which of the n images were moved no further than that, bool (n,); those not attacked were not moved."""
         far = torch.zeros(self.predictions.shape[1], device="cpu")
-        far[self.rows] = torch.tensor(self.distances[NORMS.index(norm)], device="cpu")
+        far[self.rows] = self.distances[NORMS.index(norm)].to(far)
         return far <= eps * (1 + _ROUNDING)
 
     def lose(self, errors: Sequence[tuple[Tensor, Exception]]) -> None:
@@ -106,6 +106,7 @@ class Record:
         for name in ("clean", "cells"):
             for outcome in content[name]:
                 outcome["predictions"] = torch.tensor(outcome["predictions"], device="cpu")
+                outcome["distances"] = torch.tensor(outcome["distances"], dtype=torch.float64, device="cpu")
             content[name] = [Outcome(**outcome) for outcome in content[name]]
         content["answers"] = [Witness(**said) for said in content["answers"]]
         content["pictures"] = [Picture.from_json(one) for one in content.get("pictures", ())]

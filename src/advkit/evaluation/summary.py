@@ -112,7 +112,12 @@ def _attack_score(
     seconds = _each(math.fsum(outcome.attack_seconds for outcome in outcomes), crafted)
     judging = _each(math.fsum(outcome.seconds for outcome in outcomes), sum(o.predicted for o in outcomes))
     distances = [
-        [far for one in outcomes for far, fooled in zip(one.distances[place], one.fooled, strict=True) if fooled]
+        [
+            far
+            for one in outcomes
+            for far, fooled in zip(one.distances[place].tolist(), one.fooled, strict=True)
+            if fooled
+        ]
         for place in range(len(NORMS))
     ]
     medians = [median(found) if found else math.nan for found in distances]

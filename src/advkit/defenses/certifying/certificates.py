@@ -130,15 +130,7 @@ def _known(folder: BatchFiles, index: int, name: str, model: Model, images: Tens
         InputError: it is of another batch, or of another model.
     """
     one = folder.read(index, lambda content: _Kept(**content))
-    if one.digest != name:
-        raise InputError(
-            f"batch {index} of the loader has changed since the run in {folder.path} began; a resumed run "
-            "needs the same batches in the same order, so the loader must not shuffle"
-        )
+    folder.check_batch(index, one.digest, name)
     if images is not None and one.answers and not is_known(one.answers, introduced(model, images)):
-        raise InputError(
-            f"{folder.path} holds certificates of another model, which has the same layers and weights, but "
-            f"other outputs on batch {index}. Something else in it has changed, such as an attribute or a function; "
-            "give this run a folder of its own"
-        )
+        folder.check_model(index, "the model")
     return one

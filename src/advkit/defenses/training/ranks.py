@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from advkit._io.gathering import gathered
+from advkit._io.gathering import from_first, gathered
 from advkit.errors import InputError
 
 __all__ = ["Ranks"]
@@ -87,19 +87,7 @@ class Ranks:
 
     def on_first(self, work: Callable[[], Thing]) -> Thing:
         """What ``work`` returns in the first process, in all of them, or the error that it raises."""
-        if self.count == 1:
-            return work()
-        outcome: list[Any] = [None, None]
-        if self.first:
-            try:
-                outcome[0] = work()
-            except Exception as error:
-                outcome[1] = error
-        distributed.broadcast_object_list(outcome, distributed.get_global_rank(self._group, 0), group=self._group)
-        if outcome[1] is not None:
-            raise outcome[1]
-        done: Thing = outcome[0]
-        return done
+        return work() if self.count == 1 else from_first(work, self._group)
 
     def check_shares(self, loader: Iterable[Any], name: str) -> None:
         """Refuse a loader that has more batches in one process than in another, which would wait for it for ever."""
