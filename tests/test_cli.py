@@ -273,6 +273,11 @@ def test_compare(run, tmp_path):
         ([*MODEL, "--data", "photos", "--attacks", "PGD(steps=0)"], "steps must be at least 1, got 0"),
         ([*MODEL, "--data", "photos", "--attacks", "FGSM", "--norm", "l2"], "FGSM is in Linf, and --norm says l2"),
         ([*MODEL, "--data", "photos", "--norm", "l2"], "needs a budget"),
+        ([*MODEL, "--data", "photos", "--eps", "8"], "eight of the 256 levels of an 8-bit image are 8/255"),
+        (
+            [*MODEL, "--data", "photos", "--attacks", "CW, PGD(eps=2)"],
+            "eps=2 in Linf is wider than the range",
+        ),
     ],
 )
 def test_mistakes_are_sentences(run, words, sentence):

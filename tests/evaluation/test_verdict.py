@@ -179,6 +179,11 @@ def test_a_defense_is_attacked_by_who_knows_it() -> None:
         ({"attacks": "standard", "norm": "l2"}, "a verdict in L2 needs a budget"),
         ({"attacks": "standard", "norm": "l0", "eps": 3}, "norm must be one of Linf, L2, L1"),
         ({"attacks": "standard", "eps": -1.0}, "eps must be at least 0"),
+        ({"attacks": "standard", "eps": 8}, "eps=8 in Linf is wider than the range of a pixel, 0 to 1"),
+        (
+            {"attacks": "autoattack", "eps": 4.5, "bounds": (-2, 2)},
+            "eps=4.5 in Linf is wider than .*, -2 to 2",
+        ),
     ],
 )
 def test_what_is_no_verdict_is_told(arguments: dict[str, object], words: str) -> None:

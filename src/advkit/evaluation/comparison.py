@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from advkit._engine.wording import short
 from advkit.attack import Attack
 from advkit.attacks import FGSM
 from advkit.evaluation.flags import (
@@ -253,7 +254,7 @@ def _of_closeness(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[F
         fooled = ~one.right & one.within(norm, eps)
         if beats(fooled, ~failed):
             sentence = (
-                f"{called} falls to {named(one)} within {norm} {eps:.3g} on {int((fooled & failed).sum())} images "
+                f"{called} falls to {named(one)} within {norm} {short(eps)} on {int((fooled & failed).sum())} images "
                 "that every attack with this budget fails on; they stop short, or their loss or its gradients are "
                 "misleading, so take more steps, several restarts and attacks on the margin."
             )

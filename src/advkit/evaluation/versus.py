@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from advkit import norms
 from advkit.errors import DtypeError, InputError
-from advkit.evaluation.formats import called
+from advkit.evaluation.formats import called, how_far
 from advkit.evaluation.scores import BARE
 
 if TYPE_CHECKING:
@@ -193,7 +192,8 @@ def _remarks(first: RobustnessReport, second: RobustnessReport) -> list[str]:
     found = []
     balls = [dict(report.worst[0].within) if report.worst else {} for report in (first, second)]
     if balls[0] != balls[1]:
-        found.append(f"The budgets differ: {_budgets(balls[0])} in the first, {_budgets(balls[1])} in the second.")
+        both = [how_far(within) or "none" for within in balls]
+        found.append(f"The budgets differ: {both[0]} in the first, {both[1]} in the second.")
     if _made(first) != _made(second):
         what = f"{_names(first)} in the first, {_names(second)} in the second"
         what = "other arguments of the same names" if _names(first) == _names(second) else what
@@ -225,10 +225,6 @@ def _made(report: RobustnessReport) -> list[tuple[str, str]]:
 
 def _names(report: RobustnessReport) -> str:
     return ", ".join(score.name for score in report.attacks) or "none"
-
-
-def _budgets(within: dict[str, float]) -> str:
-    return " or ".join(f"{norms.get(norm)} {eps:.4g}" for norm, eps in within.items()) or "none"
 
 
 def _row(name: str, both: tuple[float, float]) -> tuple[str, str, str, str]:
