@@ -87,7 +87,8 @@ OTHER = "nets_of_a_user:make(classes=4)"
 
 
 def test_evaluate_writes_a_report_and_goes_on(run, place):
-    words = ["evaluate", *MODEL, "--data", "photos", "--eps", "12/255", "--out", "report", "--curve", "0,12/255"]
+    words = ["evaluate", *MODEL, "--model-args", "classes=4", "--data", "photos", "--eps", "12/255", "--out", "report"]
+    words += ["--curve", "0,12/255"]
     code, out, err = run(*words)
     assert (code, err) == (0, "")
     report = advkit.RobustnessReport.from_json(place / "report" / "report.json")
@@ -99,7 +100,7 @@ def test_evaluate_writes_a_report_and_goes_on(run, place):
     assert report.pictures
     assert {one.name for one in (place / "report").iterdir()} >= {"report.html", "report.md", "report.csv", "run"}
     page = (place / "report" / "report.html").read_text(encoding="utf-8")
-    assert "Robustness of nets_of_a_user:make" in page
+    assert "Robustness of nets_of_a_user:make(classes=4)" in page
     assert '<svg class="chart"' in page
     before = (place / "report" / "report.json").read_text()
     assert run(*words)[0] == 0

@@ -225,7 +225,9 @@ def _write(
     report: RobustnessReport, out: Path, given: Namespace, data: Images, curves: Mapping[str, SecurityCurve]
 ) -> dict[str, str]:
     """The report's files, each whole or absent."""
-    page = report.to_html(title=f"Robustness of {given.model}", class_names=_names(report, data), curves=curves)
+    arguments = f"({given.model_args})" if given.model_args else ""
+    title = f"Robustness of {given.model}{arguments}"
+    page = report.to_html(title=title, class_names=_names(report, data), curves=curves)
     texts = {"json": report.to_json(), "html": page, "md": report.to_markdown(), "csv": report.to_csv()}
     files = {}
     for suffix, text in texts.items():

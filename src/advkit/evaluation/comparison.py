@@ -113,8 +113,8 @@ def _of_length(called: str, one: Outcome) -> list[Flag]:
         return []
     sentence = (
         f"{called} is right on {count} of {n} images under {named(one)}, whose {number(one.attack, 'steps'):g} steps "
-        f"of {number(one.attack, 'alpha'):.3g} lead no further than {far:.3g} from where it starts, with an eps of "
-        f"{ball[1]:.3g}; take more steps or longer ones."
+        f"of {short(number(one.attack, 'alpha'))} lead no further than {short(far)} from where it starts, with an eps "
+        f"of {short(ball[1])}; take more steps or longer ones."
     )
     return [Flag("steps too short", sentence, CARLINI)]
 

@@ -190,7 +190,9 @@ def _defenses(report: RobustnessReport) -> str:
 
 def _curves(curves: Mapping[str, SecurityCurve]) -> str:
     if not curves:
-        return f'<p class="soft">No curve was given. <code>{_CURVE}</code> draws them.</p>'
+        return (
+            f'<p class="soft">No curve was given. <code>{_CURVE}</code> draws them, and so does the option --curve.</p>'
+        )
     if len({str(curve.norm) for curve in curves.values()}) > 1:
         raise InputError("the curves are in several norms; give those of one norm at a time")
     budgets = sorted({eps for curve in curves.values() for eps in curve.eps})
