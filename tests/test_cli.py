@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -221,7 +222,9 @@ def test_compare(run, tmp_path):
     files = [str(tmp_path / name / "report.json") for name in ("weak", "strong")]
     code, out, _ = run("compare", *files)
     assert code == 0
-    assert "The budgets differ" in out
+    assert "The budgets differ: Linf 1/255 in the first, Linf 24/255 in the second." in out
+    index = re.search(r"^class (\d) \(", out, re.MULTILINE)[1]
+    assert f"\n{'abcd'[int(index)]} (" in run("compare", *files, "--data", "photos")[1]
     assert run("compare", *files, "--fail-if-worse")[0] == 1
     code, out, _ = run("compare", *reversed(files), "--json", "--fail-if-worse")
     assert (code, json.loads(out)["better"]) == (0, "second")

@@ -131,6 +131,9 @@ def test_wrong_images_are_not_robust_and_nobody_attacks_them() -> None:
     report = advkit.evaluate(net, [(images, wrong)], "standard", eps=0.0, progress=False)
     assert report.robust.tolist() == [False] * 3 + [True] * (len(labels) - 3)
     assert report["MultiTargeted"].attacked == len(labels) - 3
+    assert f"Only the {len(labels) - 3} that the model gets right" in " ".join(str(report).split())
+    none = advkit.evaluate(net, [(images, (labels + 1) % 4)], "standard", flags=False, progress=False)
+    assert "gets none of them right, so that nothing was attacked" in " ".join(str(none).split())
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -5,7 +5,7 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -117,6 +117,8 @@ def compare(given: Namespace) -> int:
     """``advkit compare``."""
     first, second = (RobustnessReport.from_json(Path(file)) for file in (given.first, given.second))
     found = first.compare(second)
+    if given.data is not None:
+        found = replace(found, class_names=images_named(given.data, batch_size=1).classes or ())
     if given.json:
         _print_json({**found.to_dict(), "remarks": list(found.remarks)})
     else:

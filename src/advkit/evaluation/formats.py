@@ -212,10 +212,14 @@ def _caption(report: RobustnessReport) -> str:
         widest = _number(100 * max(ends, default=math.nan), ".1f")
         text = f"{versions} Accuracy over all images; 95 % intervals reach {widest} points at most to either side."
     else:
-        right = round(report.clean_accuracy * report.defenses[0].images)
-        text = (
-            f"{versions} Only the {right} that the model gets right are attacked: success and time are over those, "
-            "L2 and Linf medians over the successes, accuracy over all."
+        images = report.defenses[0].images
+        right = round(report.clean_accuracy * images) if images else 0
+        text = f"{versions} " + (
+            f"Only the {right} that the model gets right are attacked: success and time are over those, L2 and Linf "
+            "medians over the successes, accuracy over all."
+            if right
+            else "The model gets none of them right, so that nothing was attacked. Does it expect normalised inputs "
+            "(advkit.Normalized), or are its classes numbered differently from the labels?"
         )
     if report.stop_when_fooled:
         text += (

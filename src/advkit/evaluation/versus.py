@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ class Comparison:
         attacks: by the name of an attack that both reports have, the accuracy that it leaves in each; an attack whose
             images were made on a surrogate is called "MIFGSM from another".
         remarks: what makes the two hard to compare, a sentence each.
+        class_names: what it calls the classes as it prints, by their number; for those without one, "class 3".
 
     Examples:
         >>> weak = advkit.evaluate(model, loader, [advkit.FGSM(model, eps=0.5 / 255)])
@@ -61,6 +63,7 @@ class Comparison:
     classes: dict[int, tuple[int, int, int]]
     attacks: dict[str, tuple[float, float]]
     remarks: tuple[str, ...] = ()
+    class_names: Sequence[str] = ()
 
     @property
     def better(self) -> str | None:
@@ -94,7 +97,7 @@ class Comparison:
         changed = sorted(self.classes.items(), key=lambda one: (-abs(one[1][2] - one[1][1]) / one[1][0], one[0]))
         changed = [one for one in changed if one[1][1] != one[1][2]]
         rows += [
-            _row(f"class {index} ({n} image{'s' if n > 1 else ''})", (first / n, second / n))
+            _row(f"{self._named(index)} ({n} image{'s' if n > 1 else ''})", (first / n, second / n))
             for index, (n, first, second) in changed[:_CLASSES]
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -117,6 +120,9 @@ class Comparison:
                 *(f"\n{one}" for one in self.remarks),
             ]
         )
+
+    def _named(self, index: int) -> str:
+        return self.class_names[index] if index < len(self.class_names) else f"class {index}"
 
     def _sentences(self) -> list[str]:
         differ = self.only_first + self.only_second
