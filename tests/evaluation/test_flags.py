@@ -175,7 +175,7 @@ def test_the_mean_over_too_few_draws_is_noise():
     net, images, labels = trained(False)
     found = probed("storm", Storm().wrap(net), {}, images, labels)
     assert "gradient noise" in names(found)
-    assert "raise eot_samples" in str(found)
+    assert "raise that defense's eot_samples" in str(found)
 
 
 def test_a_probe_leaves_the_model_as_it_was_and_is_cheap():
