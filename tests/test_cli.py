@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,8 @@ OTHER = "nets_of_a_user:make(classes=4)"
 
 
 def test_evaluate_writes_a_report_and_goes_on(run, place):
-    words = ["evaluate", *MODEL, "--data", "photos", "--eps", "12/255", "--out", "report", "--curve", "0,12/255"]
+    words = ["evaluate", *MODEL, "--model-args", "classes=4", "--data", "photos", "--eps", "12/255", "--out", "report"]
+    words += ["--curve", "0,12/255"]
     code, out, err = run(*words)
     assert (code, err) == (0, "")
     report = advkit.RobustnessReport.from_json(place / "report" / "report.json")
@@ -99,7 +101,7 @@ def test_evaluate_writes_a_report_and_goes_on(run, place):
     assert report.pictures
     assert {one.name for one in (place / "report").iterdir()} >= {"report.html", "report.md", "report.csv", "run"}
     page = (place / "report" / "report.html").read_text(encoding="utf-8")
-    assert "Robustness of nets_of_a_user:make" in page
+    assert "Robustness of nets_of_a_user:make(classes=4)" in page
     assert '<svg class="chart"' in page
     before = (place / "report" / "report.json").read_text()
     assert run(*words)[0] == 0
@@ -220,7 +222,9 @@ def test_compare(run, tmp_path):
     files = [str(tmp_path / name / "report.json") for name in ("weak", "strong")]
     code, out, _ = run("compare", *files)
     assert code == 0
-    assert "The budgets differ" in out
+    assert "The budgets differ: Linf 1/255 in the first, Linf 24/255 in the second." in out
+    index = re.search(r"^class (\d) \(", out, re.MULTILINE)[1]
+    assert f"\n{'abcd'[int(index)]} (" in run("compare", *files, "--data", "photos")[1]
     assert run("compare", *files, "--fail-if-worse")[0] == 1
     code, out, _ = run("compare", *reversed(files), "--json", "--fail-if-worse")
     assert (code, json.loads(out)["better"]) == (0, "second")
@@ -273,6 +277,11 @@ def test_compare(run, tmp_path):
         ([*MODEL, "--data", "photos", "--attacks", "PGD(steps=0)"], "steps must be at least 1, got 0"),
         ([*MODEL, "--data", "photos", "--attacks", "FGSM", "--norm", "l2"], "FGSM is in Linf, but --norm is l2"),
         ([*MODEL, "--data", "photos", "--norm", "l2"], "needs a budget"),
+        ([*MODEL, "--data", "photos", "--eps", "8"], "eight of the 256 levels of an 8-bit image are 8/255"),
+        (
+            [*MODEL, "--data", "photos", "--attacks", "CW, PGD(eps=2)"],
+            "eps=2 in Linf is wider than the range",
+        ),
     ],
 )
 def test_mistakes_are_sentences(run, words, sentence):

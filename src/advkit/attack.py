@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from advkit import hyperparameters, norms
-from advkit._engine.checks import check_bounds, check_choice, check_model
+from advkit._engine.checks import check_bounds, check_choice, check_generator, check_model
 from advkit._engine.classifier import Classifier, prediction, warn_of_infinite
 from advkit._engine.lengths import BASES, default, is_given, settle
 from advkit._engine.masks import free_pixels, is_per_image
@@ -162,6 +162,7 @@ class Attack(ABC):
     def __post_init__(self) -> None:
         check_model(self.model)
         check_bounds(self.bounds)
+        check_generator(self.generator)
         check_choice("autocast", self.autocast, (None, torch.bfloat16) if self.access == "gradient" else (None,))
         settle(self)
         for name, what in hyperparameters.of(type(self)).items():

@@ -172,6 +172,9 @@ def _parser() -> ArgumentParser:
     compare.add_argument("first", help="a report.json")
     compare.add_argument("second", help="another")
     compare.add_argument(
+        "--data", metavar="DIR|FILE.npz", help="the images of both, if the classes should be called by their names"
+    )
+    compare.add_argument(
         "--fail-if-worse", action="store_true", help="exit with 1 if the second is worse by more than chance"
     )
     return parser

@@ -10,7 +10,7 @@ import torch
 
 import advkit
 from advkit._engine.checks import check_number
-from advkit.errors import DtypeError, InputError
+from advkit.errors import DtypeError, InputError, ModelError
 from contracts.scenes import IMAGE, conv_net, draw, said_by
 
 
@@ -111,6 +111,33 @@ def test_the_labels_are_no_targets() -> None:
         attack(images, labels, targets=torch.tensor([1, 2, 2, 0]))
     assert attack(images, labels, targets=torch.tensor([1, 2, 3, 0])).shape == images.shape
     assert attack(images[:0], labels[:0], targets=labels[:0]).shape == (0, *IMAGE)
+
+
+def test_what_new_users_pass_is_told_what_to_do() -> None:
+    image, label = draw(1, *IMAGE)[0], torch.tensor(2)
+    for one in (label, label[None]):
+        with pytest.raises(InputError, match=re.escape("make a batch of it: images[None], labels.reshape(1)")):
+            advkit.FGSM(conv_net())(image, one)
+    assert advkit.FGSM(conv_net())(image[None], label.reshape(1)).shape == (1, *IMAGE)
+    for made in (advkit.PGD, lambda model, generator: advkit.defenses.RandomizedSmoothing(0.1, generator=generator)):
+        with pytest.raises(DtypeError, match=re.escape("got 7; for a seed, give torch.Generator().manual_seed(7)")):
+            made(conv_net(), generator=7)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda logits: logits.argmax(1), "make scores of them: torch.nn.functional.one_hot(classes, K).float()"),
+        (lambda logits: torch.nn.functional.one_hot(logits.argmax(1), 4), "make them floating: output.float()"),
+        (lambda logits: logits.detach().numpy(), "make one of the array: torch.from_numpy(output)"),
+    ],
+)
+def test_a_model_that_says_classes_or_returns_an_array_is_told_what_to_return(
+    answer: Callable[[torch.Tensor], object], words: str
+) -> None:
+    net = conv_net()
+    with pytest.raises(ModelError, match=re.escape(words)):
+        advkit.Noise(lambda images: answer(net(images)))(draw(2, *IMAGE), torch.tensor([0, 1]))
 
 
 ON_LEVELS = partial(advkit.DeepFool, levels=256)

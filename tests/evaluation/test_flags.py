@@ -175,7 +175,7 @@ def test_the_mean_over_too_few_draws_is_noise():
     net, images, labels = trained(False)
     found = probed("storm", Storm().wrap(net), {}, images, labels)
     assert "gradient noise" in names(found)
-    assert "raise eot_samples" in str(found)
+    assert "raise that defense's eot_samples" in str(found)
 
 
 def test_a_probe_leaves_the_model_as_it_was_and_is_cheap():
@@ -328,6 +328,8 @@ def test_an_attack_that_cannot_reach_its_budget_is_told_so_and_no_more():
         found = compared("none", clean, [fgsm, made(attack, torch.arange(100) < 60)], labels)
         assert names(found) == ["steps too short"]
         assert "lead no further than" in found[0].sentence
+    short = made(advkit.PGD(net, eps=8 / 255, alpha=1 / 255, steps=4), torch.arange(100) < 60)
+    assert "4 steps of 1/255 lead no further than 4/255 " in compared("none", clean, [short], labels)[0].sentence
     enough = advkit.MIFGSM(net, eps=0.5, alpha=0.05)
     assert compared("none", clean, [made(enough, torch.arange(100) < 0)], labels) == ()
 

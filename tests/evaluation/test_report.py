@@ -266,7 +266,8 @@ def test_the_worst_case_over_attacks_with_and_without_a_budget_is_explained():
     for attacks, words in (
         (
             [pgd, deepfool],
-            '"All together" counts DeepFool, which has no budget, only where images were moved no further than Linf',
+            '"All together" counts DeepFool, which has no budget, only where images were moved no further than '
+            "Linf 8/255.",
         ),
         ([pgd, deepfool, cw], '"All together" counts DeepFool, CW, which have no budget, only where images were moved'),
         ([pgd, advkit.FGSM(model)], None),

@@ -131,6 +131,9 @@ def test_wrong_images_are_not_robust_and_nobody_attacks_them() -> None:
     report = advkit.evaluate(net, [(images, wrong)], "standard", eps=0.0, progress=False)
     assert report.robust.tolist() == [False] * 3 + [True] * (len(labels) - 3)
     assert report["MultiTargeted"].attacked == len(labels) - 3
+    assert f"Only the {len(labels) - 3} that the model gets right" in " ".join(str(report).split())
+    none = advkit.evaluate(net, [(images, (labels + 1) % 4)], "standard", flags=False, progress=False)
+    assert "gets none of them right, so that nothing was attacked" in " ".join(str(none).split())
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -179,6 +182,11 @@ def test_a_defense_is_attacked_by_who_knows_it() -> None:
         ({"attacks": "standard", "norm": "l2"}, "a verdict in L2 needs a budget"),
         ({"attacks": "standard", "norm": "l0", "eps": 3}, "norm must be one of Linf, L2, L1"),
         ({"attacks": "standard", "eps": -1.0}, "eps must be at least 0"),
+        ({"attacks": "standard", "eps": 8}, "eps=8 in Linf is wider than the range of a pixel, 0 to 1"),
+        (
+            {"attacks": "autoattack", "eps": 4.5, "bounds": (-2, 2)},
+            "eps=4.5 in Linf is wider than .*, -2 to 2",
+        ),
     ],
 )
 def test_what_is_no_verdict_is_told(arguments: dict[str, object], words: str) -> None:

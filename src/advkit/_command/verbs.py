@@ -5,7 +5,7 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,8 @@ from advkit.attack import Attack
 from advkit.attacks import PGD
 from advkit.errors import InputError
 from advkit.evaluation import RobustnessReport, SecurityCurve, evaluate, security_curve
-from advkit.evaluation.verdict import VERDICTS
+from advkit.evaluation.flags import balls
+from advkit.evaluation.verdict import VERDICTS, check_reach
 from advkit.norms import Linf, get
 
 __all__ = ["FINDING", "FINE", "UNUSABLE", "attack", "compare", "judge", "listing"]
@@ -39,7 +40,7 @@ def judge(given: Namespace) -> int:
     attacks: str | dict[str, Attack] | list[Attack] = given.attacks
     verdict = given.attacks in VERDICTS
     if not verdict:
-        attacks = made(given.attacks, model, {"eps": eps, "norm": given.norm})
+        attacks = _attacks(given, given.attacks, model, eps)
     out = None if given.out is None else Path(given.out)
     if out is not None:
         _folder(out)
@@ -76,7 +77,7 @@ def attack(given: Namespace) -> int:
     """``advkit attack``."""
     model, data = _model(given), _data(given)
     eps = None if given.eps is None else number(given.eps)
-    found = made(given.attack, model, {"eps": eps, "norm": given.norm})
+    found = _attacks(given, given.attack, model, eps)
     if len(found) != 1:
         raise InputError(f"--attack takes one attack, but got {len(found)}; WorstOf([...]) makes one of several")
     one = found[0]._with(generator=torch.Generator(_place(given)).manual_seed(given.seed))
@@ -116,6 +117,8 @@ def compare(given: Namespace) -> int:
     """``advkit compare``."""
     first, second = (RobustnessReport.from_json(Path(file)) for file in (given.first, given.second))
     found = first.compare(second)
+    if given.data is not None:
+        found = replace(found, class_names=images_named(given.data, batch_size=1).classes or ())
     if given.json:
         _print_json({**found.to_dict(), "remarks": list(found.remarks)})
     else:
@@ -143,6 +146,14 @@ def _made(
         device=_place(given),
         surrogate=surrogate,
     )
+
+
+def _attacks(given: Namespace, named: str, model: torch.nn.Module, eps: float | None) -> list[Attack]:
+    """The attacks of a list, each within a budget that the pixels of a picture have room for."""
+    found = made(named, model, {"eps": eps, "norm": given.norm})
+    for ball in balls(found):
+        check_reach(*ball, (0.0, 1.0))
+    return found
 
 
 def _surrogates(given: Namespace) -> dict[str, torch.nn.Module] | None:
@@ -216,7 +227,9 @@ def _write(
     report: RobustnessReport, out: Path, given: Namespace, data: Images, curves: Mapping[str, SecurityCurve]
 ) -> dict[str, str]:
     """The report's files, each whole or absent."""
-    page = report.to_html(title=f"Robustness of {given.model}", class_names=_names(report, data), curves=curves)
+    arguments = f"({given.model_args})" if given.model_args else ""
+    title = f"Robustness of {given.model}{arguments}"
+    page = report.to_html(title=title, class_names=_names(report, data), curves=curves)
     texts = {"json": report.to_json(), "html": page, "md": report.to_markdown(), "csv": report.to_csv()}
     files = {}
     for suffix, text in texts.items():

@@ -13,6 +13,7 @@ __all__ = [
     "check_bounds",
     "check_choice",
     "check_classes",
+    "check_generator",
     "check_images",
     "check_model",
     "check_number",
@@ -35,6 +36,16 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Refuse a value that is none of the choices."""
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def check_generator(generator: object) -> None:
+    """Refuse a seed where a generator is wanted."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        seed = generator if isinstance(generator, Integral) else 0
+        raise DtypeError(
+            f"generator must be a torch.Generator or None, got {generator!r}; for a seed, give "
+            f"torch.Generator().manual_seed({seed})"
+        )
 
 
 def check_number(
@@ -161,9 +172,12 @@ def check_classes(name: str, classes: object, images: Tensor) -> None:
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise DtypeError(f"{name} must be integer class indices, got {classes.dtype}")
     if classes.shape != images.shape[:1]:
+        alone = images.ndim == 3 and classes.numel() == 1
         raise InputError(
             f"{name} must have shape ({images.shape[0]},), one class for each of the images of shape "
             f"{tuple(images.shape)}; got {tuple(classes.shape)}"
+            + ". If that is a single image, make a batch of it: images[None], labels.reshape(1)"
+            * alone
         )
     smallest = int(classes.long().min()) if classes.numel() else 0
     if smallest < 0:

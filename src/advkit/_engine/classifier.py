@@ -134,7 +134,7 @@ class Classifier:
         if not isinstance(output, Tensor):
             raise ModelError(
                 f"the model returned {described(output)}, but attacks need a tensor of logits (N, K); "
-                "say where they are: advkit.Logits(model, key=...)"
+                f"{_how_to_return(output)}"
             )
         count, shape = images.shape[0], output.shape
         if len(shape) != 2 or shape[0] != count or shape[1] < 2:
@@ -143,7 +143,10 @@ class Classifier:
                 f"attacks need logits of shape ({count}, K), with K at least 2{_one_logit(output, images)}"
             )
         if not output.is_floating_point():
-            raise ModelError(f"the model returned {output.dtype}, but attacks need floating logits")
+            raise ModelError(
+                f"the model returned {output.dtype}, but attacks need floating logits; of integer scores, or ones and "
+                "zeros for its decisions, make them floating: output.float()"
+            )
         logits = output
         if output.dtype != torch.float32 or output.device != images.device:
             logits = output.to(images.device, torch.promote_types(output.dtype, torch.float32))
@@ -273,10 +276,22 @@ class Classifier:
                 raise error(meaning)
 
 
+def _how_to_return(output: object) -> str:
+    """What to do about an answer that is no tensor."""
+    if hasattr(output, "__array__"):  # of numpy, as other runtimes return it
+        return "make one of the array: torch.from_numpy(output)"
+    return "say where they are: advkit.Logits(model, key=...)"
+
+
 def _one_logit(output: Tensor, images: Tensor) -> str:
-    """What to do with the answer of a model that has one logit for two classes."""
+    """What to do with the answer of a model that has one logit for two classes, or says the class alone."""
     if output.shape not in (images.shape[:1], (*images.shape[:1], 1)):
         return ""
+    if not output.is_floating_point():
+        return (
+            ". If these are the classes that it predicts, which is enough for attacks on decisions, make scores of "
+            "them: torch.nn.functional.one_hot(classes, K).float()"
+        )
     return ". If that is one logit for two classes, wrap the model: advkit.TwoClass(model)"
 
 

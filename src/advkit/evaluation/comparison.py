@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from advkit._engine.wording import short
 from advkit.attack import Attack
 from advkit.attacks import FGSM
 from advkit.evaluation.flags import (
@@ -112,8 +113,8 @@ def _of_length(called: str, one: Outcome) -> list[Flag]:
         return []
     sentence = (
         f"{called} is right on {count} of {n} images under {named(one)}, whose {number(one.attack, 'steps'):g} steps "
-        f"of {number(one.attack, 'alpha'):.3g} lead no further than {far:.3g} from where it starts, with an eps of "
-        f"{ball[1]:.3g}; take more steps or longer ones."
+        f"of {short(number(one.attack, 'alpha'))} lead no further than {short(far)} from where it starts, with an eps "
+        f"of {short(ball[1])}; take more steps or longer ones."
     )
     return [Flag("steps too short", sentence, CARLINI)]
 
@@ -253,7 +254,7 @@ def _of_closeness(called: str, one: Outcome, peers: Sequence[Outcome]) -> list[F
         fooled = ~one.right & one.within(norm, eps)
         if beats(fooled, ~failed):
             sentence = (
-                f"{called} falls to {named(one)} within {norm} {eps:.3g} on {int((fooled & failed).sum())} images "
+                f"{called} falls to {named(one)} within {norm} {short(eps)} on {int((fooled & failed).sum())} images "
                 "that every attack with this budget fails on; they stop short, or their loss or its gradients are "
                 "misleading, so take more steps, several restarts and attacks on the margin."
             )

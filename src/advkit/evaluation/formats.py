@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from advkit import norms
+from advkit._engine.wording import short
 from advkit.evaluation.plan import TRANSFERRED
 from advkit.evaluation.records import REFUSED
 from advkit.evaluation.scores import BARE, AttackScore, Share, WorstCase
@@ -24,6 +25,7 @@ __all__ = [
     "as_csv",
     "called",
     "doubts",
+    "how_far",
     "lines",
     "lost",
     "markdown",
@@ -169,7 +171,7 @@ def _verdict(report: RobustnessReport) -> list[str]:
     if report.verdict is None or not report.worst or not _is_bare(report):
         return []
     worst = report.worst[0]
-    far = " or ".join(f"{norms.get(norm)} {eps:.4g}" for norm, eps in worst.within.items())
+    far = how_far(worst.within)
     tried = (*report.attacks, *report.transferred)
     fooled = [f"{_fooled(score)} by {called(score)}" for score in tried]
     spent = sum(map(passes, tried)) / max(1, report.images)
@@ -210,10 +212,14 @@ def _caption(report: RobustnessReport) -> str:
         widest = _number(100 * max(ends, default=math.nan), ".1f")
         text = f"{versions} Accuracy over all images; 95 % intervals reach {widest} points at most to either side."
     else:
-        right = round(report.clean_accuracy * report.defenses[0].images)
-        text = (
-            f"{versions} Only the {right} that the model gets right are attacked: success and time are over those, "
-            "L2 and Linf medians over the successes, accuracy over all."
+        images = report.defenses[0].images
+        right = round(report.clean_accuracy * images) if images else 0
+        text = f"{versions} " + (
+            f"Only the {right} that the model gets right are attacked: success and time are over those, L2 and Linf "
+            "medians over the successes, accuracy over all."
+            if right
+            else "The model gets none of them right, so that nothing was attacked. Does it expect normalised inputs "
+            "(advkit.Normalized), or are its classes numbered differently from the labels?"
         )
     if report.stop_when_fooled:
         text += (
@@ -242,8 +248,13 @@ def unbounded(report: RobustnessReport) -> list[str]:
     if not free or not within:
         return []
     which = f"{free[0]}, which has" if len(free) == 1 else f"{', '.join(free)}, which have"
-    far = " or ".join(f"{norms.get(norm)} {eps:.4g}" for norm, eps in within.items())
+    far = how_far(within)
     return [f'"{_TOGETHER.capitalize()}" counts {which} no budget, only where images were moved no further than {far}.']
+
+
+def how_far(within: Mapping[str, float]) -> str:
+    """Budgets by the names of their norms, in words: "L2 0.5 or Linf 8/255"."""
+    return " or ".join(f"{norms.get(norm)} {short(eps)}" for norm, eps in within.items())
 
 
 def _not_tried(report: RobustnessReport) -> list[str]:

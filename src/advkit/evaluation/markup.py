@@ -63,7 +63,8 @@ def html_number(value: float, style: str, unit: str = "") -> str:
 
 
 def html_short(value: object) -> str:
-    """A hyperparameter as the field writes it, with four digits at most."""
+    """A hyperparameter or a distance as the field writes it, with four digits at most."""
     if isinstance(value, float) and 0 < value < 1 and abs(255 * value - round(255 * value)) < 1e-3:
-        return f"{round(255 * value)}/255"  # which 32 bits have rounded
+        levels = round(255 * value)  # of which 32 bits have rounded a distance
+        return text if "/" not in (text := short(value)) and len(text) < 6 else f"{levels}/255"
     return f"{value:.4g}" if isinstance(value, float) else short(value)

@@ -8,11 +8,21 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from advkit import norms
 from advkit.errors import InputError
 from advkit.evaluation.charts import bar, curve_chart, curve_legend, strip
 from advkit.evaluation.flags import Flag
-from advkit.evaluation.formats import called, doubts, lines, lost, passes, together, transfers, unbounded, verified
+from advkit.evaluation.formats import (
+    called,
+    doubts,
+    how_far,
+    lines,
+    lost,
+    passes,
+    together,
+    transfers,
+    unbounded,
+    verified,
+)
 from advkit.evaluation.gallery import Named, html_pictures
 from advkit.evaluation.markup import Html, Row, html_number, html_percent, html_short, html_table
 from advkit.evaluation.plan import TRANSFERRED
@@ -93,7 +103,7 @@ def _verdict(report: RobustnessReport, title: str) -> str:
 
 def _budget(report: RobustnessReport) -> str:
     worst = next((one for one in report.worst if one.defense == BARE), None)
-    return " or ".join(f"{norms.get(norm)} {html_short(eps)}" for norm, eps in worst.within.items()) if worst else ""
+    return how_far(worst.within) if worst else ""
 
 
 def _flags(flags: Sequence[Flag]) -> str:
@@ -180,7 +190,9 @@ def _defenses(report: RobustnessReport) -> str:
 
 def _curves(curves: Mapping[str, SecurityCurve]) -> str:
     if not curves:
-        return f'<p class="soft">No curve was given. <code>{_CURVE}</code> draws them.</p>'
+        return (
+            f'<p class="soft">No curve was given. <code>{_CURVE}</code> draws them, and so does the option --curve.</p>'
+        )
     if len({str(curve.norm) for curve in curves.values()}) > 1:
         raise InputError("the curves are in several norms; give those of one norm at a time")
     budgets = sorted({eps for curve in curves.values() for eps in curve.eps})

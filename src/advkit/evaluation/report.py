@@ -231,7 +231,7 @@ class RobustnessReport:
         *,
         title: str | None = None,
         class_names: Sequence[str] | None = None,
-        curves: "Sequence[SecurityCurve] | Mapping[str, SecurityCurve]" = (),
+        curves: "SecurityCurve | Sequence[SecurityCurve] | Mapping[str, SecurityCurve]" = (),
     ) -> str:
         """A page for people: one self-contained file, for a screen, a phone and print.
 

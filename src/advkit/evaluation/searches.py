@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advkit._engine.wording import short
 from advkit.evaluation.flags import ATHALYE, CARLINI, FAB, SQUARE, Flag, many, number
 from advkit.evaluation.signs import Sign
 from advkit.evaluation.tries import DRAWS, QUERIES, STARTS, STEPS, WALKS, Survivors, Tries
@@ -140,7 +141,7 @@ def _fooled(search: _Search, rows: Tensor, first: int) -> Tensor:
 
 
 def _flag(kind: str, called: str, left: Survivors, n: int, count: int) -> Flag:
-    budget = f"within {left.norm} {left.eps:.4g}"
+    budget = f"within {left.norm} {short(left.eps)}"
     failed = f"of {n} images that withstood the attacks on {called} {budget},"
     steps = number(left.attack, "steps")
     pgd = f"{STEPS} steps of PGD, each a quarter of the budget,"

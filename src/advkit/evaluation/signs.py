@@ -40,7 +40,8 @@ _NOISE = (
     "without whatever draws random numbers in its backward pass"
 )
 _MOSTLY_NOISE = (
-    "the gradient of {who} is mostly noise, though it is a mean over draws of its random defense; raise eot_samples"
+    "the gradient of {who} is mostly noise, though it is a mean over draws of its random defense; "
+    "raise that defense's eot_samples, which is 10 if its class does not say otherwise"
 )
 _SENTENCES = {
     "NaN gradients": (

@@ -25,7 +25,7 @@ from advkit.hyperparameters import OfRange, number
 from advkit.model import Model, is_stochastic
 from advkit.norms import Norm
 
-__all__ = ["VERDICTS", "Blind", "SecondLook", "attacks_by_name", "verdict"]
+__all__ = ["VERDICTS", "Blind", "SecondLook", "attacks_by_name", "check_reach", "verdict"]
 
 Made = TypeVar("Made", bound=Attack)
 
@@ -63,9 +63,11 @@ def verdict(
         bounds: of the pixels.
 
     Raises:
-        InputError: there is no such verdict, or no budget in this norm.
+        InputError: there is no such verdict, or no budget in this norm, or one beyond the range of the pixels.
     """
     check_choice("attacks, where they are given by a name,", name, VERDICTS)
+    if isinstance(eps, (int, float)):
+        check_reach(norms.get(norm), eps, bounds)
     if eps is None and norms.get(norm) is not norms.Linf:
         raise InputError(f'a verdict in {norms.get(norm)} needs a budget: evaluate(..., "{name}", norm=..., eps=0.5)')
     models = list(models)
@@ -80,6 +82,20 @@ def verdict(
     version = "rand" if any(map(is_stochastic, models)) else "standard"
     whole = AutoAttack(models[0], version=version, **budget)
     return {str(part): part for part in whole._parts()}
+
+
+def check_reach(norm: Norm, eps: float, bounds: tuple[float, float]) -> None:
+    """Refuse a budget in Linf that is wider than the range of a pixel: most often one in levels of bytes.
+
+    Raises:
+        InputError: it is.
+    """
+    if norm is norms.Linf and eps > bounds[1] - bounds[0]:
+        low, high = (f"{end:g}" for end in bounds)
+        raise InputError(
+            f"eps={eps:g} in Linf is wider than the range of a pixel, {low} to {high}, so that any image may become "
+            "any other; where pixels lie in [0, 1], eight of the 256 levels of an 8-bit image are 8/255"
+        )
 
 
 def attacks_by_name(

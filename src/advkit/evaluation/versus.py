@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from advkit import norms
 from advkit.errors import DtypeError, InputError
-from advkit.evaluation.formats import called
+from advkit.evaluation.formats import called, how_far
 from advkit.evaluation.scores import BARE
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Comparison:
         attacks: by the name of an attack that both reports have, the accuracy that it leaves in each; an attack whose
             images were made on a surrogate is called "MIFGSM from another".
         remarks: what limits the comparison, a sentence each.
+        class_names: the names of classes in print, by their number; those without one print as "class 3".
 
     Examples:
         >>> weak = advkit.evaluate(model, loader, [advkit.FGSM(model, eps=0.5 / 255)])
@@ -62,6 +63,7 @@ class Comparison:
     classes: dict[int, tuple[int, int, int]]
     attacks: dict[str, tuple[float, float]]
     remarks: tuple[str, ...] = ()
+    class_names: Sequence[str] = ()
 
     @property
     def better(self) -> str | None:
@@ -95,7 +97,7 @@ class Comparison:
         changed = sorted(self.classes.items(), key=lambda one: (-abs(one[1][2] - one[1][1]) / one[1][0], one[0]))
         changed = [one for one in changed if one[1][1] != one[1][2]]
         rows += [
-            _row(f"class {index} ({n} image{'s' if n > 1 else ''})", (first / n, second / n))
+            _row(f"{self._named(index)} ({n} image{'s' if n > 1 else ''})", (first / n, second / n))
             for index, (n, first, second) in changed[:_CLASSES]
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -118,6 +120,9 @@ class Comparison:
                 *(f"\n{one}" for one in self.remarks),
             ]
         )
+
+    def _named(self, index: int) -> str:
+        return self.class_names[index] if index < len(self.class_names) else f"class {index}"
 
     def _sentences(self) -> list[str]:
         differ = self.only_first + self.only_second
@@ -193,7 +198,8 @@ def _remarks(first: RobustnessReport, second: RobustnessReport) -> list[str]:
     found = []
     balls = [dict(report.worst[0].within) if report.worst else {} for report in (first, second)]
     if balls[0] != balls[1]:
-        found.append(f"The budgets differ: {_budgets(balls[0])} in the first, {_budgets(balls[1])} in the second.")
+        both = [how_far(within) or "none" for within in balls]
+        found.append(f"The budgets differ: {both[0]} in the first, {both[1]} in the second.")
     if _made(first) != _made(second):
         what = f"{_names(first)} in the first, {_names(second)} in the second"
         what = "other arguments of the same names" if _names(first) == _names(second) else what
@@ -225,10 +231,6 @@ def _made(report: RobustnessReport) -> list[tuple[str, str]]:
 
 def _names(report: RobustnessReport) -> str:
     return ", ".join(score.name for score in report.attacks) or "none"
-
-
-def _budgets(within: dict[str, float]) -> str:
-    return " or ".join(f"{norms.get(norm)} {eps:.4g}" for norm, eps in within.items()) or "none"
 
 
 def _row(name: str, both: tuple[float, float]) -> tuple[str, str, str, str]:

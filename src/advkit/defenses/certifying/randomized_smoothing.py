@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advkit._base.answers import found_in
 from advkit._base.random import normal_like
 from advkit._data.samples import LabelsGetter
-from advkit._engine.checks import check_images, check_model, check_number
+from advkit._engine.checks import check_generator, check_images, check_model, check_number
 from advkit._engine.classifier import Classifier, own
 from advkit._io.progress import Bar, ticking
 from advkit.defenses.certifying.binomial import fair_coin, lower_bound
@@ -89,6 +89,7 @@ class RandomizedSmoothing(TrainingDefense):
         self.samples = samples
         self.eot_samples = eot_samples
         self.batch_size = batch_size
+        check_generator(generator)
         self.generator = generator
 
     def __repr__(self) -> str:
