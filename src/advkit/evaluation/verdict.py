@@ -15,11 +15,12 @@ from advkit import hyperparameters, norms
 from advkit._engine.checks import check_choice
 from advkit._engine.run import Done
 from advkit.attack import Attack
-from advkit.attacks import APGD, APGDT, FGSM, AutoAttack, MultiTargeted, Square, WorstOf
+from advkit.attacks import APGDT, FGSM, AutoAttack, MultiTargeted, Square, WorstOf
 from advkit.errors import InputError, NoGradientError
 from advkit.evaluation.arguments import named_attacks
 from advkit.evaluation.audit import audit
 from advkit.evaluation.flags import many
+from advkit.evaluation.long_steps import LongSteps
 from advkit.goals import Goal
 from advkit.hyperparameters import OfRange, number
 from advkit.model import Model, is_stochastic
@@ -31,13 +32,6 @@ Made = TypeVar("Made", bound=Attack)
 
 VERDICTS = ("standard", "autoattack")
 _RESTARTS = 2
-# In L1 a step moves a few features. Which, rules and losses judge differently, and they fool different images: three
-# runs of each, which begin in larger balls, find more than more of one, and than restarts of `MultiTargeted`.
-_IN_L1: dict[str, tuple[type[Attack], dict[str, Any]]] = {
-    "APGDT": (APGDT, {"steps": 50, "target_classes": 1, "restarts": 3}),
-    "APGD on the margin": (APGD, {"loss": "margin", "restarts": 3}),
-    "APGD": (APGD, {"restarts": 3}),
-}
 _PASSES = 60  # that an audit may take, for each image that is left
 _LEAST = 4  # images that an audit looks at; fewer are shown to it more than once: what it errs in costs passes alone
 _BROKEN = 0.02  # the share of what is left of an honest network whose gradients promise success within the budget
@@ -71,12 +65,16 @@ def verdict(
     models = list(models)
     budget: dict[str, Any] = {"norm": norm, "bounds": bounds} | ({} if eps is None else {"eps": eps})
     if name == "standard":
-        in_l1 = norms.get(norm) is norms.L1
-        restarts = 1 if in_l1 else _RESTARTS
-        fast: dict[str, Attack] = {"MultiTargeted": MultiTargeted(models[0], restarts=restarts, **budget)}
-        if in_l1:
-            fast |= {called: kind(models[0], **numbers, **budget) for called, (kind, numbers) in _IN_L1.items()}
-        return {**fast, "second look": SecondLook(models[0], **budget), "no gradient": Blind(models[0], **budget)}
+        fast: Attack
+        if norms.get(norm) is norms.L1:
+            fast = LongSteps(models[0], **budget)
+        else:
+            fast = MultiTargeted(models[0], restarts=_RESTARTS, **budget)
+        return {
+            type(fast).__name__: fast,
+            "second look": SecondLook(models[0], **budget),
+            "no gradient": Blind(models[0], **budget),
+        }
     version = "rand" if any(map(is_stochastic, models)) else "standard"
     whole = AutoAttack(models[0], version=version, **budget)
     return {str(part): part for part in whole._parts()}
