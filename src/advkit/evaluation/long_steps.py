@@ -10,6 +10,7 @@ from torch import Tensor
 from advkit import hyperparameters
 from advkit._base.random import normal_like
 from advkit._engine.ball import Ball
+from advkit._engine.boundaries import linear_distances
 from advkit._engine.iterate import iterate
 from advkit._engine.keeps import Standing
 from advkit._engine.looks import Climb, Look
@@ -24,6 +25,7 @@ _LOSSES = ("log_odds", "margin")  # taken in turn: they lead to different classe
 _FIRST = 1 / 3  # of the steps, in the first run
 _LARGER = 3.0  # radius of the ball at first, in a run that draws,
 _EARLY = 0.3  # which is that of the budget after so much of the run
+_SURE, _NEAR = 3, 0.2  # after so many runs only images go on that came this near, in parts of the budget
 _LENGTH = (4.0, 0.1)  # of a step of the steepest feature, over the range of the pixels; and what is left in the end
 
 
@@ -66,7 +68,7 @@ class LongSteps(Attack):
     norm: str | Norm = hyperparameters.norm("l1")
     eps: float | Tensor = number(OfRange(8 / 255), at_least=0, per_image=True)
     steps: int = number(30, at_least=1, integer=True)
-    restarts: int = number(7, at_least=1, integer=True)
+    restarts: int = number(10, at_least=1, integer=True)
 
     @property
     def stops_at_success(self) -> bool:
@@ -76,17 +78,20 @@ class LongSteps(Attack):
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         found = Standing(images)
         eps = torch.zeros_like(images.flatten(1)[:, 0]) + self.eps
+        near = torch.full_like(eps, torch.inf)
         for run in range(self.restarts):
-            place = found.left()
+            place = found.left(None if run < _SURE else (near < _NEAR * eps) | near.isinf())
             if not len(place):
                 break
             ball, loss = Ball.of(self.norm, images[place], eps[place], self.bounds), _LOSSES[run % len(_LOSSES)]
-            rows = _Run(ball.originals, goal.rows(place), ball, self.bounds[1] - self.bounds[0], place, self.steps)
+            scale = self.bounds[1] - self.bounds[0]
+            rows = _Run(ball.originals, goal.rows(place), ball, scale, place, near[place], self.steps)
             if run:
                 self._from_afar(rows, loss)
             else:
                 rows.steps = max(1, int(_FIRST * self.steps))
             self._climb(rows, rows.steps - rows.taken, loss, found)
+            near[rows.place] = rows.nearest
         return found.images
 
     def _from_afar(self, rows: "_Run", loss: str) -> None:
@@ -97,7 +102,7 @@ class LongSteps(Attack):
 
     def _climb(self, rows: "_Run", steps: int, loss: str, found: Standing | None) -> None:
         def step(rows: _Run, look: Look) -> Tensor:
-            return rows.advance(look.gradient)
+            return rows.advance(look)
 
         iterate(self.classifier, rows, step, steps=steps, loss=loss, keep=found, early_stop=found is not None)
 
@@ -108,12 +113,14 @@ class _Run(Climb):
 
     Args:
         place: int64 (n,), which image of the batch each is.
+        nearest: (n,), how far another class still was by linearisation, where that was least.
         steps: how many the run has.
         early: after how many of these the ball has shrunk to the budget.
         taken: how many they have taken.
     """
 
     place: Tensor
+    nearest: Tensor
     steps: int
     early: int = 0
     taken: int = 0
@@ -126,11 +133,14 @@ class _Run(Climb):
         left = (1 + math.cos(math.pi * self.taken / self.early)) / 2
         return replace(self.ball, eps=(1 + (_LARGER - 1) * left) * self.ball.eps)
 
-    def advance(self, gradient: Tensor) -> Tensor:
+    def advance(self, look: Look) -> Tensor:
         """Where the rows go: (n, ...)."""
+        gradient, margin = look.gradient, self.goal.margin(look.logits)
         first, shrunk = _LENGTH
         length = first * shrunk ** (self.taken / self.steps) * self.alpha
-        self.taken += 1
         steepest = gradient.flatten(1).abs().amax(1)
+        if self.taken >= self.early:
+            self.nearest = self.nearest.minimum(linear_distances(margin, steepest).to(self.nearest))
+        self.taken += 1
         direction = gradient / column(steepest.where(steepest > 0, 1), gradient)
         return self.within.project(self.x + length * direction)

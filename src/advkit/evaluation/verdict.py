@@ -15,7 +15,7 @@ from advkit import hyperparameters, norms
 from advkit._engine.checks import check_choice
 from advkit._engine.run import Done
 from advkit.attack import Attack
-from advkit.attacks import APGDT, FGSM, AutoAttack, MultiTargeted, Square, WorstOf
+from advkit.attacks import APGDT, FGSM, AutoAttack, Minimal, MultiTargeted, Square, WorstOf
 from advkit.errors import InputError, NoGradientError
 from advkit.evaluation.arguments import named_attacks
 from advkit.evaluation.audit import audit
@@ -37,6 +37,9 @@ _LEAST = 4  # images that an audit looks at; fewer are shown to it more than onc
 _BROKEN = 0.02  # the share of what is left of an honest network whose gradients promise success within the budget
 _LONGER: dict[str, Any] = {"steps": 50, "target_classes": 3, "restarts": 2}  # where gradients are not to be trusted
 _QUERIES = 2250
+_SHORT: dict[str, Any] = {"rounds": 1, "steps": 12}  # of a minimal attack in L1,
+_FEW = 5  # and the images that it is tried on first, of which
+_LOST = 0.05  # an honest network loses so many
 
 
 def verdict(
@@ -161,24 +164,59 @@ class SecondLook(Attack):
             raise InputError("a second look has no targets: a verdict is about any class but the label")
         if not len(images):
             return Done(images.detach().clone(), None)
-        first = self._one(MultiTargeted)
-        everything = torch.ones(len(labels), dtype=torch.bool, device="cpu")
-        # In L1 a few pixels change so much that no honest network is linear that far.
-        far = norms.get(self.norm) is norms.L1
-        broken = ~everything if far else first.within_reach(images, labels).cpu()
+        if norms.get(self.norm) is norms.L1:
+            return self._in_l1(images, labels)
+        broken = self._one(MultiTargeted).within_reach(images, labels).cpu()
         if many(int(broken.sum()), len(broken), _BROKEN):
-            return self._more(images, labels, everything)
+            return self._more(images, labels, torch.ones_like(broken))
+        return self._audited(images, labels, broken)
+
+    def _in_l1(self, images: Tensor, labels: Tensor) -> Done:
+        """Where a few pixels change so much, no honest network is linear: promises are no test.
+
+        A minimal attack is, since it does not only go where gradients near the image lead, but walks back from afar.
+        It is tried on a few images; on all where it fools more of these than an honest network loses.
+        """
+        order = torch.randperm(len(labels), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        done, left = self._closest(images, labels, order[:_FEW])
+        misled = many(int((~left).sum()), len(order[:_FEW]), _LOST)
+        if misled and len(order) > _FEW:
+            others, still = self._closest(done.images, labels, order[_FEW:])
+            done, left = _together(done, others), left & still
+        if misled:
+            return _together(done, self._more(done.images, labels, left))
+        rest = left.nonzero().squeeze(1)
+        if not len(rest):
+            return done
+        some = rest.to(images.device)
+        then = self._audited(images[some], labels[rest.to(labels.device)], torch.zeros_like(left[rest]))
+        return _together(done, replace(then, images=done.images.index_copy(0, some, then.images)))
+
+    def _closest(self, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Done, Tensor]:
+        """A short search for the smallest change of some images, and which of all it did not fool: bool (N,)."""
+        some = rows.to(images.device)
+        before, adaptive = images[some], self.adaptive
+        search = Minimal(self.model, norm=self.norm, bounds=self.bounds, adaptive=adaptive, **_SHORT)
+        done = search._carry_out(before, labels[rows.to(labels.device)], None)
+        change = norms.L1.distance(done.images.to(torch.float32), before.to(torch.float32))
+        fooled = (change > 0) & (change <= self.eps)
+        found = images.index_copy(0, some[fooled], done.images[fooled])
+        left = torch.ones(len(labels), dtype=torch.bool, device="cpu").index_fill(0, rows[fooled.cpu()], False)
+        return replace(done, images=found), left
+
+    def _audited(self, images: Tensor, labels: Tensor, broken: Tensor) -> Done:
+        """What is done after an audit, on images some of which broke a promise, bool (N,)."""
         n = len(labels)
         some = torch.arange(max(n, _LEAST), device="cpu") % n
         seen = audit(
-            first,
+            self._one(MultiTargeted),
             images[some.to(images.device)],
             labels[some.to(labels.device)],
             torch.ones(len(some), dtype=torch.bool, device="cpu"),
             passes=_PASSES * len(some),
         )
         lucky = torch.zeros(n, dtype=torch.bool, device="cpu").index_fill(0, some[seen.fooled], True)
-        done = self._more(images, labels, broken | lucky if seen.believed else everything)
+        done = self._more(images, labels, broken | lucky if seen.believed else torch.ones_like(lucky))
         return replace(done, forwards=done.forwards + seen.forwards, backwards=done.backwards + seen.backwards)
 
     def _more(self, images: Tensor, labels: Tensor, wanted: Tensor) -> Done:
@@ -198,6 +236,12 @@ class SecondLook(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         raise NotImplementedError("a second look is made of other attacks; call it")
+
+
+def _together(first: Done, then: Done) -> Done:
+    """What two searches made of the same images, one after the other."""
+    infinite = max(first.infinite, then.infinite)
+    return Done(then.images, None, first.forwards + then.forwards, first.backwards + then.backwards, infinite)
 
 
 _TWO_BUDGETS = (
