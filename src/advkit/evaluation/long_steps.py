@@ -40,7 +40,8 @@ class LongSteps(Attack):
 
     The first run begins at the image and takes a third of the ``steps``. The others begin at noise, in a ball three
     times as large, which shrinks to the budget in the first third of the run. The log-odds against the label and the
-    margin are climbed in turn. An image leaves at its first success.
+    margin are climbed in turn. An image leaves at its first success. After three runs only those go on that came close
+    to another class: by linearisation, within a fifth of the budget.
 
     The ball that shrinks is as in Croce & Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image
     classifiers", ICML 2021. arXiv:2103.01208.

@@ -1,7 +1,8 @@
 """What "standard" and "autoattack" stand for: the attacks that a verdict on a model is made of, in their order.
 
-The fast verdict is `MultiTargeted`, which trusts gradients, and then `SecondLook`, which asks whether they are to be
-trusted, and pays for more attacks where they are not. Where there are none, `Blind` searches at random.
+The fast verdict is `MultiTargeted`, or in L1 `LongSteps`, which trust gradients, and then `SecondLook`, which asks
+whether they are to be trusted, and pays for more attacks where they are not. Where there are none, `Blind` searches at
+random.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -132,13 +133,16 @@ class Blind(Square):
 
 @dataclass(frozen=True, eq=False)
 class SecondLook(Attack):
-    """More attacks on what `MultiTargeted` left, where gradients cannot be trusted.
+    """More attacks on what the first one left, where gradients cannot be trusted.
 
     They cannot where they promise success within the budget on more images than for an honest network, and
     `MultiTargeted` had none. Where they make no such promises, an audit looks at gradients and outputs on some of the
     images, and tries other searches. If it finds nothing, the images come back as they are. Otherwise `APGDT` and
     `Square` are tried on them; or, if it may be chance, only on those on which the audit succeeded or a promise was
     broken.
+
+    In L1 no promise is asked about. There a short run of `Minimal`, which also walks back from afar, is tried on five
+    images; where it fools two of them, it is tried on all, and `APGDT` and `Square` on what it leaves.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
@@ -178,11 +182,12 @@ class SecondLook(Attack):
         It is tried on a few images; on all where it fools more of these than an honest network loses.
         """
         order = torch.randperm(len(labels), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
-        done, left = self._closest(images, labels, order[:_FEW])
-        misled = many(int((~left).sum()), len(order[:_FEW]), _LOST)
-        if misled and len(order) > _FEW:
-            others, still = self._closest(done.images, labels, order[_FEW:])
-            done, left = _together(done, others), left & still
+        few, others = order[:_FEW], order[_FEW:]
+        done, left = self._closest(images, labels, few)
+        misled = many(int((~left).sum()), len(few), _LOST)
+        if misled and len(others):
+            more, still = self._closest(done.images, labels, others)
+            done, left = _together(done, more), left & still
         if misled:
             return _together(done, self._more(done.images, labels, left))
         rest = left.nonzero().squeeze(1)
@@ -190,7 +195,8 @@ class SecondLook(Attack):
             return done
         some = rest.to(images.device)
         then = self._audited(images[some], labels[rest.to(labels.device)], torch.zeros_like(left[rest]))
-        return _together(done, replace(then, images=done.images.index_copy(0, some, then.images)))
+        done.images[some] = then.images
+        return _together(done, replace(then, images=done.images))
 
     def _closest(self, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Done, Tensor]:
         """A short search for the smallest change of some images, and which of all it did not fool: bool (N,)."""
@@ -200,7 +206,8 @@ class SecondLook(Attack):
         done = search._carry_out(before, labels[rows.to(labels.device)], None)
         change = norms.L1.distance(done.images.to(torch.float32), before.to(torch.float32))
         fooled = (change > 0) & (change <= self.eps)
-        found = images.index_copy(0, some[fooled], done.images[fooled])
+        found = images.detach().clone()
+        found[some[fooled]] = done.images[fooled]
         left = torch.ones(len(labels), dtype=torch.bool, device="cpu").index_fill(0, rows[fooled.cpu()], False)
         return replace(done, images=found), left
 
