@@ -1,7 +1,8 @@
 """What "standard" and "autoattack" stand for: the attacks that a verdict on a model is made of, in their order.
 
-The fast verdict is `MultiTargeted`, which trusts gradients, and then `SecondLook`, which asks whether they are to be
-trusted, and pays for more attacks where they are not. Where there are none, `Blind` searches at random.
+The fast verdict is `MultiTargeted`, or in L1 `LongSteps`, which trust gradients, and then `SecondLook`, which asks
+whether they are to be trusted, and pays for more attacks where they are not. Where there are none, `Blind` searches at
+random.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +16,12 @@ from advkit import hyperparameters, norms
 from advkit._engine.checks import check_choice
 from advkit._engine.run import Done
 from advkit.attack import Attack
-from advkit.attacks import APGD, APGDT, FGSM, AutoAttack, MultiTargeted, Square, WorstOf
+from advkit.attacks import APGDT, FGSM, AutoAttack, Minimal, MultiTargeted, Square, WorstOf
 from advkit.errors import InputError, NoGradientError
 from advkit.evaluation.arguments import named_attacks
 from advkit.evaluation.audit import audit
 from advkit.evaluation.flags import many
+from advkit.evaluation.long_steps import LongSteps
 from advkit.goals import Goal
 from advkit.hyperparameters import OfRange, number
 from advkit.model import Model, is_stochastic
@@ -31,18 +33,14 @@ Made = TypeVar("Made", bound=Attack)
 
 VERDICTS = ("standard", "autoattack")
 _RESTARTS = 2
-# In L1 a step moves a few features. Which, rules and losses judge differently, and they fool different images: three
-# runs of each, which begin in larger balls, find more than more of one, and than restarts of `MultiTargeted`.
-_IN_L1: dict[str, tuple[type[Attack], dict[str, Any]]] = {
-    "APGDT": (APGDT, {"steps": 50, "target_classes": 1, "restarts": 3}),
-    "APGD on the margin": (APGD, {"loss": "margin", "restarts": 3}),
-    "APGD": (APGD, {"restarts": 3}),
-}
 _PASSES = 60  # that an audit may take, for each image that is left
 _LEAST = 4  # images that an audit looks at; fewer are shown to it more than once: what it errs in costs passes alone
 _BROKEN = 0.02  # the share of what is left of an honest network whose gradients promise success within the budget
 _LONGER: dict[str, Any] = {"steps": 50, "target_classes": 3, "restarts": 2}  # where gradients are not to be trusted
 _QUERIES = 2250
+_SHORT: dict[str, Any] = {"rounds": 1, "steps": 12}  # of a minimal attack in L1,
+_FEW = 5  # and the images that it is tried on first, of which
+_LOST = 0.03  # an honest network loses so many
 
 
 def verdict(
@@ -73,12 +71,16 @@ def verdict(
     models = list(models)
     budget: dict[str, Any] = {"norm": norm, "bounds": bounds} | ({} if eps is None else {"eps": eps})
     if name == "standard":
-        in_l1 = norms.get(norm) is norms.L1
-        restarts = 1 if in_l1 else _RESTARTS
-        fast: dict[str, Attack] = {"MultiTargeted": MultiTargeted(models[0], restarts=restarts, **budget)}
-        if in_l1:
-            fast |= {called: kind(models[0], **numbers, **budget) for called, (kind, numbers) in _IN_L1.items()}
-        return {**fast, "second look": SecondLook(models[0], **budget), "no gradient": Blind(models[0], **budget)}
+        fast: Attack
+        if norms.get(norm) is norms.L1:
+            fast = LongSteps(models[0], **budget)
+        else:
+            fast = MultiTargeted(models[0], restarts=_RESTARTS, **budget)
+        return {
+            type(fast).__name__: fast,
+            "second look": SecondLook(models[0], **budget),
+            "no gradient": Blind(models[0], **budget),
+        }
     version = "rand" if any(map(is_stochastic, models)) else "standard"
     whole = AutoAttack(models[0], version=version, **budget)
     return {str(part): part for part in whole._parts()}
@@ -147,13 +149,16 @@ class Blind(Square):
 
 @dataclass(frozen=True, eq=False)
 class SecondLook(Attack):
-    """More attacks on what `MultiTargeted` left, where gradients cannot be trusted.
+    """More attacks on what the first one left, where gradients cannot be trusted.
 
     That is so where gradients promise success within the budget on more images than for an honest network, and
     `MultiTargeted` had none. If they make no such promise, an audit looks at gradients and outputs on some of the
     images, and tries other searches. If it finds nothing, the images are returned unchanged. Otherwise `APGDT` and
     `Square` are run on them; or, if it may be chance, only on those on which the audit succeeded or a promise was
     broken.
+
+    In L1 no promise is asked about. There a short run of `Minimal`, which also walks back from afar, is tried on five
+    images; where it fools two of them, it is tried on all, and `APGDT` and `Square` on what it leaves.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
@@ -179,24 +184,62 @@ class SecondLook(Attack):
             raise InputError("a second look has no targets: a verdict is about any class but the label")
         if not len(images):
             return Done(images.detach().clone(), None)
-        first = self._one(MultiTargeted)
-        everything = torch.ones(len(labels), dtype=torch.bool, device="cpu")
-        # In L1 a few pixels change so much that no honest network is linear that far.
-        far = norms.get(self.norm) is norms.L1
-        broken = ~everything if far else first.within_reach(images, labels).cpu()
+        if norms.get(self.norm) is norms.L1:
+            return self._in_l1(images, labels)
+        broken = self._one(MultiTargeted).within_reach(images, labels).cpu()
         if many(int(broken.sum()), len(broken), _BROKEN):
-            return self._more(images, labels, everything)
+            return self._more(images, labels, torch.ones_like(broken))
+        return self._audited(images, labels, broken)
+
+    def _in_l1(self, images: Tensor, labels: Tensor) -> Done:
+        """Where a few pixels change so much, no honest network is linear: promises are no test.
+
+        A minimal attack is, since it does not only go where gradients near the image lead, but walks back from afar.
+        It is tried on a few images; on all where it fools more of these than an honest network loses.
+        """
+        order = torch.randperm(len(labels), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        few, others = order[:_FEW], order[_FEW:]
+        done, left = self._closest(images, labels, few)
+        misled = many(int((~left).sum()), len(few), _LOST)
+        if misled and len(others):
+            more, still = self._closest(done.images, labels, others)
+            done, left = _together(done, more), left & still
+        if misled:
+            return _together(done, self._more(done.images, labels, left))
+        rest = left.nonzero().squeeze(1)
+        if not len(rest):
+            return done
+        some = rest.to(images.device)
+        then = self._audited(images[some], labels[rest.to(labels.device)], torch.zeros_like(left[rest]))
+        done.images[some] = then.images
+        return _together(done, replace(then, images=done.images))
+
+    def _closest(self, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Done, Tensor]:
+        """A short search for the smallest change of some images, and which of all it did not fool: bool (N,)."""
+        some = rows.to(images.device)
+        before, adaptive = images[some], self.adaptive
+        search = Minimal(self.model, norm=self.norm, bounds=self.bounds, adaptive=adaptive, **_SHORT)
+        done = search._carry_out(before, labels[rows.to(labels.device)], None)
+        change = norms.L1.distance(done.images.to(torch.float32), before.to(torch.float32))
+        fooled = (change > 0) & (change <= self.eps)
+        found = images.detach().clone()
+        found[some[fooled]] = done.images[fooled]
+        left = torch.ones(len(labels), dtype=torch.bool, device="cpu").index_fill(0, rows[fooled.cpu()], False)
+        return replace(done, images=found), left
+
+    def _audited(self, images: Tensor, labels: Tensor, broken: Tensor) -> Done:
+        """What is done after an audit, on images some of which broke a promise, bool (N,)."""
         n = len(labels)
         some = torch.arange(max(n, _LEAST), device="cpu") % n
         seen = audit(
-            first,
+            self._one(MultiTargeted),
             images[some.to(images.device)],
             labels[some.to(labels.device)],
             torch.ones(len(some), dtype=torch.bool, device="cpu"),
             passes=_PASSES * len(some),
         )
         lucky = torch.zeros(n, dtype=torch.bool, device="cpu").index_fill(0, some[seen.fooled], True)
-        done = self._more(images, labels, broken | lucky if seen.believed else everything)
+        done = self._more(images, labels, broken | lucky if seen.believed else torch.ones_like(lucky))
         return replace(done, forwards=done.forwards + seen.forwards, backwards=done.backwards + seen.backwards)
 
     def _more(self, images: Tensor, labels: Tensor, wanted: Tensor) -> Done:
@@ -216,6 +259,12 @@ class SecondLook(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         raise NotImplementedError("a second look is made of other attacks; call it")
+
+
+def _together(first: Done, then: Done) -> Done:
+    """What two searches made of the same images, one after the other."""
+    infinite = max(first.infinite, then.infinite)
+    return Done(then.images, None, first.forwards + then.forwards, first.backwards + then.backwards, infinite)
 
 
 _TWO_BUDGETS = (

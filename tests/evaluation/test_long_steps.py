@@ -1,0 +1,40 @@
+"""The first attack of "standard" in L1, and the second look there."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from advkit.evaluation.long_steps import LongSteps
+from advkit.evaluation.verdict import SecondLook
+from contracts.scenes import trained_net
+
+
+def test_long_steps_reach_the_least_that_a_linear_model_can_come_to() -> None:
+    """Its distance is known: features go to the end of the box one after another, the steepest first."""
+    generator = torch.Generator().manual_seed(0)
+    images, slope = torch.rand(30, 40, generator=generator), torch.randn(40, generator=generator)
+    heights = images @ slope
+    offset = 3 - heights.min()
+    order = slope.abs().argsort(descending=True)
+    falls = (torch.where(slope > 0, images, 1 - images) * slope.abs())[:, order]
+    before = falls.cumsum(1) - falls
+    distance = ((heights + offset)[:, None] - before).clamp_min(0).minimum(falls).div(slope.abs()[order]).sum(1)
+
+    def linear(x: Tensor) -> Tensor:
+        height = x @ slope + offset
+        return torch.stack([height, -height], 1)
+
+    eps = distance * torch.tensor([1.01, 0.99]).repeat(15)
+    result = LongSteps(linear, eps=eps).run(images, torch.zeros(30, dtype=torch.int64))
+    assert torch.equal(result.success, eps > distance)
+    assert bool((result.distance("l1") <= eps + 1e-5).all())
+
+
+@pytest.mark.parametrize(("eps", "fooled"), [(14.0, 8), (0.01, 0)])
+def test_in_l1_a_second_look_tries_a_minimal_attack(eps: float, fooled: int) -> None:
+    """On all images where it fools some of the first; where it fools none they come back as they are."""
+    model, images, labels = trained_net()
+    result = SecondLook(model, norm="l1", eps=eps).run(images[:8], labels[:8])
+    assert int(result.success.sum()) == fooled
+    assert bool((result.distance("l1") <= eps + 1e-5).all())
+    assert fooled or torch.equal(result.images, images[:8])
