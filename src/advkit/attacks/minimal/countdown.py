@@ -21,7 +21,7 @@ from advkit.norms import column
 
 __all__ = ["counted_down", "to_the_ends"]
 
-_STEPS = 40
+_STEPS = 36
 _BLEND = 0.2  # of the latest gradient into the mean
 _FIRST, _LAST = 0.3, 0.03  # the share of the features that a step adds or takes
 _STAY = 1.5  # what a feature that is changed counts for, over one that is not
@@ -71,7 +71,7 @@ def counted_down(model: Classifier, place: Tensor, goal: Goal, closest: Closest,
         return
     originals, steps = closest.originals[place], min(_STEPS, steps)
     bounds, features = (closest.objective.low, closest.objective.high), originals[0].numel()
-    count = torch.full_like(closest.least[place], max(1, round(share * features)))
+    count = torch.full_like(place, max(1, round(share * features)), dtype=torch.float32)  # low precision miscounts
 
     def step(rows: _Counting, look: Look) -> Tensor:
         rows.slope = torch.lerp(rows.slope, -look.gradient, _BLEND if look.step else 1)
@@ -89,7 +89,7 @@ def counted_down(model: Classifier, place: Tensor, goal: Goal, closest: Closest,
         order = worth.argsort(dim=1, descending=True, stable=True)
         first = torch.arange(features, device=full.device) < column(rows.count, full)
         chosen = torch.zeros_like(first).scatter(1, order, first) & (gains > 0)
-        return rows.originals + full.where(chosen, 0).view_as(rows.x)
+        return (rows.originals + full.where(chosen, 0).view_as(rows.x)).clamp(*bounds)
 
     own = closest.anew()
     rows = _Counting(originals, goal, originals, place, closest, count)

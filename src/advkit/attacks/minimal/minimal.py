@@ -41,12 +41,14 @@ class Minimal(Attack):
 
     In L2 this is what `CW` does by default. In L1 it is `EAD`'s search with nothing but L1 to make small, by steps that
     die out, and three ways back from twice as far away as the closest success: one more search, and 40 steps along the
-    boundary as in `BrendelBethge`, twice. In Linf the linearised problem is that of `FAB`, solved exactly. In L0 as few
-    features as it takes go to an end of the box, and in the end those that are not needed are put back.
+    boundary as in `BrendelBethge`, twice. In Linf the linearised problem is that of `FAB`, solved exactly. In L0 three
+    searches of 36 steps, or ``rounds`` if that is less, come first: with a tenth of the features at the ends of the
+    box, a hundredth, and one, and then with fewer after each success. Features that are not needed are put back.
 
     Beside a forward and a backward a step there is one forward, with a backward for each of the nearest nine classes,
-    that ranks them, a walk of at most 21 passes, or nine, in L1 the 82 of the ways back, and in L0 at most 28 forwards
-    and 4 backwards for what is put back. A quarter to a half of the passes allowed are usual.
+    that ranks them, a walk of at most 21 passes, or nine, in L1 the 82 of the ways back, and in L0 the 219 of the first
+    searches, with at most 14 forwards and 2 backwards after each search for what is put back. A quarter to a half of
+    the passes allowed are usual.
 
     What is made small, with a penalty on the margin, is as in Carlini & Wagner; how it is made small is advkit's own.
 
