@@ -32,6 +32,19 @@ def test_the_fewest_features_by_brute_force() -> None:
     least = [fewest(model, image, int(label)) for image, label in zip(images, labels, strict=True)]
     assert result.success.all()
     assert result.distance("l0").tolist() == least
+    moved = result.images[result.images != images]  # to the ends, but where a clamp still lets gradients through
+    assert (moved.minimum(1 - moved) > 0).all()
+    assert (moved.minimum(1 - moved) < 1e-6).all()
+
+
+def test_few_features_that_do_much_together_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:  # class 1 by the first ten, or by three of the next four
+        lead = x[:, :10].sum(1) + 2 * x[:, 10:14].sum(1).square() + 0.01 * x[:, 14:].sum(1) - 9.7
+        return torch.stack([-lead, lead], 1)
+
+    monkeypatch.setattr(tangents, "looked_again", lambda *_: None)
+    result = advkit.Minimal(model, norm="l0").run(torch.full((2, 400), 0.01), torch.tensor([0, 0]))
+    assert result.distance("l0").tolist() == [3.0, 3.0]
 
 
 def test_what_is_not_needed_is_put_back() -> None:
@@ -89,14 +102,13 @@ def test_nor_in_l1_and_l0(norm: str, distance: float) -> None:
     assert result.distance(norm).allclose(torch.tensor(distance), rtol=0.02)
 
 
-def test_a_second_look_never_takes_more_features(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_look_has_to_undercut_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     def model(x: torch.Tensor) -> torch.Tensor:  # class 1 by two of the first eight, or by three of the others
         lead = (x[:, :8].sum(1).square() - 6).maximum(100 * (x[:, 8:].sum(1) - 3.45))
         return torch.stack([-lead, lead], 1)
 
     def walk(model: Classifier, place: torch.Tensor, goal: Goal, closest: Closest, steps: int) -> None:
-        assert (closest.least == 4).all()  # what a search of two steps comes to, until two are put back
-        closest.images[:, :8], closest.images[:, 8:11], closest.least[:] = 0.1, 1.0, 3.0
+        assert (closest.least == 2).all()  # a search of two steps comes to four, of which two are put back
 
     monkeypatch.setattr(tangents, "looked_again", walk)
     result = advkit.Minimal(model, norm="l0", rounds=1, steps=2).run(torch.full((2, 16), 0.1), torch.tensor([0, 0]))

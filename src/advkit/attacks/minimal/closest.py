@@ -1,17 +1,20 @@
 """The closest success of each image of a batch, whatever search it was met in."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from advkit._base.scale import magnitude, power_of_two, rounding_margin
+from advkit._engine.classifier import Classifier
 from advkit._engine.keeps import Smallest
 from advkit._engine.looks import Look, Seeking
 from advkit._engine.rows import Rows
 from advkit.attacks.minimal.objectives import Objective
 from advkit.goals import Goal
 from advkit.losses import Loss
+from advkit.norms import column
 
 __all__ = ["Approach", "Closest"]
 
@@ -42,6 +45,22 @@ class Closest(Smallest):
     def begin(self) -> None:
         """Begin another search. ``reached``, bool (N,), is for the images that it has been to a success of."""
         self.reached = torch.zeros_like(self.least, dtype=torch.bool)
+
+    def anew(self) -> "Closest":
+        """Another record for the same images, which knows of no success."""
+        other = copy(self)
+        other.images, other.least = self.originals.clone(), torch.full_like(self.least, torch.inf)
+        other.begin()
+        return other
+
+    def trim(self, model: Classifier, place: Tensor, other: "Closest | None" = None) -> None:
+        """Do without what successes do not need, of the rows ``place``, int64 (n,): its own, or those of another."""
+        originals = self.originals[place]
+        found = self.objective.trimmed(model, (other or self).images[place], originals, self.goal.rows(place))
+        size = self.objective.size(found - originals)
+        better = (size < self.least[place]) & (found != originals).flatten(1).any(1)
+        self.least[place] = size.where(better, self.least[place])
+        self.images[place] = found.where(column(better, found), self.images[place])
 
     def gap(self, index: Tensor, goal: Goal, logits: Tensor) -> Tensor:
         """By how much logits (n, K) of the rows ``index`` miss the goal, over their unit: (n,)."""

@@ -28,6 +28,7 @@ class Objective(ABC):
     promising = 1.5  # a class further than this, over the best so far, is not tried
     losing = 1.05  # and one that is further than this on the way is given up
     overlooked = 0.95  # a walk from afar that ends this close, over the best, says that the search was wrong
+    beginnings: tuple[float, ...] = ()  # shares of the features that countdowns begin with, before all other searches
     returns = 0  # how many searches begin beyond the closest success, in the end
     follows = 0  # and how often the boundary is followed home from there, after that
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from advkit._engine.boundaries import dot, dual_size
 from advkit._engine.classifier import Classifier
+from advkit.attacks.minimal.countdown import to_the_ends
 from advkit.attacks.minimal.hyperplane import step_to_hyperplane
 from advkit.attacks.minimal.objectives import Objective
 from advkit.attacks.minimal.pruning import pruned
@@ -95,14 +96,15 @@ class Count(Objective):
     memory = 0.95
     first = 1.0
     overshoot = 1e-2
-    promising = 1.1
+    promising = 1.0
     overlooked = 0.7  # one feature may be a tenth
+    beginnings = (0.1, 0.01, 0.0)  # the last with one
 
     def solve(
         self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float
     ) -> tuple[Tensor, Tensor]:
         """Those that lower the margin most when they go to their ends, as many as it takes."""
-        full = torch.where(slope > 0, self.low - originals, self.high - originals).where(slope != 0, 0).flatten(1)
+        full = to_the_ends(originals, slope, (self.low, self.high)).flatten(1)
         gains, order = (-slope.flatten(1) * full).sort(dim=1, descending=True, stable=True)
         taken = (gains.cumsum(1) - gains < level.unsqueeze(1)) & (gains > 0)
         changes = torch.zeros_like(full).scatter(1, order, full.gather(1, order).where(taken, 0))

@@ -24,12 +24,12 @@ from advkit._engine.classifier import Classifier
 from advkit._engine.iterate import iterate
 from advkit._engine.looks import Look
 from advkit.attacks.minimal.closest import Approach, Closest
+from advkit.attacks.minimal.countdown import counted_down
 from advkit.attacks.minimal.objectives import Objective
 from advkit.attacks.minimal.shrinking import annealed
 from advkit.attacks.minimal.walks import followed_home, looked_again
 from advkit.goals import Goal
 from advkit.losses import Loss
-from advkit.norms import column
 
 __all__ = ["Tangents"]
 
@@ -110,6 +110,10 @@ class Tangents:
         """The closest successes found: images (N, ...)."""
         closest, routes = self._survey(model, images, goal)
         effort = torch.ones_like(closest.least)
+        for share in self.objective.beginnings[: self.rounds]:
+            place = ((routes.count > 0) & (closest.least > 1)).nonzero().squeeze(1)
+            counted_down(model, place, goal.rows(place), closest, share, self.steps - 1)
+        counted = closest.least.clone()
         for round_ in range(self.rounds):
             turn = round_ % routes.count.clamp_min(1)
             promising = routes.length(turn) < self.objective.promising * closest.least
@@ -125,10 +129,12 @@ class Tangents:
                 self._approach(model, closest.beyond(place), goal.rows(place), place, closest, effort)
         for _ in range(self.objective.follows):
             followed_home(model, goal, closest, self.steps - 1)
-        found = self.objective.trimmed(model, closest.images, images, goal)
+        closest.trim(model, (closest.least < counted).nonzero().squeeze(1))
         if self.initial_c is None:
-            found = self._looked_again(model, goal, closest, routes.count > 0, found)
-        return found
+            known = closest.least.clone()
+            looked_again(model, (routes.count > 0).nonzero().squeeze(1), goal, closest, self.steps - 1)
+            closest.trim(model, (closest.least < known).nonzero().squeeze(1))
+        return closest.images
 
     def _approach(
         self, model: Classifier, start: Tensor, goal: Goal, place: Tensor, closest: Closest, effort: Tensor
@@ -137,20 +143,6 @@ class Tangents:
         closest.begin()
         rows = _Trial(start, goal, closest.originals[place], place, closest, effort[place])
         iterate(model, rows, self._step, steps=self.steps - 1, loss="margin", keep=closest)
-
-    def _looked_again(self, model: Classifier, goal: Goal, closest: Closest, wanting: Tensor, found: Tensor) -> Tensor:
-        """What was ``found``, (N, ...), or what walks from afar lead the images ``wanting``, bool (N,), to: the closer.
-
-        A walk is to undercut what the search came to as it was, and both are trimmed before they are compared.
-        """
-        before = closest.least.clone()
-        looked_again(model, wanting.nonzero().squeeze(1), goal, closest, self.steps - 1)
-        place = (closest.least < before).nonzero().squeeze(1)
-        originals, first = closest.originals[place], found[place]
-        again = self.objective.trimmed(model, closest.images[place], originals, goal.rows(place))
-        closer = self.objective.size(again - originals) < self.objective.size(first - originals)
-        closer |= before[place].isinf()
-        return found.index_copy(0, place, again.where(column(closer, again), first))
 
     def _survey(self, model: Classifier, images: Tensor, goal: Goal) -> tuple[Closest, _Routes]:
         """The scale of each row's logits, and its ways to success."""
