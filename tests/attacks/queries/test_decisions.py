@@ -74,23 +74,32 @@ def test_the_normal_is_as_good_as_so_many_decisions_make_it() -> None:
     assert ask.queries.tolist() == [2 * probes + 6, 2 * probes + 6, 24, 2 * probes + 6]
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_what_steps_remember_makes_up_for_many_features(norm: str) -> None:
-    """With 6.6 decisions for each of them, as 5,000 are for 768."""
-    weights = torch.randn(256, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("name", "settings", "features", "queries", "within"),
+    [
+        ("HopSkipJump", {"norm": "l2"}, 256, 1700, 1.1),
+        ("HopSkipJump", {"norm": "linf"}, 256, 1700, 1.1),
+        ("Boundary", {"spherical_step": 0.3, "source_step": 0.1}, 64, 400, 1.15),
+    ],
+)
+def test_what_steps_remember_makes_up_for_many_features(
+    name: str, settings: dict[str, Any], features: int, queries: int, within: float
+) -> None:
+    """With a few decisions for each of them, as 5,000 are for 768."""
+    weights = torch.randn(features, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def model(x: Tensor) -> Tensor:
         score = (x.to(weights) - 0.5) @ weights
         return torch.stack([score, -score], 1)
 
-    images = draw(4, 256, low=0.3, high=0.7)
-    true = model(images)[:, 0].abs() / (weights.norm() if norm == "l2" else weights.abs().sum())
-    attack = make("HopSkipJump", model, norm=norm, max_queries=1700)
-    ratio = attack.run(images, model(images).argmax(1)).distance(norm) / true
-    assert ratio.min() > 1 - 1e-5
-    assert ratio.mean() < 1.1
-    papers = make("HopSkipJump", model, norm=norm, max_queries=1700, memory=False)
-    assert (papers.run(images, model(images).argmax(1)).distance(norm) / true).mean() > 1.11
+    images, norm = draw(8, features, low=0.3, high=0.7), settings.get("norm", "l2")
+    scores = model(images)
+    true = scores[:, 0].abs() / (weights.norm() if norm == "l2" else weights.abs().sum())
+    attack = make(name, model, max_queries=queries, **settings)
+    papers = make(name, model, max_queries=queries, memory=False, **settings)
+    found, without = (each.run(images, scores.argmax(1)).distance(norm) / true for each in (attack, papers))
+    assert found.min() > 1 - 1e-5
+    assert found.mean() < within < without.mean()
 
 
 def test_neighbours_outlast_rounding() -> None:

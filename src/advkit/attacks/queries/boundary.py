@@ -11,13 +11,15 @@ from advkit._engine.boundaries import dot
 from advkit._engine.decisions import Nearest
 from advkit.attacks.queries.starting import Starting
 from advkit.black_box import BlackBox, Oracle
-from advkit.hyperparameters import number
+from advkit.hyperparameters import flag, number
 from advkit.norms import L2, Norm, column
 
 __all__ = ["Boundary"]
 
 _TOLERANCE = 1e-3  # of the bisection at the start, as a share of the way
-_SIDEWAYS, _INWARDS = 0.35, 0.15  # the shares of the steps that are to fool
+_SIDEWAYS, _INWARDS = 0.42, 0.23  # the shares of steps that are to fool: on a plane they get closest soonest
+_LEANING = 1 / 6  # how much more a direction that fools weighs than one that does not, each of length 1
+_REMEMBERED = 2  # how many steps a direction counts for, in features
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +28,12 @@ class Boundary(Starting, BlackBox):
 
     A step goes sideways, by ``spherical_step`` times the distance on the sphere about the original in a random
     direction, and then inwards, by ``source_step`` times the distance. It is taken if its end fools. Both lengths
-    follow, image by image, from how often that is so: the one inwards with every step, such that 15 % of them fool, and
-    the one sideways by asking every ``update_stats_every_k``-th time about the point on the sphere as well, such that
-    35 % of those do.
+    follow, image by image, from how often that is so: the one inwards with every step, such that 23 % of them fool, and
+    the one sideways every ``update_stats_every_k``-th time, such that 42 % of the points on the sphere do. Those are
+    asked about only where the end of the step does not fool.
+
+    With ``memory``, which the paper has not, random directions lean towards those of earlier steps that fooled, and
+    away from those that did not.
 
     It begins with the starting point that is given, if that fools, or else with uniform noise or another image of the
     batch, and bisection from there to the original; where none of them fools, the image is returned unchanged.
@@ -45,8 +50,10 @@ class Boundary(Starting, BlackBox):
         spherical_step: how far sideways at first, as a share of the distance, greater than 0.
         source_step: how far inwards at first, likewise.
         source_step_convergence: an image is done when the length inwards falls below this, at least 0.
-        step_adaptation: how fast lengths follow, greater than 1: by what a step that fools multiplies them about.
-        update_stats_every_k: how often the point on the sphere is asked about, at least 1.
+        step_adaptation: how fast lengths follow, greater than 1: the one sideways is multiplied by a bit less than its
+            square root where the point on the sphere fools.
+        update_stats_every_k: after how many steps the length sideways follows, at least 1.
+        memory: whether directions depend on the steps before; False for independent ones as in the paper.
         starting_points: (N, ...), an image within ``bounds`` for each image to begin with; None for noise.
         init_size: how often noise is tried at most, and how many images of the batch, at least 1.
         max_queries: how many forwards may be spent on an image, at least 1; None for as many as the steps take.
@@ -72,6 +79,7 @@ class Boundary(Starting, BlackBox):
     source_step_convergence: float = number(1e-7, at_least=0)
     step_adaptation: float = number(1.5, above=1)
     update_stats_every_k: int = number(10, at_least=1, integer=True)
+    memory: bool = flag(True)
 
     def _search(self, ask: Oracle, images: Tensor, heights: Tensor) -> Tensor:
         nearest = Nearest(ask, images, L2)
@@ -79,32 +87,33 @@ class Boundary(Starting, BlackBox):
         x = nearest.back(rows, x, _TOLERANCE)
         nearest.note(rows, x)
         sideways, inwards = (x.new_full((len(x),), step) for step in (self.spherical_step, self.source_step))
+        lean, fading = torch.zeros_like(x), 1 - 1 / (1 + _REMEMBERED * images[0].numel())
         for step in range(self.steps):
             kept = ((ask.left[rows] > 0) & (inwards >= self.source_step_convergence)).nonzero().squeeze(1)
             if len(kept) < len(rows):
-                rows, x, sideways, inwards = rows[kept], x[kept], sideways[kept], inwards[kept]
+                rows, x, sideways, inwards, lean = (each[kept] for each in (rows, x, sideways, inwards, lean))
             if not len(rows):
                 break
             originals = images[rows]
-            sphere = self._sphere(x - originals, sideways)
+            direction = self._direction(x - originals, lean)
+            way = L2.size(x - originals)
+            sphere = x - originals + column(sideways * way, x) * direction
+            sphere = sphere / column((1 + sideways**2).sqrt(), x)
             tried = (originals + sphere * column(1 - inwards, x)).clamp_(*self.bounds)
-            fools = ask.fools(tried, rows) & (L2.distance(tried, originals) < L2.distance(x, originals))
+            fools = ask.fools(tried, rows) & (L2.distance(tried, originals) < way)
             x = tried.where(column(fools, x), x)
-            inwards = (inwards * self.step_adaptation ** ((fools.to(x) - _INWARDS) / 2)).clamp_max(0.5)
+            inwards = (inwards * self.step_adaptation ** ((fools.to(x) - _INWARDS) / 4)).clamp_max(0.5)
             nearest.note(rows, x)
+            if self.memory:
+                lean = fading * lean + column(_LEANING * (fools.to(x) - _INWARDS), x) * direction
             if step % self.update_stats_every_k == 0:
-                asked = (ask.left[rows] > 0).nonzero().squeeze(1)
+                asked = (~fools & (ask.left[rows] > 0)).nonzero().squeeze(1)
                 if len(asked):
-                    fools = ask.fools((originals + sphere)[asked].clamp_(*self.bounds), rows[asked])
-                    sideways[asked] *= self.step_adaptation ** (fools.to(x) - _SIDEWAYS)
-                    sideways.clamp_(max=1)
+                    fools[asked] = ask.fools((originals + sphere)[asked].clamp_(*self.bounds), rows[asked])
+                sideways = (sideways * self.step_adaptation ** ((fools.to(x) - _SIDEWAYS) / 2)).clamp_max(1)
         return nearest.images
 
-    def _sphere(self, outwards: Tensor, sideways: Tensor) -> Tensor:
-        """Points on the sphere through ``outwards`` (n, ...), so far from there, (n,), in shares of the radius."""
-        noise = normal_like(outwards, self.generator)
-        along = dot(noise, outwards) / dot(outwards, outwards)
-        noise = noise - outwards * column(along, noise)
-        size = L2.size(noise).clamp_min(torch.finfo(noise.dtype).tiny)
-        noise = noise * column(sideways * L2.size(outwards) / size, noise)
-        return (outwards + noise) / column((1 + sideways**2).sqrt(), noise)
+    def _direction(self, outwards: Tensor, lean: Tensor) -> Tensor:
+        """Random directions (n, ...) of length 1 at right angles to ``outwards``, (n, ...), that lean somewhere."""
+        noise = normal_like(outwards, self.generator) + lean
+        return L2.steepest(noise - outwards * column(dot(noise, outwards) / dot(outwards, outwards), noise))
