@@ -18,6 +18,7 @@ __all__ = ["Boundary"]
 
 _TOLERANCE = 1e-3  # of the bisection at the start, as a share of the way
 _SIDEWAYS, _INWARDS = 0.42, 0.23  # the shares of steps that are to fool: on a plane they get closest soonest
+_SETTLING = 250  # the step at which lengths follow by three quarters as much as at first; it ends at a half
 _LEANING = 1 / 6  # how much more a direction that fools weighs than one that does not, each of length 1
 _REMEMBERED = 2  # how many steps a direction counts for, in features
 
@@ -50,8 +51,8 @@ class Boundary(Starting, BlackBox):
         spherical_step: how far sideways at first, as a share of the distance, greater than 0.
         source_step: how far inwards at first, likewise.
         source_step_convergence: an image is done when the length inwards falls below this, at least 0.
-        step_adaptation: how fast lengths follow, greater than 1: the one sideways is multiplied by a bit less than its
-            square root where the point on the sphere fools.
+        step_adaptation: how fast lengths follow, greater than 1: by what a step sideways that fools multiplies them
+            about at first; by its square root later on.
         update_stats_every_k: after how many steps the length sideways follows, at least 1.
         memory: whether directions depend on the steps before; False for independent ones as in the paper.
         starting_points: (N, ...), an image within ``bounds`` for each image to begin with; None for noise.
@@ -102,7 +103,8 @@ class Boundary(Starting, BlackBox):
             tried = (originals + sphere * column(1 - inwards, x)).clamp_(*self.bounds)
             fools = ask.fools(tried, rows) & (L2.distance(tried, originals) < way)
             x = tried.where(column(fools, x), x)
-            inwards = (inwards * self.step_adaptation ** ((fools.to(x) - _INWARDS) / 4)).clamp_max(0.5)
+            pace = self.step_adaptation ** (0.5 + 0.5 / (1 + step / _SETTLING))
+            inwards = (inwards * pace ** ((fools.to(x) - _INWARDS) / 2)).clamp_max(0.5)
             nearest.note(rows, x)
             if self.memory:
                 lean = fading * lean + column(_LEANING * (fools.to(x) - _INWARDS), x) * direction
@@ -110,7 +112,7 @@ class Boundary(Starting, BlackBox):
                 asked = (~fools & (ask.left[rows] > 0)).nonzero().squeeze(1)
                 if len(asked):
                     fools[asked] = ask.fools((originals + sphere)[asked].clamp_(*self.bounds), rows[asked])
-                sideways = (sideways * self.step_adaptation ** ((fools.to(x) - _SIDEWAYS) / 2)).clamp_max(1)
+                sideways = (sideways * pace ** (fools.to(x) - _SIDEWAYS)).clamp_max(1)
         return nearest.images
 
     def _direction(self, outwards: Tensor, lean: Tensor) -> Tensor:
