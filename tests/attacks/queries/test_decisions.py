@@ -75,17 +75,11 @@ def test_the_normal_is_as_good_as_so_many_decisions_make_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "features", "queries", "within"),
-    [
-        ("HopSkipJump", {"norm": "l2"}, 256, 1700, 1.1),
-        ("HopSkipJump", {"norm": "linf"}, 256, 1700, 1.1),
-        ("Boundary", {"spherical_step": 0.3, "source_step": 0.1}, 64, 400, 1.15),
-    ],
+    ("name", "settings"), [("HopSkipJump", {"norm": "l2"}), ("HopSkipJump", {"norm": "linf"}), ("Boundary", {})]
 )
-def test_what_steps_remember_makes_up_for_many_features(
-    name: str, settings: dict[str, Any], features: int, queries: int, within: float
-) -> None:
-    """With a few decisions for each of them, as 5,000 are for 768."""
+def test_what_steps_remember_makes_up_for_many_features(name: str, settings: dict[str, str]) -> None:
+    """With 6.6 decisions for each of them, as 5,000 are for 768."""
+    features, queries = 256, 1700
     weights = torch.randn(features, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def model(x: Tensor) -> Tensor:
@@ -99,7 +93,7 @@ def test_what_steps_remember_makes_up_for_many_features(
     papers = make(name, model, max_queries=queries, memory=False, **settings)
     found, without = (each.run(images, scores.argmax(1)).distance(norm) / true for each in (attack, papers))
     assert found.min() > 1 - 1e-5
-    assert found.mean() < within < without.mean()
+    assert found.mean() < 1.1 < without.mean()
 
 
 def test_neighbours_outlast_rounding() -> None:
