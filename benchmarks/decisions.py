@@ -92,7 +92,7 @@ def of_foolbox(name: str, **settings: object) -> Attack:
         for image, label in zip(images.split(1), labels.split(1), strict=True):
             recorder = Recorder(model, image, label, norm, queries)
             bounded = foolbox.PyTorchModel(recorder.eval(), bounds=(0, 1), device="cpu")
-            with suppress(EnoughError):
+            with suppress(EnoughError, ValueError):  # it raises where it finds no start
                 getattr(foolbox.attacks, name)(**settings).run(bounded, image, label)
             found.append(recorder.at())
         return [torch.cat(each) for each in zip(*found, strict=True)]

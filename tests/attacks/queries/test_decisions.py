@@ -57,12 +57,43 @@ def test_the_normal_is_as_good_as_so_many_decisions_make_it() -> None:
     images, probes = torch.full((4, FEATURES), 0.5), 200
     ask = Oracle(linear, images, advkit.Untargeted(torch.zeros(4, dtype=torch.int64)), access="decisions")
     attack, rows = make("HopSkipJump", linear), torch.arange(4)
-    normal = attack._normal(ask, rows, images, torch.full((4,), 0.1), torch.tensor([probes, probes, 9, probes]))
+    delta, counts, nothing = torch.full((4,), 0.1), torch.tensor([probes, probes, 9, probes]), torch.zeros(4, FEATURES)
+    normal = attack._normal(ask, rows, images, delta, counts, nothing)
     assert ask.queries.tolist() == [probes, probes, 9, probes]
-    cosine = torch.nn.functional.cosine_similarity(normal.double(), -WEIGHTS[None])
     signal = 2 * probes / math.pi
-    assert (cosine[[0, 1, 3]] - math.sqrt(signal / (FEATURES + signal))).abs().max() < 0.05
+    expected = math.sqrt(signal / (FEATURES + signal))
+    cosine = torch.nn.functional.cosine_similarity(normal.double(), -WEIGHTS[None])
+    assert (cosine[[0, 1, 3]] - expected).abs().max() < 0.05
     assert 0 < cosine[2] < cosine[0]
+
+    fresh = attack._normal(ask, rows, images, delta, counts, normal)
+    torch.testing.assert_close((fresh * normal).sum(1), torch.zeros(4), atol=1e-5, rtol=0)
+    turned = attack._turned(ask, rows, images, delta, normal, fresh)
+    cosine = torch.nn.functional.cosine_similarity(turned.double(), -WEIGHTS[None])
+    assert (1 - cosine[[0, 1, 3]] ** 2 < 2 * (1 - expected**2) ** 2).all()
+    assert ask.queries.tolist() == [2 * probes + 6, 2 * probes + 6, 24, 2 * probes + 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("HopSkipJump", {"norm": "l2"}), ("HopSkipJump", {"norm": "linf"}), ("Boundary", {})]
+)
+def test_what_steps_remember_makes_up_for_many_features(name: str, settings: dict[str, str]) -> None:
+    """With 6.6 decisions for each of them, as 5,000 are for 768."""
+    features, queries = 256, 1700
+    weights = torch.randn(features, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def model(x: Tensor) -> Tensor:
+        score = (x.to(weights) - 0.5) @ weights
+        return torch.stack([score, -score], 1)
+
+    images, norm = draw(8, features, low=0.3, high=0.7), settings.get("norm", "l2")
+    scores = model(images)
+    true = scores[:, 0].abs() / (weights.norm() if norm == "l2" else weights.abs().sum())
+    attack = make(name, model, max_queries=queries, **settings)
+    papers = make(name, model, max_queries=queries, memory=False, **settings)
+    found, without = (each.run(images, scores.argmax(1)).distance(norm) / true for each in (attack, papers))
+    assert found.min() > 1 - 1e-5
+    assert found.mean() < 1.1 < without.mean()
 
 
 def test_neighbours_outlast_rounding() -> None:
@@ -70,15 +101,15 @@ def test_neighbours_outlast_rounding() -> None:
     noted = []
 
     class Spied(advkit.HopSkipJump):
-        def _normal(self, ask: Oracle, rows: Tensor, x: Tensor, delta: Tensor, probes: Tensor) -> Tensor:
+        def _normal(self, ask: Oracle, rows: Tensor, x: Tensor, delta: Tensor, probes: Tensor, known: Tensor) -> Tensor:
             noted.append((x, float(delta)))
-            return super()._normal(ask, rows, x, delta, probes)
+            return super()._normal(ask, rows, x, delta, probes, known)
 
     def brighter(x: Tensor) -> Tensor:
         return torch.stack([x.new_full((len(x),), 0.502), x.double().flatten(1).mean(1)], 1)
 
     grey = torch.full((1, 3, 224, 224), 0.5)
-    attack = Spied(brighter, starting_points=grey + 0.01, steps=2, initial_gradient_eval_steps=2, max_queries=60)
+    attack = Spied(brighter, starting_points=grey + 0.01, steps=2, initial_gradient_eval_steps=2, max_queries=80)
     assert attack.run(grey, torch.tensor([0])).success.all()
     x, delta = noted[1]
     noise = draw(1, 3, 224, 224) - 0.5
