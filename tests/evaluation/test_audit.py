@@ -102,7 +102,7 @@ def judged(model, norm, eps, monkeypatch):
     ("net", "norm", "eps"),
     [
         (PLAIN, "linf", EPS / 2),
-        (PLAIN, "l2", 0.3),
+        (Masked(PLAIN, lambda net, x: 100 * net(x)), "l2", 0.3),  # saturated, but attacked by differences of logits
         (ROBUST, "linf", EPS),
         (ROBUST, "l2", 0.5),
         (linear(), "linf", EPS),
@@ -116,7 +116,8 @@ def test_a_verdict_believes_an_honest_network_and_is_cheap(net, norm, eps, monke
     assert passes < 450
 
 
-def test_a_verdict_does_not_believe_a_masked_network(monkeypatch):
+@pytest.mark.parametrize("scale", [1, 100])
+def test_a_verdict_does_not_believe_a_masked_network(scale, monkeypatch):
     tried = []
 
     def left_alone(look, images, labels, wanted):
@@ -124,7 +125,8 @@ def test_a_verdict_does_not_believe_a_masked_network(monkeypatch):
         return Done(images.clone(), None)
 
     monkeypatch.setattr(verdict.SecondLook, "_more", left_alone)
-    concluded, _ = judged(Masked(ROBUST, lambda net, x: net(Turned.apply(x))), "linf", EPS / 2, monkeypatch)
+    masked = Masked(ROBUST, lambda net, x: scale * net(Turned.apply(x)))
+    concluded, _ = judged(masked, "linf", EPS / 2, monkeypatch)
     assert "believed" not in concluded  # or none was asked, since what gradients promised did not come
     assert len(tried) == 1
     assert tried[0].all()

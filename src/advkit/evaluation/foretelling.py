@@ -13,7 +13,7 @@ from advkit.goals import Untargeted
 from advkit.losses import log_odds
 from advkit.model import Model, attacking, defended, is_stochastic
 
-__all__ = ["foretold"]
+__all__ = ["borne_out", "foretold"]
 
 _SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little so far away
 _SHARE_CUT = 0.05  # or be zero where pixels matter, or the answers stand still: of few images, most tell
@@ -57,6 +57,13 @@ def foretold(called: str, model: Model, left: Survivors, bounds: tuple[float, fl
         ball = Ball.of(left.norm, x, left.eps, bounds)
         look.at(ball.project(x + left.eps * ball.norm.steepest(look.gradient)))
         return look.signs(called, *_THERE)
+
+
+def borne_out(classifier: Classifier, x: Tensor, goal: Untargeted, bounds: tuple[float, float]) -> Tensor:
+    """Where the gradient of the log-odds does predict how these change beside images (n, ...): bool (n,)."""
+    look = _Directions(classifier, x, goal, 0.0, bounds)
+    came, fore = look.changes(_DIRECTIONS[0], look.length)
+    return look.finite & (_size(came) > look.floor) & (_correlation(came, fore) >= _ALL)
 
 
 class _Directions:
