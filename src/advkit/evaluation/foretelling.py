@@ -26,7 +26,7 @@ _SHORT, _LONG = 1 / 255, 4 / 255  # half of the budget, but no shorter and no lo
 _AWAY = 0.25  # how far from the image to look, in parts of that length
 _LITTLE = 0.5  # a correlation below which a gradient foretells little; honest ones have 0.8 and more,
 _ALL, _NEARER = 0.9, 1 / 32  # or nearly 1 on so short a part of the way
-_UNEVEN = 2.0  # how much more the outputs may change both ways alike than one way and back; honest ones a third of it
+_UNEVEN = 2.0  # how much more outputs may change alike both ways than from end to end; honest ones seldom do more
 _UNSEEN = 0.02  # of the pixels: an honest gradient may be zero in more, but not where they matter
 _TINY = 1 / 100  # of the length; the change of a smooth function falls as much
 
