@@ -1,7 +1,7 @@
 """What the pages show of two small networks on CIFAR-10: the tables of evaluation.md, and the gallery.
 
-``python docs/measured.py evaluate --data cifar10.npz --weights DIR`` prints the tables, ``flags``
-how many passes flags take, and ``gallery`` draws docs/assets/gallery.png. DIR keeps the two networks; they are trained where it has none yet.
+``python docs/measured.py evaluate --data cifar10.npz --weights DIR`` prints the tables, ``flags`` how many passes flags
+take, and ``gallery`` draws docs/assets/gallery.png. DIR keeps the two networks; they are trained where it has none yet.
 """
 
 import argparse
