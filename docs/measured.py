@@ -1,7 +1,7 @@
-"""What the pages show of two small networks on CIFAR-10: the tables of evaluation.md and flags.md, and the gallery.
+"""What the pages show of two small networks on CIFAR-10: the tables of evaluation.md, and the gallery.
 
-``python docs/measured.py evaluate --data cifar10.npz --weights DIR`` prints the first, ``flags`` the second, and
-``gallery`` draws docs/assets/gallery.png. DIR keeps the two networks; they are trained where it has none yet.
+``python docs/measured.py evaluate --data cifar10.npz --weights DIR`` prints the tables, ``flags`` how many passes flags
+take, and ``gallery`` draws docs/assets/gallery.png. DIR keeps the two networks; they are trained where it has none yet.
 """
 
 import argparse
@@ -88,7 +88,7 @@ class Counting(nn.Module):
 
 
 def flags(_: nn.Module, robust: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """The passes of attacks and of flags in flags.md, on images that the network gets right."""
+    """The passes of attacks and of flags, on images that the network gets right."""
     with torch.no_grad():
         right = torch.cat([robust(some).argmax(1) for some in images.split(500)]) == labels
     images, labels = images[right], labels[right]

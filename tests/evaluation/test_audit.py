@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 import advkit
+from advkit._engine.run import Done
 from advkit.errors import InputError
+from advkit.evaluation import verdict
 from advkit.evaluation.audit import audit
 from advkit.evaluation.passes import Passes, counting
 from evaluation.masked import EPS, Masked, scene, trained
@@ -67,6 +70,66 @@ def test_what_is_wrong_is_said_and_where(forward, verdict, cause):
     assert found.doubted.any()
     assert not (found.doubted & ~found.examined).any()
     assert found.share > 0
+
+
+def linear():
+    """Which of four means an image is like: a network whose gradient is the same everywhere."""
+    images, labels = scene(512)
+    means = torch.stack([images[labels == label].mean(0) for label in range(4)]).flatten(1) - images.mean(0).flatten()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    net[1].weight.data, net[1].bias.data = means, -means @ images.mean(0).flatten()
+    return net
+
+
+def judged(model, norm, eps, monkeypatch):
+    """What the audits of a verdict concluded, and the verdict's passes for each image."""
+    concluded, passes = [], Passes()
+
+    def listened(*arguments, **numbers):
+        found = audit(*arguments, **numbers)
+        concluded.append(found.verdict)
+        return found
+
+    monkeypatch.setattr(verdict, "audit", listened)
+    images, labels = scene(40, seed=2)
+    with counting(model, passes):
+        report = advkit.evaluate(model, [(images, labels)], "standard", norm=norm, eps=eps, flags=False, progress=False)
+    assert report.robust.sum() > 10
+    return concluded, (passes.forwards + passes.backwards) / len(labels)
+
+
+@pytest.mark.parametrize(
+    ("net", "norm", "eps"),
+    [
+        (PLAIN, "linf", EPS / 2),
+        (Masked(PLAIN, lambda net, x: 100 * net(x)), "l2", 0.3),  # saturated, but attacked by differences of logits
+        (ROBUST, "linf", EPS),
+        (ROBUST, "l2", 0.5),
+        (linear(), "linf", EPS),
+        (linear(), "l2", 0.5),
+    ],
+)
+def test_a_verdict_believes_an_honest_network_and_is_cheap(net, norm, eps, monkeypatch):
+    """Where it does not believe, what follows takes some 2,600 passes for each image that is left."""
+    concluded, passes = judged(net, norm, eps, monkeypatch)
+    assert concluded == ["believed"]
+    assert passes < 450
+
+
+@pytest.mark.parametrize("scale", [1, 100])
+def test_a_verdict_does_not_believe_a_masked_network(scale, monkeypatch):
+    tried = []
+
+    def left_alone(look, images, labels, wanted):
+        tried.append(wanted)
+        return Done(images.clone(), None)
+
+    monkeypatch.setattr(verdict.SecondLook, "_more", left_alone)
+    masked = Masked(ROBUST, lambda net, x: scale * net(Turned.apply(x)))
+    concluded, _ = judged(masked, "linf", EPS / 2, monkeypatch)
+    assert "believed" not in concluded  # or none was asked, since what gradients promised did not come
+    assert len(tried) == 1
+    assert tried[0].all()
 
 
 def test_what_a_search_fools_is_no_longer_robust():

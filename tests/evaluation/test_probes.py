@@ -209,6 +209,7 @@ MASKS = {
     "all pixels rounded": (lambda net, x: net(rounded(x)), "zero gradients"),
     "another function under autograd": (under_autograd, "answers under autograd"),
     "infinite gradients": (infinite, "infinite gradients"),
+    "fine waves on the pixels": (lambda net, x: ROBUST(x + 0.016 * torch.sin(172 * x)), "misleading gradients"),
     "half of the pixels detached": (lower_half_detached, "partly zero gradients"),
     "a gradient taken inside forward": (purified, "gradient inside forward"),
 }

@@ -11,6 +11,7 @@ from advkit._io.rng import repeatable
 from advkit.attack import Attack
 from advkit.errors import InputError
 from advkit.evaluation.flags import Flag, budget
+from advkit.evaluation.kinds import has_another_loss
 from advkit.evaluation.probes import examined
 from advkit.evaluation.signs import Sign
 from advkit.evaluation.tries import Survivors
@@ -122,6 +123,7 @@ def audit(
             attack.bounds,
             called="the model",
             adaptive=attack.adaptive,
+            by_logits=has_another_loss(attack),
             passes=passes,
         )
     causes = list({sign.flag.name: sign.flag for sign in reversed(signs) if sign.flag}.values())[::-1]

@@ -13,7 +13,7 @@ from advkit.goals import Untargeted
 from advkit.losses import log_odds
 from advkit.model import Model, attacking, defended, is_stochastic
 
-__all__ = ["foretold"]
+__all__ = ["borne_out", "foretold"]
 
 _SHARE = 0.25  # of the images that are left, on which the gradient of an honest model may foretell little so far away
 _SHARE_CUT = 0.05  # or be zero where pixels matter, or the answers stand still: of few images, most tell
@@ -26,6 +26,7 @@ _SHORT, _LONG = 1 / 255, 4 / 255  # half of the budget, but no shorter and no lo
 _AWAY = 0.25  # how far from the image to look, in parts of that length
 _LITTLE = 0.5  # a correlation below which a gradient foretells little; honest ones have 0.8 and more,
 _ALL, _NEARER = 0.9, 1 / 32  # or nearly 1 on so short a part of the way
+_UNEVEN = 2.0  # how much more outputs may change alike both ways than from end to end; honest ones seldom do more
 _UNSEEN = 0.02  # of the pixels: an honest gradient may be zero in more, but not where they matter
 _TINY = 1 / 100  # of the length; the change of a smooth function falls as much
 
@@ -59,6 +60,13 @@ def foretold(called: str, model: Model, left: Survivors, bounds: tuple[float, fl
         return look.signs(called, *_THERE)
 
 
+def borne_out(classifier: Classifier, x: Tensor, goal: Untargeted, bounds: tuple[float, float]) -> Tensor:
+    """Where the gradient of the log-odds does predict how these change beside images (n, ...): bool (n,)."""
+    look = _Directions(classifier, x, goal, 0.0, bounds)
+    came, fore, _ = look.changes(_DIRECTIONS[0], look.length)
+    return look.finite & (_size(came) > look.floor) & (_correlation(came, fore) >= _ALL)
+
+
 class _Directions:
     """Random directions, and what the model says along them.
 
@@ -84,28 +92,30 @@ class _Directions:
         """Look from these points, (n, ...)."""
         x = x.detach().requires_grad_()
         logits = self.classifier.logits(x)
-        gradient = self.classifier.gradient(log_odds(logits, self.goal.classes), x)
+        odds = log_odds(logits, self.goal.classes)
+        gradient = self.classifier.gradient(odds, x)
         self.finite = gradient.isfinite().flatten(1).all(1)  # of what is not, there is a flag already
         self.gradient = gradient.nan_to_num()
-        self.x, logits = x.detach(), logits.detach()
+        self.x, self.odds, logits = x.detach(), odds.detach(), logits.detach()
         self.floor = 16 * spacing(logits) * logits.abs().amax(1)  # a change that may be rounding
 
     def signs(self, called: str, directions: int, most: int) -> list[Sign]:
         n = len(self.x)
         count = max(directions, min(most, directions * _ENOUGH // n))
-        came, fore = self.changes(count, self.length)
+        came, fore, alike = self.changes(count, self.length)
         size, told = _size(came), _correlation(came, fore)
         still = self.finite & (came == 0).all(0) & (_size(fore) > self.floor)
         low = self.finite & (size > self.floor) & (told < _LITTLE)
         bent = self.finite & (size > self.floor) & (told < _ALL)
         if many(int(bent.sum()), n, _SHARE_BENT):
             # Which a steep network's may be so far away, but no nearer.
-            came, fore = self.changes(count, self.length * _NEARER)
+            came, fore, _ = self.changes(count, self.length * _NEARER)
             near = _correlation(came, fore)
             bent, told = bent & (_size(came) > self.floor) & (near < _ALL), told.maximum(near)
         cut, unseen = self.cut(size)
+        uneven = self.finite & (_size(alike) > self.floor.maximum(_UNEVEN * size))
         wrong = still | cut | bent
-        often = many(int((low | wrong).sum()), n, _SHARE) or many(int((still | cut).sum()), n, _SHARE_CUT)
+        often = many(int((low | wrong | uneven).sum()), n, _SHARE) or many(int((still | cut).sum()), n, _SHARE_CUT)
         if not often and not many(int(bent.sum()), n, _SHARE_BENT):
             return []
         wavering = self.wavering()
@@ -115,8 +125,9 @@ class _Directions:
         if bool((low | bent).any()):
             jumpy = (low | bent) & (_size(self.changes(_FEWER, self.length * _TINY)[0]) > size / 2)
         kinds = {"still": still, "jumpy": jumpy, "cut": cut & ~jumpy, "low": (low | bent) & ~jumpy & ~cut}
+        kinds["uneven"] = uneven & ~(still | cut | low | bent)
         kind = max(kinds, key=lambda name: int(kinds[name].sum()))
-        rows = {"still": still, "cut": low | bent | cut}.get(kind, low | bent)
+        rows = {"still": still, "cut": low | bent | cut, "uneven": low | bent | uneven}.get(kind, low | bent)
         return [_sign(*self.said(kind, called, unseen[cut], told[low | bent]), rows)]
 
     def cut(self, size: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,6 +161,12 @@ class _Directions:
                 "although these change the outputs; give attacks a differentiable stand-in for the operation that "
                 "rounds, clips or detaches"
             )
+        if kind == "uneven":
+            return "misleading gradients", (
+                f"the outputs of {called} change alike when the pixels move by {self.length:.2g} along a random "
+                "direction and when they move against it, of which its gradient says nothing; fine waves or steps are "
+                "hidden in it, so give attacks a smooth stand-in for them, or use black-box attacks"
+            )
         return "misleading gradients", (
             f"the gradient of {called} does not say how its outputs change along random directions: the "
             f"correlation, which is near 1 for an ordinary network, is {float(told.median()):.2f}; part of the "
@@ -164,15 +181,17 @@ class _Directions:
         allowed = 1e-3 * (first.abs() + first.abs().max())
         return torch.stack([((first - other).abs() > allowed).any(1) for other in others]).any(0)
 
-    def changes(self, count: int, length: float, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def changes(self, count: int, length: float, where: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """How much the log-odds change from end to end of so many directions, and by the gradient: (count, n) each.
+
+        And how much they change to both ends alike, beyond what the gradient says: (count, n).
 
         Args:
             count: how many directions.
             length: how far a pixel moves to either side.
             where: bool (n, ...), the pixels that move; all if None.
         """
-        came, fore = [], []
+        came, fore, alike = [], [], []
         with torch.no_grad():
             for _ in range(count):
                 signs = torch.randint(2, self.x.shape, generator=self.generator, device="cpu").to(self.x) * 2 - 1
@@ -180,8 +199,12 @@ class _Directions:
                 up, down = ((self.x + way * length * signs).clamp(*self.bounds) for way in (1, -1))
                 ends = [log_odds(self.classifier.logits(end), self.goal.classes) for end in (up, down)]
                 came.append(ends[0] - ends[1])
+                # Pixels at a bound move one way alone, so that gradients foretell some of this as well.
+                lean = (self.gradient * (up + down - 2 * self.x)).flatten(1).sum(1)
+                both = ends[0] + ends[1] - 2 * self.odds
+                alike.append(((both - lean).abs() - _UNEVEN * lean.abs()).clamp_min(0))
                 fore.append((self.gradient * (up - down)).flatten(1).sum(1))
-        return torch.stack(came), torch.stack(fore)
+        return torch.stack(came), torch.stack(fore), torch.stack(alike)
 
 
 def _size(changes: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from advkit._engine.iterate import iterate
 from advkit._engine.looks import Climb
 from advkit.attack import Attack
 from advkit.evaluation.flags import CARLINI, Flag, who
-from advkit.evaluation.foretelling import foretold
+from advkit.evaluation.foretelling import borne_out, foretold
 from advkit.evaluation.looks import looked
 from advkit.evaluation.passes import Passes, counting
 from advkit.evaluation.searches import helped
@@ -67,6 +67,7 @@ def examined(
     *,
     called: str,
     adaptive: bool,
+    by_logits: bool = False,
     passes: float = math.inf,
 ) -> tuple[list[Sign], Passes]:
     """What there is to see on a few images, and how many passes it took to look.
@@ -84,6 +85,8 @@ def examined(
         bounds: of the pixels.
         called: what sentences call the model.
         adaptive: whether the attacker knows the model's defenses, and differentiates their surrogates.
+        by_logits: whether the attack goes by differences of logits. Then a cross-entropy that underflows is no sign
+            where the gradient of the log-odds is right, which takes 17 forwards and a backward to see.
         passes: how many forwards and backwards all of it may take, so that it costs no more than the attacks did. The
             other searches make do with what the rest leaves of them.
 
@@ -96,7 +99,7 @@ def examined(
         count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
         sentence = f"{called} is right on {count}, and its gradients are only examined on {_LEAST} or more."
         return [_unlooked(sentence)], spent
-    look = partial(_of_model, called, model, bounds=bounds, adaptive=adaptive)
+    look = partial(_of_model, called, model, bounds=bounds, adaptive=adaptive, by_logits=by_logits)
     gradients, answers, searches = (f"{what} of {called}" for what in ("gradients", "answers", "searches"))
     with ExitStack() as stack:
         if isinstance(model, nn.Module):
@@ -151,6 +154,7 @@ def _of_model(
     *,
     bounds: tuple[float, float],
     adaptive: bool,
+    by_logits: bool,
     unbounded: bool = False,
 ) -> list[Sign]:
     """What the answers and the gradients of the model look like, and whether an attack without a budget fails."""
@@ -163,6 +167,8 @@ def _of_model(
     goal = Untargeted(labels)
     with attacking(model, adaptive=adaptive):
         look = looked(classifier, x, goal, averaged=averaged)
+        if by_logits and bool(look.saturated.any()):
+            look.saturated = look.saturated & ~borne_out(classifier, x, goal, bounds)
         elsewhere = _says_otherwise(classifier, x, labels, bounds) if unbounded else look.flat & ~look.flat
         constant = look.flat & ~elsewhere & _constant(classifier, x, bounds) if unbounded else elsewhere
         anywhere = x

@@ -32,9 +32,9 @@ class HopSkipJump(Starting, BlackBox):
     back to the boundary. The closest image of all steps is returned.
 
     ``memory`` adds two things to the paper. Neighbours are drawn at right angles to the last normal, since only what it
-    lacks remains to be learned; bisection then finds the normal in the plane of both. On a plane, the error thus shrinks
-    exponentially with the number of queries B, by exp(-B / (pi D)) rather than (1 + 2 B / (pi D))^-1/2. And for L2, with
-    v the component of the normal at right angles to the direction of the original, x + xi v is contracted by
+    lacks remains to be learned; bisection then finds the normal in the plane of both. On a plane, the error shrinks
+    exponentially with the number of queries B, by exp(-B / (pi D)) rather than (1 + 2 B / (pi D))^-1/2. And for L2,
+    with v the component of the normal at right angles to the direction of the original, x + xi v is contracted by
     1 + (xi / d)^2, onto the circle through both: were the boundary a plane, the furthest point there that fools the
     model would be the closest one in the plane of both.
 
