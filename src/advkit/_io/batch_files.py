@@ -92,7 +92,7 @@ class BatchFiles:
         """Refuse a batch that is not the one that was kept, by the digest of each."""
         if kept != now:
             raise InputError(
-                f"batch {index} of the loader is not what it was when the run in {self.path} began; a resumed run "
+                f"batch {index} of the loader has changed since the run in {self.path} began; a resumed run "
                 "needs the same batches in the same order, so the loader must not shuffle"
             )
 
@@ -100,7 +100,7 @@ class BatchFiles:
         """Refuse a model, by what it is called, that does not answer a batch as the one did that was kept."""
         if stranger is not None:
             raise InputError(
-                f"{self.path} holds a run with other models: {stranger} has the layers and weights that it had, but "
+                f"{self.path} holds a run with other models: {stranger} has the same layers and weights, but "
                 f"other outputs for batch {index}. Something else in it has changed, such as an attribute or a "
                 "function; give this run a folder of its own"
             )

@@ -292,7 +292,7 @@ def test_conflicts_are_sentences(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: WorstOf([]), InputError, "attacks is empty"),
+        (lambda: WorstOf([]), InputError, "attacks has no attack in it"),
         (lambda: WorstOf([advkit.PGD(LINE), advkit.PGD]), DtypeError, r"attacks\[1\] must be .* got the class PGD"),  # type: ignore[list-item]
         (lambda: WorstOf(advkit.PGD(LINE)), DtypeError, "attacks must be a list of attacks"),  # type: ignore[arg-type]
         (lambda: Restarts(LINE), DtypeError, "attack must be an advkit attack"),  # type: ignore[arg-type]

@@ -141,7 +141,10 @@ def test_a_frozen_layer_stays_frozen_also_after_an_interruption() -> None:
 
 @pytest.mark.parametrize(
     ("loader", "words"),
-    [(None, "got NoneType of 0"), ([(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64))], "got list of 1")],
+    [
+        (None, "got NoneType with 0"),
+        ([(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64))], "got list with 1"),
+    ],
 )
 def test_too_little_to_train_on_is_told(loader: Any, words: str) -> None:
     model, images, labels = trained_net()

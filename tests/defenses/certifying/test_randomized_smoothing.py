@@ -229,7 +229,7 @@ def test_certificates_of_another_model_and_damaged_ones_are_refused(tmp_path: Pa
     for place, (one, other) in enumerate(pairs):
         folder = tmp_path / str(place)
         found = smoothing.certify_loader(one, loader, n=60, run_folder=folder)
-        with pytest.raises(InputError, match="the model has the layers and weights that it had, but other outputs"):
+        with pytest.raises(InputError, match="the model has the same layers and weights, but other outputs"):
             smoothing.certify_loader(other, loader, n=60, run_folder=folder)
         assert smoothing.certify_loader(one, loader, n=60, run_folder=folder).classes.equal(found.classes)
     file = folder / "batches" / "00000001.json"

@@ -70,7 +70,7 @@ class Patch(Fitted):
         """The side of the largest patch on images (N, C, H, W), in pixels."""
         if images.ndim != 4:
             raise InputError(
-                f"Patch is pasted into images, which must be of shape (N, C, H, W); got {tuple(images.shape)}"
+                f"Patch is pasted into pictures, and needs images of shape (N, C, H, W); got {tuple(images.shape)}"
             )
         height, width = images.shape[2:]
         return max(1, min(math.isqrt(int(self.area * height * width + 1e-6)), height, width))
