@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
@@ -33,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
+sys.path.append(str(HERE.parent / "tests"))
 
 from contests import CONTESTS, Contender, Contest, seed  # noqa: E402
 from passes import Counted  # noqa: E402
@@ -40,6 +40,7 @@ from stage import Row, Stage  # noqa: E402
 from verdicts import VERDICTS  # noqa: E402
 
 import advkit  # noqa: E402, this checkout's
+from contracts.waits import host_waits  # noqa: E402
 
 SPEED = ("FGSM", "MIFGSM", "PGD", "DeepFool", "CW")
 TOO_SLOW = {("CW", "foolbox"), ("CW", "adv_lib")}  # nine searches of a thousand steps
@@ -113,14 +114,7 @@ def _waits(stage: Stage, attack: advkit.Attack, images: Tensor, labels: Tensor) 
         return waiting.count
     attack(images, labels)
     torch.manual_seed(0)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            attack(images, labels)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return sum("called a synchronizing" in str(each.message) for each in caught)
+    return host_waits(lambda: attack(images, labels))
 
 
 class Waiting(TorchDispatchMode):

@@ -10,7 +10,6 @@ import itertools
 import os
 import pickle
 import threading
-import warnings
 from typing import Any
 
 import pytest
@@ -35,6 +34,7 @@ from contracts.scenes import (
     said_by,
     trained_net,
 )
+from contracts.waits import host_waits
 
 NAME = os.environ.get("ADVKIT_TEST_DEVICE", "cuda")
 DEVICE = torch.device(NAME, 0) if NAME != "cpu" else torch.device("cpu")
@@ -227,14 +227,7 @@ def test_two_streams_in_two_threads() -> None:
 def synchronisations(attack: advkit.Attack, images: Tensor, labels: Tensor) -> int:
     """How often the host waits for the device in a call."""
     attack(images, labels)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            attack(images, labels)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return sum("called a synchronizing" in str(each.message) for each in caught)
+    return host_waits(lambda: attack(images, labels))
 
 
 @needs_gpu
