@@ -73,12 +73,8 @@ def test_how_coarsely_a_model_rounds_is_known() -> None:
 
 def test_the_switches_of_a_gpu_are_looked_at() -> None:
     """Which can be done without one."""
-    gpu = torch.empty(2, device="meta")
-
-    class OnGPU(torch.Tensor):
-        device = torch.device("cuda")  # type: ignore[assignment]
-
-    gpu = gpu.as_subclass(OnGPU)
+    on_gpu: Any = type("OnGPU", (torch.Tensor,), {"device": torch.device("cuda")})
+    gpu: torch.Tensor = torch.empty(2, device="meta").as_subclass(on_gpu)
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     try:
         for convolutions, products, unit in ((True, False, 2**-10), (False, True, 2**-10), (False, False, 0)):

@@ -79,13 +79,12 @@ class LongSteps(Attack):
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         found = Standing(images)
         eps = torch.zeros_like(images.flatten(1)[:, 0]) + self.eps
-        near = torch.full_like(eps, torch.inf)
+        near, scale = torch.full_like(eps, torch.inf), self.bounds[1] - self.bounds[0]
         for run in range(self.restarts):
             place = found.left(None if run < _SURE else (near < _NEAR * eps) | near.isinf())
             if not len(place):
                 break
             ball, loss = Ball.of(self.norm, images[place], eps[place], self.bounds), _LOSSES[run % len(_LOSSES)]
-            scale = self.bounds[1] - self.bounds[0]
             rows = _Run(ball.originals, goal.rows(place), ball, scale, place, near[place], self.steps)
             if run:
                 self._from_afar(rows, loss)
@@ -102,10 +101,7 @@ class LongSteps(Attack):
         self._climb(rows, rows.early, loss, None)
 
     def _climb(self, rows: "_Run", steps: int, loss: str, found: Standing | None) -> None:
-        def step(rows: _Run, look: Look) -> Tensor:
-            return rows.advance(look)
-
-        iterate(self.classifier, rows, step, steps=steps, loss=loss, keep=found, early_stop=found is not None)
+        iterate(self.classifier, rows, _Run.advance, steps=steps, loss=loss, keep=found, early_stop=found is not None)
 
 
 @dataclass
