@@ -21,7 +21,7 @@ from advkit.norms import column
 
 __all__ = ["counted_down", "to_the_ends"]
 
-_STEPS = 36
+_STEPS = 30
 _BLEND = 0.2  # of the latest gradient into the mean
 _FIRST, _LAST = 0.3, 0.03  # the share of the features that a step adds or takes
 _STAY = 1.5  # what a feature that is changed counts for, over one that is not

@@ -41,14 +41,15 @@ class Minimal(Attack):
 
     In L2 this is what `CW` does by default. In L1 it is `EAD`'s search with L1 alone to minimise, by decaying steps,
     and with three returns from twice as far away as the closest success: one more search, and twice 40 steps along the
-    boundary as in `BrendelBethge`. In Linf the linearised problem is that of `FAB`, solved exactly. In L0, three
-    searches of 36 steps (``rounds`` of them, if that is less) come first: with a tenth of the features at the ends of
-    the box, a hundredth, and one, and then with fewer after each success. Features that are not needed are put back.
+    boundary as in `BrendelBethge`. In Linf the linearised problem is that of `FAB`, solved exactly, and there is one
+    return along the boundary. In L0, three searches of 30 steps (``rounds`` of them, if that is less) come first: with
+    a tenth of the features at the ends of the box, a hundredth, and one, and then with fewer after each success.
+    Features that are not needed are put back.
 
     Costs a forward and a backward a step; one forward, with a backward for each of the nearest nine classes, to rank
-    them; a walk of at most 21 passes, or nine walks; in L1 the 82 passes of the returns; and in L0 the 219 of the first
-    searches, with at most 14 forwards and 2 backwards after each search for putting features back. A quarter to a half
-    of the passes allowed is usual.
+    them; a walk of at most 21 passes, or nine walks; in Linf the 41 passes of the return along the boundary, in L1 82;
+    and in L0 the 93 of the first searches, with at most 14 forwards and 2 backwards after each search for
+    putting features back. A quarter to a half of the passes allowed is usual.
 
     The objective, size plus a penalty on the margin, is that of Carlini & Wagner; the way it is minimised is advkit's
     own.

@@ -28,6 +28,7 @@ class Largest(Objective):
     memory = 0.9
     first = 1.0
     overshoot = 1e-3
+    follows = 1
 
     def solve(
         self, x: Tensor, originals: Tensor, slope: Tensor, level: Tensor, most: Tensor | float
