@@ -102,9 +102,11 @@ def of_foolbox(name: str, **settings: object) -> Attack:
 
 def of_art(name: str, **settings: object) -> Attack:
     def run(model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, queries: Sequence[int]) -> list[Tensor]:
+        import numpy as np
         from art.attacks import evasion
         from art.estimators.classification import PyTorchClassifier
 
+        np.mat = np.asmatrix  # which GeoDA uses, and NumPy 2 lacks
         found = []
         for image, label in zip(images.split(1), labels.split(1), strict=True):
             recorder = Recorder(model, image, label, norm, queries)

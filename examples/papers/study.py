@@ -21,11 +21,12 @@ import advkit
 from advkit.defenses import Defense
 from advkit.evaluation import RobustnessReport, Score
 
-__all__ = ["COLUMNS", "Study", "as_text", "percent", "score"]
+__all__ = ["COLUMNS", "Study", "as_text", "left", "percent", "score"]
 
 Scale = TypeVar("Scale")
-COLUMNS = ("the paper", "ours, its protocol", "ours, adaptive")
+COLUMNS = ("the paper", "ours, its protocol", "ours, adaptive", "ours, the verdict")
 PAPERS = Path(__file__).parent
+JUDGED = 1000  # images that a verdict is about, the first
 
 
 class Study(Generic[Scale]):
@@ -178,6 +179,40 @@ class Study(Generic[Scale]):
         found = self.once(f"evaluate {name}", evaluate)
         return None if found is None else RobustnessReport.from_json(json.dumps(found))
 
+    def judged(
+        self,
+        name: str,
+        model: nn.Module,
+        test: Images,
+        eps: float,
+        defenses: Mapping[str, Defense | nn.Module] | None = None,
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> RobustnessReport | None:
+        """The verdict on a model within a budget in Linf, and behind each defense.
+
+        None if a report lacks it, or of no images.
+
+        Args:
+            name: of the model.
+            model: the bare model.
+            test: images and labels.
+            eps: the budget.
+            defenses: by name, of the model or of their own.
+            bounds: of the pixels.
+        """
+        some = test.take(JUDGED)
+
+        def judge() -> Any:
+            folder = self.work / f"{name} at {eps:.4g}.verdict"
+            how: dict[str, Any] = {"eps": eps, "bounds": bounds, "seed": self.seed, "flags": False}
+            report = advkit.evaluate(model, batches(some), "standard", defenses, ["adaptive"], run_folder=folder, **how)
+            return json.loads(report.to_json())
+
+        if not len(some):
+            return None
+        found = self.once(f"judge {name} at eps {eps:.4g}", judge)
+        return None if found is None else RobustnessReport.from_json(json.dumps(found))
+
     def table(
         self, title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], columns: Sequence[str] = COLUMNS
     ) -> None:
@@ -187,11 +222,22 @@ class Study(Generic[Scale]):
         lines = [[*heads, *columns], ["---"] * len(heads) + ["--:"] * len(columns), *body]
         self._pieces.append("\n".join([f"**{title}**", "", *(f"| {' | '.join(map(str, line))} |" for line in lines)]))
 
-    def figure(self, name: str, caption: str, draw: Callable[[Path], Any]) -> None:
-        """A figure of the report, which ``draw`` saves at the path that it is given, if anything was measured."""
+    def figure(self, name: str, caption: str, draw: Callable[[Path], Any], network: str | None = None) -> None:
+        """A figure of the report, if anything was measured.
+
+        Args:
+            name: of the file.
+            caption: what it shows.
+            draw: saves it at the path that it is given.
+            network: what it is drawn with, by its name in `trained`; where its weights are gone, an older figure stays.
+        """
+        path = self._folder / f"{name}.png"
         if not self._measured:
             return
-        draw(self._folder / f"{name}.png")
+        if network is None or (self.work / f"{network}.pt").exists():
+            draw(path)
+        if not path.exists():
+            return
         self._pieces.append(f"![{caption}]({name}.png)")
 
     def write(self) -> None:
@@ -260,6 +306,16 @@ def score(report: RobustnessReport | None, defense: str, attack: str, protocol: 
     if attack == "none":
         return next(one for one in report.defenses if one.name == defense)
     return report.score(attack, defense, protocol)
+
+
+def left(report: RobustnessReport | None, defense: str = "none") -> Score | None:
+    """What a verdict leaves, which the score of its last attack says; None if there is no report.
+
+    Args:
+        report: a verdict.
+        defense: by its name; "none" for the bare model.
+    """
+    return None if report is None else report.score(report.attacks[-1].name, defense, "adaptive")
 
 
 def _lines(parts: Mapping[str, str]) -> str:

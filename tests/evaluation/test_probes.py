@@ -225,6 +225,16 @@ def test_what_masks_gradients_is_flagged_with_its_cause(name):
     assert [one for one in names(report) if one not in ("unbounded attack", "one step beats many")] == [cause]
 
 
+def test_a_staircase_of_steep_sigmoids_changes_by_more_than_its_gradient_says():
+    def stairs(net, x):
+        height = 4 * ROBUST(x)
+        return height.floor() + torch.sigmoid(60 * (height % 1 - 0.5))
+
+    report = evaluated(Masked(PLAIN, stairs), [advkit.MultiTargeted(PLAIN, eps=EPS)])
+    (flag,) = report.flags
+    assert flag.name == "misleading gradients" and "times as much, or as little, as its gradient says" in flag.sentence
+
+
 def test_an_honest_cause_survives_other_attacks():
     report = evaluated(Masked(PLAIN, most_gradients_cut), BUDGET + OTHERS)
     assert "partly zero gradients" in names(report)

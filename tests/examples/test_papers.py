@@ -39,6 +39,8 @@ def example(monkeypatch):
         if name in SHARED:
             return importlib.import_module(name)
         spec = importlib.util.spec_from_file_location(name, PAPERS / name / "run.py")
+        # A verdict on paper 1's six defenses takes 20 seconds an image: of its 43 classes none is near.
+        monkeypatch.setattr(load("study"), "JUDGED", 0 if name == "paper1" else 1)
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, name, module)
         spec.loader.exec_module(module)
@@ -142,7 +144,7 @@ def test_a_report_of_nothing_has_dashes(data, tmp_path, example, capsys):
     example("paper2").main(arguments)
     report = capsys.readouterr().out
     assert "Nothing has been measured yet" in report
-    assert "| 1 | clean images | none | 80.58 | \N{EN DASH} | \N{EN DASH} |" in report
+    assert "| 1 | clean images | none | 80.58 | \N{EN DASH} | \N{EN DASH} | \N{EN DASH} |" in report
 
 
 def test_what_is_not_as_it_was_is_refused(data, tmp_path, example):

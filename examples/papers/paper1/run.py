@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from images import Images, split_by_track
 from networks import SmallCNN
 from plots import bars, curves
-from study import COLUMNS, Study, percent, score
+from study import COLUMNS, Study, left, percent, score
 
 import advkit
 from advkit.defenses import (
@@ -114,7 +114,8 @@ def reproduce(study: Study[Scale], name: str) -> RobustnessReport | None:
     bare, defenses = defended(study, name, train, validation)
     against = attacks(bare, name, brief=study.scale.brief)
     report = study.evaluated(name, bare, test, against, defenses, PROTOCOLS)
-    tables(study, name, ["none", *defenses], report)
+    verdict = study.judged(name, bare, test, EPS[name], defenses)
+    tables(study, name, ["none", *defenses], report, verdict)
     targeted(study, name, bare, defenses, test)
     if name == study.scale.data_sets[0] and report is not None:
         pictures(study, name, bare, test)
@@ -165,8 +166,14 @@ def defended(
     }
 
 
-def tables(study: Study[Scale], name: str, defenses: Sequence[str], report: RobustnessReport | None) -> None:
-    """F1 and prediction times on one data set."""
+def tables(
+    study: Study[Scale],
+    name: str,
+    defenses: Sequence[str],
+    report: RobustnessReport | None,
+    verdict: RobustnessReport | None,
+) -> None:
+    """F1 and prediction times on one data set; the verdict's budget is that of IFGSM."""
     kinds = {"F1": ("f1", 3), "prediction time": ("prediction_seconds", 5)}
     for kind, (attribute, digits) in kinds.items():
         rows = []
@@ -178,10 +185,16 @@ def tables(study: Study[Scale], name: str, defenses: Sequence[str], report: Robu
             ours = [one and round(getattr(one, attribute), digits) for one in found]
             rows.append([defense, attack, printed, *ours])
         if kind == "F1":
+            judged = {defense: left(verdict, defense) for defense in defenses}
+            rows = [
+                [*row, one and round(one.f1, 3) if row[1] == "IFGSM" else None]
+                for row in rows
+                for one in [judged[row[0]]]
+            ]
             study.table(f"{TITLES[name]}: macro F1", ["defense", "attack"], rows)
         else:
             rows = [[*row, row[2] / row[3] if row[2] and row[3] else None] for row in rows]
-            columns = (*COLUMNS, "times as fast")
+            columns = (*COLUMNS[:3], "times as fast")
             study.table(
                 f"{TITLES[name]}: seconds for a prediction, attack included", ["defense", "attack"], rows, columns
             )
@@ -221,7 +234,7 @@ def pictures(study: Study[Scale], name: str, model: nn.Module, test: Images) -> 
     images, labels = next(iter(DataLoader(test.take(seven))))
     for title, attack in attacks(model, name, brief=study.scale.brief).items():
         draw = partial(picture_rows, model, attack.run(images, labels), None)
-        study.figure(f"seven-{title.lower()}", f"A seven, and what {title} makes of it", draw)
+        study.figure(f"seven-{title.lower()}", f"A seven, and what {title} makes of it", draw, f"{name}-bare")
 
 
 def summarise(study: Study[Scale], reports: Mapping[str, RobustnessReport | None]) -> None:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from images import Images, Item, batches
 from networks import EvenDeeperCNN
 from plots import bars
-from study import Study, percent
+from study import Study, left, percent
 from training import accuracy_and_loss
 
 import advkit
@@ -65,10 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             train_it = partial(trained_by_fgsm, study, train, eps if number != "1" else None)
             model = study.trained(f"experiment-{number}", seeded(study.seed + int(number)), train_it)
             found = study.once(f"experiment {number}", partial(tested, model, test, eps, study.scale.steps)) or {}
+            verdict = left(study.judged(f"experiment {number}", model, test, eps, bounds=BOUNDS))
+            found = {**found, "verdict": verdict and verdict.accuracy}
         shown = {name: percent(share) for name, share in found.items()}
         how, attack = TRAINED[number], f"FGSM, eps {eps:g}"
-        rows.append([number, how, "none", printed["clean"], shown.get("clean"), shown.get("clean")])
-        rows.append([number, how, attack, printed["FGSM"], shown.get("FGSM"), shown.get("PGD")])
+        rows.append([number, how, "none", printed["clean"], shown.get("clean"), shown.get("clean"), None])
+        rows.append([number, how, attack, printed["FGSM"], *map(shown.get, ("FGSM", "PGD", "verdict"))])
         leaks.append([number, f"{eps:g}", *map(shown.get, ("clean", "FGSM", "FGSM, no label", "PGD"))])
 
     study.table("Accuracy of the EvenDeeperCNN, %", ["experiment", "trained on", "attack"], rows)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from images import Images, batches
 from networks import CNN, CNNLSTM
 from plots import Curve, curves
-from study import Study, percent
+from study import Study, left, percent
 from training import accuracy_and_loss
 
 import advkit
@@ -76,7 +76,7 @@ def reproduce(study: Study[Scale], architecture: str) -> dict[str, Curve]:
         images, labels = zip(*test.seen_through(pipeline), strict=True)
         return TensorDataset(torch.stack(images), torch.tensor(labels))
 
-    transferred, losses, adaptive = {}, {}, {}
+    transferred, losses, adaptive, judged = {}, {}, {}, {}
     for name, model in models.items():
         # All images are attacked, and a wrong answer may turn right, as in the paper.
         tests = [
@@ -92,10 +92,12 @@ def reproduce(study: Study[Scale], architecture: str) -> dict[str, Curve]:
             f"{architecture} {name}: images made against itself", partial(against_itself, model, test, testing)
         )
         adaptive[name] = [percent(itself and itself[place]) for place in range(len(testing))]
+        verdicts = [eps and left(study.judged(f"{architecture} {name}", model, test, eps)) for eps in testing]
+        judged[name] = [percent(verdict.accuracy) if verdict else None for verdict in verdicts]
 
     printed = study.paper["accuracy"][architecture]
     rows = [
-        [name, f"{eps:g}", printed[name][place], transferred[name][place], adaptive[name][place]]
+        [name, f"{eps:g}", *(found[name][place] for found in (printed, transferred, adaptive, judged))]
         for name in models
         for place, eps in enumerate(testing)
     ]

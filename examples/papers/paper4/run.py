@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from images import Images
 from networks import AlexNet, ResNet50
 from plots import bars
-from study import Study, percent, score
+from study import Study, left, percent, score
 from training import accuracy_and_loss
 
 import advkit
@@ -118,19 +118,22 @@ def table(study: Study[Scale], models: dict[str, nn.Module], test: Images) -> No
     defenses = {name: model for name, model in models.items() if model is not bare}
     some = test.take(study.scale.attacked_images)
     report = study.evaluated("the paper's attacks", bare, some, attacks, defenses, PROTOCOLS)
+    verdicts = [study.judged("the networks", bare, some, eps, defenses) for eps in EPS]
 
     rows = []
     for model, attack in product(models, ("none", "FGSM", "CW", "SparseL1Descent")):
         printed = study.paper["accuracy"].get(model, {}).get(attack)
         if attack == "none":
             clean = study.once(f"{model}: clean", lambda model=model: accuracy_and_loss(models[model], test)[0])
-            rows.append([model, attack, printed, percent(clean), percent(clean)])
+            rows.append([model, attack, printed, percent(clean), percent(clean), None])
             continue
         which = list(fgsm) if attack == "FGSM" else [attack]  # the paper puts its four eps into one data set
         name = "none" if model == BARE else model
         found = [[score(report, name, one, who) for one in which] for who in PROTOCOLS]
         ours = [percent(mean(one.accuracy for one in scores)) if report else None for scores in found]
-        rows.append([model, attack, printed, *ours])
+        judged = [left(verdict, name) for verdict in verdicts if attack == "FGSM"]
+        standing = mean(one.accuracy for one in judged) if all(judged) and judged else None
+        rows.append([model, attack, printed, *ours, percent(standing)])
     study.table("Accuracy, %", ["network", "attack"], rows)
     titles = ("the paper", "ours, its protocol", "ours, adaptive")
     panels = {
@@ -161,9 +164,11 @@ def further(study: Study[Scale], models: dict[str, nn.Module], train: Images, te
     }
     some = test.take(study.scale.further_images)
     report = study.evaluated("future work", bare, some, attacks, defenses, PROTOCOLS)
+    verdict = study.judged("future work", bare, some, 0.01, defenses)
     rows = []
     for defense, attack in product(["none", *defenses], ["none", *attacks]):
         found = [score(report, defense, attack, who) for who in PROTOCOLS]
+        found.append(left(verdict, defense) if attack.startswith("FGSM") else None)
         rows.append([defense, attack, None, *(percent(one and one.accuracy) for one in found)])
     study.table("Future work: accuracy, %", ["defense", "attack"], rows)
 

@@ -26,6 +26,7 @@ _SHORT, _LONG = 1 / 255, 4 / 255  # half of the budget, but no shorter and no lo
 _AWAY = 0.25  # how far from the image to look, in parts of that length
 _LITTLE = 0.5  # a correlation below which a gradient foretells little; honest ones have 0.8 and more,
 _ALL, _NEARER = 0.9, 1 / 32  # or nearly 1 on so short a part of the way
+_OFF = 2.0  # how many times as much, or as little, outputs may change as the gradient says; honest ones seldom over 1.7
 _UNEVEN = 2.0  # how much more outputs may change alike both ways than from end to end; honest ones seldom do more
 _UNSEEN = 0.02  # of the pixels: an honest gradient may be zero in more, but not where they matter
 _TINY = 1 / 100  # of the length; the change of a smooth function falls as much
@@ -107,6 +108,9 @@ class _Directions:
         still = self.finite & (came == 0).all(0) & (_size(fore) > self.floor)
         low = self.finite & (size > self.floor) & (told < _LITTLE)
         bent = self.finite & (size > self.floor) & (told < _ALL)
+        times = size / _size(fore).clamp_min(torch.finfo(size.dtype).tiny)
+        times = times.maximum(1 / times)
+        off = self.finite & (size > self.floor) & (times > _OFF)
         if many(int(bent.sum()), n, _SHARE_BENT):
             # Which a steep network's may be so far away, but no nearer.
             came, fore, _ = self.changes(count, self.length * _NEARER)
@@ -114,8 +118,8 @@ class _Directions:
             bent, told = bent & (_size(came) > self.floor) & (near < _ALL), told.maximum(near)
         cut, unseen = self.cut(size)
         uneven = self.finite & (_size(alike) > self.floor.maximum(_UNEVEN * size))
-        wrong = still | cut | bent
-        often = many(int((low | wrong | uneven).sum()), n, _SHARE) or many(int((still | cut).sum()), n, _SHARE_CUT)
+        doubted = low | still | cut | bent | uneven | off
+        often = many(int(doubted.sum()), n, _SHARE) or many(int((still | cut).sum()), n, _SHARE_CUT)
         if not often and not many(int(bent.sum()), n, _SHARE_BENT):
             return []
         wavering = self.wavering()
@@ -126,9 +130,10 @@ class _Directions:
             jumpy = (low | bent) & (_size(self.changes(_FEWER, self.length * _TINY)[0]) > size / 2)
         kinds = {"still": still, "jumpy": jumpy, "cut": cut & ~jumpy, "low": (low | bent) & ~jumpy & ~cut}
         kinds["uneven"] = uneven & ~(still | cut | low | bent)
+        kinds["off"] = off & ~(still | cut | low | bent | uneven)
         kind = max(kinds, key=lambda name: int(kinds[name].sum()))
-        rows = {"still": still, "cut": low | bent | cut, "uneven": low | bent | uneven}.get(kind, low | bent)
-        return [_sign(*self.said(kind, called, unseen[cut], told[low | bent]), rows)]
+        rows = still if kind == "still" else low | bent | kinds[kind]
+        return [_sign(*self.said(kind, called, unseen[cut], told[low | bent], times[off]), rows)]
 
     def cut(self, size: Tensor) -> tuple[Tensor, Tensor]:
         """Where pixels matter that have no gradient, bool (n,), and the share of the pixels that have none, (n,)."""
@@ -141,7 +146,7 @@ class _Directions:
         # As much as that many pixels change of the outputs of an ordinary network, or half of it.
         return sparse & (hidden > size * unseen.sqrt().to(size) / 2) & (hidden > self.floor), unseen
 
-    def said(self, kind: str, called: str, unseen: Tensor, told: Tensor) -> tuple[str, str]:
+    def said(self, kind: str, called: str, unseen: Tensor, told: Tensor, times: Tensor) -> tuple[str, str]:
         """The name of the flag, and what it says."""
         if kind == "still":
             return "answers that stand still", (
@@ -165,6 +170,12 @@ class _Directions:
             return "misleading gradients", (
                 f"the outputs of {called} change alike when the pixels move by {self.length:.2g} along a random "
                 "direction and when they move against it, of which its gradient says nothing; fine waves or steps are "
+                "hidden in it, so give attacks a smooth stand-in for them, or use black-box attacks"
+            )
+        if kind == "off":
+            return "misleading gradients", (
+                f"the outputs of {called} change along random directions by {float(times.median()):.2g} times as much, "
+                "or as little, as its gradient says, which is near 1 for an ordinary network; steps or waves are "
                 "hidden in it, so give attacks a smooth stand-in for them, or use black-box attacks"
             )
         return "misleading gradients", (
