@@ -40,14 +40,14 @@ def helped(
     """The sign of a search that fools what no attack did, within the same budget.
 
     Of n images: 20 steps of PGD, three times: plain, with the margin for its loss, and with gradients averaged over
-    noise, which counts three times; and the attack itself with four times its steps, at most 100. If none of these
-    fools more than an honest attack might by trying again, what is left faces 200 queries of Square Attack's search
-    (Linf), or eight walks of 40 steps from images of other classes (L2). Without a PGD for the norm, and for random
-    defenses, whom luck helps, the attack itself is all.
+    noise, which counts three times; and one run of the attack itself with four times its steps, at most 100. If none
+    of these fools more than an honest attack might by trying again, what is left faces 200 queries of Square Attack's
+    search (Linf), or eight walks of 40 steps from images of other classes (L2). Without a PGD for the norm, and for
+    random defenses, whom luck helps, the attack itself is all.
 
     A search begins with 12 images, and with twice as many again for as long as it fools more of them than an honest
-    model might lose. So a model that hides nothing costs at most some 580 passes (Linf) or 1,060 (L2) for each of 12
-    images, and one that does for each of the n.
+    model might lose. So a model that hides nothing costs, after PGD, at most some 580 passes (Linf) or 1,060 (L2) for
+    each of 12 images, and one that does for each of the n.
 
     Args:
         called: what sentences call the model.
@@ -101,7 +101,7 @@ class _Search:
 
 def _searches(tries: Tries, left: Survivors, *, random: bool) -> tuple[list[_Search], list[_Search]]:
     """The searches along gradients, and the one for what these leave."""
-    again = [_Search("steps", tries.longer, _GAIN_OF_STEPS, 2 * tries.more_steps + _JUDGED)]
+    again = [_Search("steps", tries.longer, _GAIN_OF_STEPS, tries.most_passes + _JUDGED)]
     if random or left.norm not in (Linf, L2):
         return again, []
     climbs = [

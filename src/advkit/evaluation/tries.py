@@ -69,12 +69,14 @@ class Tries:
         self.generator = torch.Generator("cpu").manual_seed(0)
         steps = number(left.attack, "steps")
         self.more_steps = 0 if steps is None or steps < 2 else int(max(steps, min(_MORE * steps, _MOST)))
+        self.most_passes = 2 * self.more_steps * int(number(left.attack, "target_classes") or 1)  # of these, in one run
 
     def longer(self, rows: Tensor) -> Tensor:
-        """The attack itself, with more steps; without steps it is not tried again."""
+        """One run of the attack itself, with more steps; without steps it is not tried again."""
         if not self.more_steps:
             return torch.zeros_like(rows, dtype=torch.bool)
-        longer = self.left.attack._with(steps=self.more_steps)
+        once = {} if number(self.left.attack, "restarts") is None else {"restarts": 1}
+        longer = self.left.attack._with(steps=self.more_steps, **once)
         images, labels = self.left.images, self.left.labels
         return longer.run(images[rows.to(images.device)], labels[rows.to(labels.device)]).success
 
