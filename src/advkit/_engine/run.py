@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from advkit import norms
 from advkit._engine.ball import Ball
 from advkit._engine.checks import check_classes, check_images, check_rows, check_targets
 from advkit._engine.classifier import Classifier, own
@@ -128,7 +129,7 @@ def carry_out(attack: Attack, images: Tensor, labels: Tensor, targets: Tensor | 
         job = _placed(attack, images, classes, per_image, model)
         searched = model if attack.autocast is None else _classifier(attack, classes, None, attack.autocast)
         with searched.rounding.at_work(job.pixels):
-            found = _searched(attack, job, searched)
+            found = _searched(attack, _begun_on(grid, attack, job), searched)
         infinite = searched.checked()
         with model.rounding.at_work(job.pixels):
             if searched is not model and attack.stops_at_success:
@@ -207,6 +208,19 @@ def _placed(
         values[name].clamp_(*attack.bounds)
     free = None if attack.mask is None else free_pixels(attack.mask, pixels)
     return _Job(pixels, goal(wanted), values, None if free is None or bool(free.all()) else free)
+
+
+def _begun_on(grid: Grid | None, attack: Attack, job: _Job) -> _Job:
+    """Where a search begins that asks about images on the grid alone, and what that leaves of a budget in L1 or L2."""
+    eps = job.values.get("eps", getattr(attack, "eps", None))
+    if not isinstance(grid, Levels) or attack.access == "gradient" or attack.aim != "budget" or eps is None:
+        return job
+    norm = norms.get(getattr(attack, "norm", norms.Linf))
+    start = grid.settled(job.pixels, grid.nearest(job.pixels), job.free)
+    if norm not in (norms.L1, norms.L2) or start.equal(job.pixels):
+        return job
+    left = (eps - norm.distance(start, job.pixels)).clamp_min(0)
+    return replace(job, pixels=start, values={**job.values, "eps": left})
 
 
 def _searched(attack: Attack, job: _Job, model: Classifier) -> Tensor:
