@@ -219,7 +219,7 @@ def test_compare(run, tmp_path):
         run(
             "evaluate", *MODEL, "--data", "arrays.npz", "--attacks", "FGSM", "--eps", eps, "--out", str(tmp_path / name)
         )
-    files = [str(tmp_path / name / "report.json") for name in ("weak", "strong")]
+    files = [str(tmp_path / "weak"), str(tmp_path / "strong" / "report.json")]
     code, out, _ = run("compare", *files)
     assert code == 0
     assert "The budgets differ: Linf 1/255 in the first, Linf 24/255 in the second." in out

@@ -169,7 +169,7 @@ def _parser() -> ArgumentParser:
         _COMPARE,
         f"example:\n  advkit compare a/report.json b/report.json\n\n{_CODES}",
     )
-    compare.add_argument("first", help="a report.json")
+    compare.add_argument("first", help="a report.json, or the folder that it is in")
     compare.add_argument("second", help="another")
     compare.add_argument(
         "--data", metavar="DIR|FILE.npz", help="the images of both, if the classes should be called by their names"

@@ -115,7 +115,8 @@ def listing(given: Namespace) -> int:
 
 def compare(given: Namespace) -> int:
     """``advkit compare``."""
-    first, second = (RobustnessReport.from_json(Path(file)) for file in (given.first, given.second))
+    files = [named / "report.json" if named.is_dir() else named for named in map(Path, (given.first, given.second))]
+    first, second = map(RobustnessReport.from_json, files)
     found = first.compare(second)
     if given.data is not None:
         found = replace(found, class_names=images_named(given.data, batch_size=1).classes or ())
