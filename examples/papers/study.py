@@ -165,19 +165,17 @@ class Study(Generic[Scale]):
             protocols: who attacks them.
         """
 
-        def evaluate() -> Any:
+        def evaluate() -> RobustnessReport:
             image = test[0][0].unsqueeze(0).to(self.device)
             with torch.no_grad():
                 for defense in defenses.values():  # what the first call loads belongs to no prediction time
                     (defense.wrap(model) if isinstance(defense, Defense) else defense)(image)
             folder = self.work / f"{name}.evaluation"
-            report = advkit.evaluate(
+            return advkit.evaluate(
                 model, batches(test), attacks, defenses, protocols, seed=self.seed, run_folder=folder
             )
-            return json.loads(report.to_json())
 
-        found = self.once(f"evaluate {name}", evaluate)
-        return None if found is None else RobustnessReport.from_json(json.dumps(found))
+        return self._reported(f"evaluate {name}", evaluate)
 
     def judged(
         self,
@@ -202,15 +200,16 @@ class Study(Generic[Scale]):
         """
         some = test.take(JUDGED)
 
-        def judge() -> Any:
+        def judge() -> RobustnessReport:
             folder = self.work / f"{name} at {eps:.4g}.verdict"
             how: dict[str, Any] = {"eps": eps, "bounds": bounds, "seed": self.seed, "flags": False}
-            report = advkit.evaluate(model, batches(some), "standard", defenses, ["adaptive"], run_folder=folder, **how)
-            return json.loads(report.to_json())
+            return advkit.evaluate(model, batches(some), "standard", defenses, ["adaptive"], run_folder=folder, **how)
 
-        if not len(some):
-            return None
-        found = self.once(f"judge {name} at eps {eps:.4g}", judge)
+        return self._reported(f"judge {name} at eps {eps:.4g}", judge) if len(some) else None
+
+    def _reported(self, name: str, evaluate: Callable[[], RobustnessReport]) -> RobustnessReport | None:
+        """What `once` keeps of a report, as a report."""
+        found = self.once(name, lambda: json.loads(evaluate().to_json()))
         return None if found is None else RobustnessReport.from_json(json.dumps(found))
 
     def table(

@@ -185,12 +185,8 @@ def tables(
             ours = [one and round(getattr(one, attribute), digits) for one in found]
             rows.append([defense, attack, printed, *ours])
         if kind == "F1":
-            judged = {defense: left(verdict, defense) for defense in defenses}
-            rows = [
-                [*row, one and round(one.f1, 3) if row[1] == "IFGSM" else None]
-                for row in rows
-                for one in [judged[row[0]]]
-            ]
+            standing = {defense: one and round(one.f1, 3) for defense in defenses for one in [left(verdict, defense)]}
+            rows = [[*row, standing[row[0]] if row[1] == "IFGSM" else None] for row in rows]
             study.table(f"{TITLES[name]}: macro F1", ["defense", "attack"], rows)
         else:
             rows = [[*row, row[2] / row[3] if row[2] and row[3] else None] for row in rows]

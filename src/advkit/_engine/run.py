@@ -212,14 +212,15 @@ def _placed(
 
 def _begun_on(grid: Grid | None, attack: Attack, job: _Job) -> _Job:
     """Where a search begins that asks about images on the grid alone, and what that leaves of a budget in L1 or L2."""
-    eps = job.values.get("eps", getattr(attack, "eps", None))
-    if not isinstance(grid, Levels) or attack.access == "gradient" or attack.aim != "budget" or eps is None:
+    if not isinstance(grid, Levels) or attack.access == "gradient" or attack.aim != "budget":
         return job
-    norm = norms.get(getattr(attack, "norm", norms.Linf))
+    ball = _ball(attack, job)
+    if ball is None or ball.norm not in (norms.L1, norms.L2):
+        return job
     start = grid.settled(job.pixels, grid.nearest(job.pixels), job.free)
-    if norm not in (norms.L1, norms.L2) or start.equal(job.pixels):
+    if start.equal(job.pixels):
         return job
-    left = (eps - norm.distance(start, job.pixels)).clamp_min(0)
+    left = (ball.eps - ball.norm.distance(start, job.pixels)).clamp_min(0)
     return replace(job, pixels=start, values={**job.values, "eps": left})
 
 
@@ -290,12 +291,17 @@ def _confirmed(attack: Attack, found: Tensor, job: _Job, model: Classifier) -> T
     return found
 
 
+def _ball(attack: Attack, job: _Job) -> Ball | None:
+    """The budget of the attack; None if it has none, or one that does not say what it is."""
+    norm, eps = getattr(attack, "norm", None), job.values.get("eps", getattr(attack, "eps", None))
+    return None if norm is None or eps is None else Ball.of(norm, job.pixels, eps, attack.bounds)
+
+
 def _rounded(attack: Attack, found: Tensor, job: _Job, model: Classifier, grid: Grid) -> Tensor:
     """What was found, on the grid: within the budget still, or as far as it takes to fool."""
     if attack.access != "gradient":  # who asked about images on the grid alone
         return Landing(grid, model, job.pixels, job.goal, attack.bounds, None, job.free).nearest(found)
-    norm, eps = getattr(attack, "norm", None), job.values.get("eps", getattr(attack, "eps", None))
-    ball = None if norm is None or eps is None else Ball.of(norm, job.pixels, eps, attack.bounds)
+    ball = _ball(attack, job)
     if isinstance(model, Shown):  # to be asked about some of the images, whole
         model.frame = model.free = None
     landing = Landing(grid, model, job.pixels, job.goal, attack.bounds, ball, job.free)
