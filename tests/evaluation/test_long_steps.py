@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from advkit.evaluation import long_steps
 from advkit.evaluation.long_steps import LongSteps
 from advkit.evaluation.verdict import SecondLook
 from contracts.scenes import trained_net
@@ -38,3 +39,34 @@ def test_in_l1_a_second_look_tries_a_minimal_attack(eps: float, fooled: int) -> 
     assert int(result.success.sum()) == fooled
     assert bool((result.distance("l1") <= eps + 1e-5).all())
     assert fooled or torch.equal(result.images, images[:8])
+
+
+@pytest.mark.parametrize(("height", "looks"), [(0.9, 11 + 16), (0.701, 11 + 22), (0.55, 11 + 3 * 31)])
+def test_a_run_gives_up_images_that_come_near_no_other_class(
+    height: float, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a budget of 0.5, 0.4 are missing, 0.201 and 0.05: after half of a run, after 0.7 of it, and never.
+
+    A look a step, one where a run ends, and one at the image.
+    """
+    monkeypatch.setattr(long_steps, "_HALF", 0.0)  # no search for small changes afterwards
+    asked = []
+
+    def linear(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return torch.cat([x, -x], 1)
+
+    LongSteps(linear, eps=0.5).run(torch.tensor([[height]]), torch.tensor([0]))
+    assert sum(asked) == 1 + looks
+
+
+def test_after_the_runs_a_search_for_small_changes_finds_what_they_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, labels = trained_net()
+    found = {}
+    for half in (0.5, 0.0):
+        monkeypatch.setattr(long_steps, "_HALF", half)
+        result = LongSteps(model, eps=12.0, steps=8, restarts=1).run(images, labels)
+        assert bool((result.distance("l1") <= 12 + 1e-5).all())
+        found[half] = result.success
+    assert bool((found[0.0] <= found[0.5]).all())
+    assert int(found[0.5].sum()) > int(found[0.0].sum())
