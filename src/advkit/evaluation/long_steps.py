@@ -20,7 +20,7 @@ from advkit.goals import Goal
 from advkit.hyperparameters import OfRange, number
 from advkit.norms import Norm, column
 
-__all__ = ["LongSteps"]
+__all__ = ["SHORT", "LongSteps"]
 
 _LOSSES = ("log_odds", "margin")  # taken in turn: they lead to different classes, and so fool different images
 _FIRST = 1 / 3  # of the steps, in the first run
@@ -28,7 +28,7 @@ _LARGER = 3.0  # radius of the ball at first, in a run that draws,
 _EARLY = 0.3  # which is that of the budget after so much of the run
 _SURE, _NEAR = 2, 0.18  # after so many runs only images go on that came this near, in parts of the budget,
 _STAGES = ((0.5, 0.5), (0.7, 0.25))  # and after such a share of a run that draws, those that came this near in it
-_CLOSEST: dict[str, Any] = {"rounds": 1, "steps": 24}  # of `Minimal`, after the runs,
+SHORT: dict[str, Any] = {"rounds": 1, "steps": 24}  # of `Minimal`, after the runs,
 _HALF = 0.5  # for images that came this near
 _LENGTH = (4.0, 0.1)  # of a step of the steepest feature, over the range of the pixels; and what is left in the end
 
@@ -107,7 +107,7 @@ class LongSteps(Attack):
         """What was found, and for images that runs brought near another class, ``wanted``, their smallest change."""
         place = found.left(wanted)
         if len(place):
-            search = Minimal(self.model, norm=self.norm, bounds=self.bounds, **_CLOSEST)
+            search = Minimal(self.model, norm=self.norm, bounds=self.bounds, **SHORT)
             closest = search._perturb(images[place], goal.rows(place))
             change = norms.L1.distance(closest, images[place])
             fooled = column((change > 0) & (change <= self._radii(images)[place]), closest)

@@ -21,7 +21,7 @@ from advkit.errors import InputError, NoGradientError
 from advkit.evaluation.arguments import named_attacks
 from advkit.evaluation.audit import audit
 from advkit.evaluation.flags import many
-from advkit.evaluation.long_steps import LongSteps
+from advkit.evaluation.long_steps import SHORT, LongSteps
 from advkit.goals import Goal
 from advkit.hyperparameters import OfRange, number
 from advkit.model import Model, is_stochastic
@@ -38,9 +38,8 @@ _LEAST = 4  # images that an audit looks at; fewer are shown to it more than onc
 _BROKEN = 0.02  # the share of what is left of an honest network whose gradients promise success within the budget
 _LONGER: dict[str, Any] = {"steps": 50, "target_classes": 3, "restarts": 2}  # where gradients are not to be trusted
 _QUERIES = 2250
-_SHORT: dict[str, Any] = {"rounds": 1, "steps": 12}  # of a minimal attack in L1,
-_FEW = 5  # and the images that it is tried on first, of which
-_LOST = 0.03  # an honest network loses so many
+_FEW, _PART = 4, 0.2  # images that a minimal attack is tried on first: at least, and of all
+_LOST = 0.03  # the share of those that it is tried on which an honest network loses
 
 
 def verdict(
@@ -157,8 +156,9 @@ class SecondLook(Attack):
     `Square` are run on them; or, if it may be chance, only on those on which the audit succeeded or a promise was
     broken.
 
-    In L1 no promise is asked about. There a short run of `Minimal`, which also walks back from afar, is tried on five
-    images; where it fools two of them, it is tried on all, and `APGDT` and `Square` on what it leaves.
+    In L2 and L1 a short run of `Minimal` comes before the audit, since it also walks back from afar: on a fifth of the
+    images, and on all where it fools one of these. Where it fools more than an honest network loses, `APGDT` and
+    `Square` are run on what it leaves. In L1 no promise is asked about.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
@@ -184,43 +184,45 @@ class SecondLook(Attack):
             raise InputError("a second look has no targets: a verdict is about any class but the label")
         if not len(images):
             return Done(images.detach().clone(), None)
-        if norms.get(self.norm) is norms.L1:
-            return self._in_l1(images, labels)
-        broken = self._one(MultiTargeted).within_reach(images, labels).cpu()
+        norm, broken = norms.get(self.norm), torch.zeros(len(labels), dtype=torch.bool, device="cpu")
+        if norm is not norms.L1:  # where a few pixels change so much, no honest network is linear
+            broken = self._one(MultiTargeted).within_reach(images, labels).cpu()
         if many(int(broken.sum()), len(broken), _BROKEN):
             return self._more(images, labels, torch.ones_like(broken))
-        return self._audited(images, labels, broken)
+        if norm is norms.Linf:
+            return self._audited(images, labels, broken)
+        return self._approached(images, labels, broken)
 
-    def _in_l1(self, images: Tensor, labels: Tensor) -> Done:
-        """Where a few pixels change so much, no honest network is linear: promises are no test.
+    def _approached(self, images: Tensor, labels: Tensor, broken: Tensor) -> Done:
+        """What a search for the smallest change finds, and more attacks or an audit of the images that it leaves.
 
-        A minimal attack is, since it does not only go where gradients near the image lead, but walks back from afar.
-        It is tried on a few images; on all where it fools more of these than an honest network loses.
+        It does not only go where gradients near the image lead, but walks back from afar, and so tells whether these
+        mislead. It is tried on a part of the images, and where it fools one of these on all.
         """
-        order = torch.randperm(len(labels), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
-        few, others = order[:_FEW], order[_FEW:]
-        done, left = self._closest(images, labels, few)
-        misled = many(int((~left).sum()), len(few), _LOST)
-        if misled and len(others):
-            more, still = self._closest(done.images, labels, others)
-            done, left = _together(done, more), left & still
-        if misled:
+        n = len(labels)
+        order = torch.randperm(n, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        tried = order[: max(_FEW, int(_PART * n))]
+        done, left = self._closest(images, labels, tried)
+        if len(tried) < n and not bool(left.all()):
+            more, still = self._closest(done.images, labels, order[len(tried) :])
+            done, left, tried = _together(done, more), left & still, order
+        if many(int((~left).sum()), len(tried), _LOST):
             return _together(done, self._more(done.images, labels, left))
         rest = left.nonzero().squeeze(1)
         if not len(rest):
             return done
         some = rest.to(images.device)
-        then = self._audited(images[some], labels[rest.to(labels.device)], torch.zeros_like(left[rest]))
+        then = self._audited(images[some], labels[rest.to(labels.device)], broken[rest])
         done.images[some] = then.images
         return _together(done, replace(then, images=done.images))
 
     def _closest(self, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Done, Tensor]:
         """A short search for the smallest change of some images, and which of all it did not fool: bool (N,)."""
         some = rows.to(images.device)
-        before, adaptive = images[some], self.adaptive
-        search = Minimal(self.model, norm=self.norm, bounds=self.bounds, adaptive=adaptive, **_SHORT)
+        before, adaptive, norm = images[some], self.adaptive, norms.get(self.norm)
+        search = Minimal(self.model, norm=norm, bounds=self.bounds, adaptive=adaptive, **SHORT)
         done = search._carry_out(before, labels[rows.to(labels.device)], None)
-        change = norms.L1.distance(done.images.to(torch.float32), before.to(torch.float32))
+        change = norm.distance(done.images.to(torch.float32), before.to(torch.float32))
         fooled = (change > 0) & (change <= self.eps)
         found = images.detach().clone()
         found[some[fooled]] = done.images[fooled]
