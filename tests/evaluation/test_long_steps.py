@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from advkit.evaluation import long_steps
+import advkit
+from advkit.evaluation import long_steps, verdict
 from advkit.evaluation.long_steps import LongSteps
 from advkit.evaluation.verdict import SecondLook
 from contracts.scenes import trained_net
@@ -70,3 +71,19 @@ def test_after_the_runs_a_search_for_small_changes_finds_what_they_did_not(monke
         found[half] = result.success
     assert bool((found[0.0] <= found[0.5]).all())
     assert int(found[0.5].sum()) > int(found[0.0].sum())
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_a_second_look_comes_back_from_afar_before_it_asks_an_audit(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a model is flat about its images, and its boundary near all the same."""
+
+    def flat(x: Tensor) -> Tensor:
+        height = (1 - 0.01 * x[:, 0]).minimum(1 - 10 * (x[:, 1] - 0.2).relu())
+        return torch.stack([height, 0 * height], 1)
+
+    images, labels = torch.linspace(0, 0.02, 20)[:, None].expand(20, 6), torch.zeros(20, dtype=torch.int64)
+    assert not bool(advkit.MultiTargeted(flat, norm=norm, eps=0.4).run(images, labels).success.any())
+    monkeypatch.setattr(verdict, "audit", lambda *_, **__: pytest.fail("nothing is left to audit"))
+    result = SecondLook(flat, norm=norm, eps=0.4).run(images, labels)
+    assert bool(result.success.all())
+    assert bool((result.distance(norm) <= 0.4 + 1e-5).all())
