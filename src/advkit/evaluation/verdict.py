@@ -157,8 +157,8 @@ class SecondLook(Attack):
     broken.
 
     In L2 and L1 a short run of `Minimal` comes before the audit, since it also walks back from afar: on a fifth of the
-    images, and on all where it fools one of these. Where it fools more than an honest network loses, `APGDT` and
-    `Square` are run on what it leaves. In L1 no promise is asked about.
+    images, and on all where it fools one of these. Where it fools more than an honest network loses, the whole of it,
+    `APGDT` and `Square` are run on what is left. In L1 no promise is asked about.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
@@ -202,12 +202,14 @@ class SecondLook(Attack):
         n = len(labels)
         order = torch.randperm(n, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
         tried = order[: max(_FEW, int(_PART * n))]
-        done, left = self._closest(images, labels, tried)
+        done, left = self._closest(images, labels, tried, **SHORT)
         if len(tried) < n and not bool(left.all()):
-            more, still = self._closest(done.images, labels, order[len(tried) :])
+            more, still = self._closest(done.images, labels, order[len(tried) :], **SHORT)
             done, left, tried = _together(done, more), left & still, order
         if many(int((~left).sum()), len(tried), _LOST):
-            return _together(done, self._more(done.images, labels, left))
+            more, still = self._closest(done.images, labels, left.nonzero().squeeze(1))
+            done = _together(done, more)
+            return _together(done, self._more(done.images, labels, left & still))
         rest = left.nonzero().squeeze(1)
         if not len(rest):
             return done
@@ -216,11 +218,11 @@ class SecondLook(Attack):
         done.images[some] = then.images
         return _together(done, replace(then, images=done.images))
 
-    def _closest(self, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Done, Tensor]:
-        """A short search for the smallest change of some images, and which of all it did not fool: bool (N,)."""
+    def _closest(self, images: Tensor, labels: Tensor, rows: Tensor, **effort: Any) -> tuple[Done, Tensor]:
+        """A search for the smallest change of some images, and which of all it did not fool: bool (N,)."""
         some = rows.to(images.device)
         before, adaptive, norm = images[some], self.adaptive, norms.get(self.norm)
-        search = Minimal(self.model, norm=norm, bounds=self.bounds, adaptive=adaptive, **SHORT)
+        search = Minimal(self.model, norm=norm, bounds=self.bounds, adaptive=adaptive, **effort)
         done = search._carry_out(before, labels[rows.to(labels.device)], None)
         change = norm.distance(done.images.to(torch.float32), before.to(torch.float32))
         fooled = (change > 0) & (change <= self.eps)
