@@ -16,6 +16,7 @@ from advkit._io.progress import Bar
 from advkit._io.rng import repeatable
 from advkit._io.witness import Witness, agree, asked
 from advkit.errors import NoGradientError
+from advkit.evaluation.first_answers import FirstAnswers
 from advkit.evaluation.flags import balls
 from advkit.evaluation.keepsakes import Picture, keepsakes
 from advkit.evaluation.outcomes import counted
@@ -71,6 +72,7 @@ class BatchEvaluator:
         self._balls = balls(planned.attack for planned in plan)
         self._pictures: dict[str, list[Picture]] = {planned.cells[0].attack: [] for planned in plan}
         self.pictures = pictures
+        self.first_answers = FirstAnswers()
         self._usual: dict[PlannedAttack, float] = {}  # forwards an image, in the batch before
         self._worked: set[_Names] = set()
         self._failed: dict[_Names, list[Exception]] = defaultdict(list)
@@ -263,10 +265,11 @@ class BatchEvaluator:
         def ask(some: Tensor) -> Tensor:
             start = _now(batch.device(contender.model))
             shown, labels = batch.rows(some, images)
-            said = [predict(contender.model, shown, {"labels": labels}).argmax(1) for _ in range(contender.asked)]
+            answers = [predict(contender.model, shown, {"labels": labels}) for _ in range(contender.asked)]
             outcome.seconds += _now(batch.device(contender.model)) - start
             outcome.predicted += len(some) * contender.asked
-            return torch.stack(said).cpu()
+            self.first_answers.note(contender, shown, labels, answers[0])
+            return torch.stack([logits.argmax(1) for logits in answers]).cpu()
 
         parts, errors = self._salvaged(ask, rows, batch, contender.model, names)
         for some, said in parts:

@@ -202,7 +202,7 @@ def evaluate(
         records, data_digest = collect(batches, evaluator, folder, ranks, pool)
         check_worked(records, evaluator)
         tick.doing("looking for flags")
-        probed = pool.flags(records, ranks, folder.path) if pool else []
+        probed = pool.flags(records, ranks, evaluator.first_answers, folder.path) if pool else []
     return _report(records, data_digest, evaluator, setup, [*undeclared, *probed], called)
 
 

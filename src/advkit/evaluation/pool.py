@@ -12,6 +12,7 @@ from torch import Tensor
 
 from advkit._io.files import write_atomic
 from advkit._io.rng import repeatable
+from advkit.evaluation.first_answers import FirstAnswers
 from advkit.evaluation.flags import Flag, balls, budget
 from advkit.evaluation.outcomes import Outcome, outcomes
 from advkit.evaluation.plan import Contender, PlannedAttack
@@ -84,12 +85,15 @@ class Pool:
         wanted = {(one.batch, one.row) for picked in self._picked.values() for one in picked}
         self._images = {key: pair for key, pair in self._images.items() if key in wanted}
 
-    def flags(self, records: Mapping[int, Record], ranks: Ranks, folder: Path | None = None) -> list[Flag]:
+    def flags(
+        self, records: Mapping[int, Record], ranks: Ranks, first: FirstAnswers, folder: Path | None = None
+    ) -> list[Flag]:
         """Look at the sample; see `advkit.evaluation.probes.probed`. All processes have to ask, and share the work.
 
         Args:
             records: of all batches, by which the attack is chosen that is tried again: the one that left fewest.
             ranks: the processes.
+            first: what the contenders answered before anything else.
             folder: where a run keeps what is done: it is not done again for the same batches. None for nowhere.
         """
         batches = [record.digest for record in records.values()]
@@ -106,6 +110,7 @@ class Pool:
         for theirs in ranks.gather(mine):
             found |= theirs
         flags = [flag for place in sorted(found) for flag in found[place]]
+        flags += first.flags(ranks, flags)
         if file is not None and not ranks.rank:
             text = json.dumps({"batches": batches, "flags": [asdict(flag) for flag in flags]})
             write_atomic(file, lambda stream: stream.write(text.encode()), writer=f".{uuid4().hex}")

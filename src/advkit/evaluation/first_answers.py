@@ -1,0 +1,80 @@
+"""Models that answer otherwise at the end of an evaluation than at its beginning."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from advkit._engine.classifier import predict
+from advkit.evaluation.audit import ANSWERS
+from advkit.evaluation.flags import CARLINI, Flag, many, who
+from advkit.evaluation.looks import rounding
+from advkit.evaluation.plan import Contender
+from advkit.evaluation.runs import Ranks
+from advkit.evaluation.signs import FEW
+from advkit.model import is_stochastic
+
+__all__ = ["FirstAnswers"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """What a model was first asked, and its logits (n, K)."""
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+
+
+class FirstAnswers:
+    """What each contender answered first. It is asked the same again when all attacks have been carried out.
+
+    A model may have become another one meanwhile, since its answers depend on what it was run on before, or how often;
+    and it need not predict other classes for that.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[str, _Answered] = {}
+
+    def note(self, one: Contender, images: Tensor, labels: Tensor, logits: Tensor) -> None:
+        """Keep the first answer of a contender that is not random.
+
+        Args:
+            one: the contender.
+            images: (n, ...), what it was asked about; in one batch, since answers may depend on that.
+            labels: (n,), of these.
+            logits: (n, K), its answer.
+        """
+        if one.name not in self._of and not is_stochastic(one.model):
+            self._of[one.name] = _Answered(one.model, images.detach().clone(), labels, logits.detach().clone())
+
+    def flags(self, ranks: Ranks, known: Iterable[Flag]) -> list[Flag]:
+        """A flag for each contender that answers otherwise by now. All processes have to ask.
+
+        Args:
+            ranks: the processes, each with first answers of its own.
+            known: flags that were found before: none is raised for a contender whose answers are in doubt already.
+        """
+        doubted = {flag.defense for flag in known if flag.name in ANSWERS}
+        found: dict[str, Flag] = {}
+        for mine in ranks.gather({name: flag for name, one in self._of.items() if (flag := _flag(name, one))}):
+            found |= mine
+        return [flag for name, flag in found.items() if name not in doubted]
+
+
+def _flag(name: str, first: _Answered) -> Flag | None:
+    try:
+        again = predict(first.model, first.images, {"labels": first.labels})
+    except Exception as error:
+        sentence = f"{who(name)} could not be asked again in the end: it raised {type(error).__name__}: {error}"
+        return Flag("not probed", sentence, CARLINI, name)
+    changed = (first.logits - again).abs().amax(1) > rounding(first.logits)
+    count, n = int(changed.sum()), len(changed)
+    if not many(count, n, FEW):
+        return None
+    sentence = (
+        f"on {count} of {n} images {who(name)} returns other outputs than when it was first run; they depend on what "
+        "it was run on before, or how often, so evaluate a fresh copy, and attack the model behind it."
+    )
+    return Flag("answers that changed", sentence, CARLINI, name)
