@@ -18,6 +18,7 @@ from advkit.attack import Attack
 from advkit.attacks.minimal import Minimal
 from advkit.goals import Goal
 from advkit.hyperparameters import OfRange, number
+from advkit.model import is_stochastic
 from advkit.norms import Norm, column
 
 __all__ = ["SHORT", "LongSteps"]
@@ -49,7 +50,7 @@ class LongSteps(Attack):
     with an image that by half of it came no closer than half of the budget, or by 0.7 of it than a quarter.
 
     What more runs do not find, a search for the smallest change may, since it also comes from the other side of the
-    boundary: a short `Minimal` follows, on images that came within half of the budget.
+    boundary: a short `Minimal` follows, on images that came within half of the budget, unless the model is random.
 
     The ball that shrinks is as in Croce & Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image
     classifiers", ICML 2021. arXiv:2103.01208.
@@ -106,7 +107,7 @@ class LongSteps(Attack):
     def _approached(self, images: Tensor, goal: Goal, found: Standing, wanted: Tensor) -> Tensor:
         """What was found, and for images that runs brought near another class, ``wanted``, their smallest change."""
         place = found.left(wanted)
-        if len(place):
+        if len(place) and not is_stochastic(self.model):  # which is not fooled on the boundary, or only by luck
             search = Minimal(self.model, norm=self.norm, bounds=self.bounds, **SHORT)
             closest = search._perturb(images[place], goal.rows(place))
             change = norms.L1.distance(closest, images[place])
