@@ -158,8 +158,8 @@ class SecondLook(Attack):
 
     In L2 and L1 a short run of `Minimal` comes before the audit, since it also walks back from afar: on a fifth of the
     images, and on all where it fools one of these. Where it fools more than an honest network loses, the whole of it,
-    `APGDT` and `Square` are run on what is left. In L1 no promise is asked about. A random model, which is fooled on its
-    boundary by luck alone, is spared `Minimal`; in L1 the other two are run on all that is left of it.
+    `APGDT` and `Square` are run on what is left. In L1 no promise is asked about. A random model, which is fooled on
+    its boundary by luck alone, is spared `Minimal`; in L1 the other two are run on all that is left of it.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
