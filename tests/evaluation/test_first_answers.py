@@ -1,9 +1,11 @@
 """Models that become others while they are evaluated."""
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 import advkit
+from advkit.evaluation.arguments import hookable
 from advkit.evaluation.first_answers import FirstAnswers
 from advkit.evaluation.flags import Flag
 from advkit.evaluation.plan import Contender
@@ -41,7 +43,7 @@ def test_a_verdict_says_that_a_model_has_become_another_one() -> None:
 )
 def test_a_model_is_asked_the_same_again(calls: int, name: str | None) -> None:
     net, images, labels = trained_net()
-    model, first = Late(net, 10**9), FirstAnswers()
+    model, first = Late(net, 10**9), FirstAnswers(0)
     for half in (slice(4), slice(4, 8)):  # the first is what counts
         first.note(Contender("jpeg", model, 1), images[half], labels[half], model(images[half]))
     for known in ([], [Flag("random outputs", "", "", "jpeg")]):
@@ -49,3 +51,31 @@ def test_a_model_is_asked_the_same_again(calls: int, name: str | None) -> None:
         found = first.flags(Ranks(), known)
         assert [(flag.name, flag.defense) for flag in found] == ([] if known or not name else [(name, "jpeg")])
         assert all("the model behind jpeg" in flag.sentence for flag in found)
+
+
+@pytest.mark.parametrize("low", [-torch.inf, -1e9, None])
+def test_it_is_seen_on_one_image_and_where_classes_are_masked(low: float | None) -> None:
+    net, images, labels = trained_net()
+    model, first = Late(net, 10**9), FirstAnswers(0)
+    masked = hookable(lambda pixels: mask(model(pixels), low))
+    one = Contender("none", masked, 1)
+    first.note(one, images[:1], labels[:1], masked(images[:1]))
+    assert not first.flags(Ranks(), [])
+    model.calls = 0
+    assert [flag.name for flag in first.flags(Ranks(), [])] == ["answers that changed"]
+
+
+def mask(logits: Tensor, low: float | None) -> Tensor:
+    """The logits with the last class out of the race."""
+    return logits if low is None else torch.cat([logits[:, :-1], torch.full_like(logits[:, -1:], low)], 1)
+
+
+def test_a_random_model_has_not_changed_and_the_callers_numbers_stay_as_they_were() -> None:
+    net, images, labels = trained_net()
+    model = nn.Sequential(nn.Dropout(0.05), net)
+    noisy = hookable(lambda pixels: model.train()(pixels))
+    first = FirstAnswers(0)
+    first.note(Contender("none", noisy, 1), images, labels, noisy(images))
+    state = torch.get_rng_state()
+    assert not first.flags(Ranks(), [])
+    assert torch.equal(state, torch.get_rng_state())

@@ -87,3 +87,11 @@ def test_a_second_look_comes_back_from_afar_before_it_asks_an_audit(norm: str, m
     result = SecondLook(flat, norm=norm, eps=0.4).run(images, labels)
     assert bool(result.success.all())
     assert bool((result.distance(norm) <= 0.4 + 1e-5).all())
+
+
+def test_long_steps_keep_to_a_mask_shared_by_all_images() -> None:
+    model, images, labels = trained_net()
+    mask = torch.rand(images.shape[-2:], generator=torch.Generator().manual_seed(0)) > 0.3
+    result = LongSteps(model, eps=14.0, mask=mask).run(images, labels)
+    assert bool(result.success.any())
+    assert torch.equal(result.images[..., ~mask], images[..., ~mask])

@@ -44,6 +44,7 @@ class BatchEvaluator:
         stop_when_fooled: whether an attack is only tried on what those before it left.
         tick: the bar: told what is being done, and called with 1 after each planned attack.
         pictures: how many images each attack on the bare model keeps of those that it fooled.
+        first_answers: is shown what each contender says first; None where nobody will ask.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class BatchEvaluator:
         stop_when_fooled: bool,
         tick: Bar,
         pictures: int = 0,
+        first_answers: FirstAnswers | None = None,
     ) -> None:
         self.contenders = contenders
         # In a dict, by what sentences call them.
@@ -72,7 +74,7 @@ class BatchEvaluator:
         self._balls = balls(planned.attack for planned in plan)
         self._pictures: dict[str, list[Picture]] = {planned.cells[0].attack: [] for planned in plan}
         self.pictures = pictures
-        self.first_answers = FirstAnswers()
+        self.first_answers = first_answers
         self._usual: dict[PlannedAttack, float] = {}  # forwards an image, in the batch before
         self._worked: set[_Names] = set()
         self._failed: dict[_Names, list[Exception]] = defaultdict(list)
@@ -265,11 +267,15 @@ class BatchEvaluator:
         def ask(some: Tensor) -> Tensor:
             start = _now(batch.device(contender.model))
             shown, labels = batch.rows(some, images)
-            answers = [predict(contender.model, shown, {"labels": labels}) for _ in range(contender.asked)]
+            said = []
+            for _ in range(contender.asked):
+                logits = predict(contender.model, shown, {"labels": labels})
+                said.append(logits.argmax(1))
             outcome.seconds += _now(batch.device(contender.model)) - start
             outcome.predicted += len(some) * contender.asked
-            self.first_answers.note(contender, shown, labels, answers[0])
-            return torch.stack([logits.argmax(1) for logits in answers]).cpu()
+            if self.first_answers:
+                self.first_answers.note(contender, shown, labels, logits)
+            return torch.stack(said).cpu()
 
         parts, errors = self._salvaged(ask, rows, batch, contender.model, names)
         for some, said in parts:

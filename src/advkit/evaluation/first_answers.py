@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from advkit._engine.classifier import predict
+from advkit._io.rng import repeatable
 from advkit.evaluation.audit import ANSWERS
-from advkit.evaluation.flags import CARLINI, Flag, many, who
-from advkit.evaluation.looks import rounding
+from advkit.evaluation.flags import CARLINI, Flag, who
+from advkit.evaluation.looks import differs
 from advkit.evaluation.plan import Contender
 from advkit.evaluation.runs import Ranks
-from advkit.evaluation.signs import FEW
-from advkit.model import is_stochastic
+from advkit.model import is_stochastic, placement
 
 __all__ = ["FirstAnswers"]
+
+_TIMES = 10.0  # what rounding may do, since kernels may be other ones by now
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +28,23 @@ class _Answered:
     labels: Tensor
     logits: Tensor
 
+    def again(self) -> Tensor:
+        """Its logits by now."""
+        return predict(self.model, self.images, {"labels": self.labels})
+
 
 class FirstAnswers:
-    """What each contender answered first. It is asked the same again when all attacks have been carried out.
+    """What each contender answered first. It is asked the same again in the end.
 
     A model may have become another one meanwhile, since its answers depend on what it was run on before, or how often;
     and it need not predict other classes for that.
+
+    Args:
+        seed: of a model that turns out to be random.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int | None) -> None:
+        self._seed = seed
         self._of: dict[str, _Answered] = {}
 
     def note(self, one: Contender, images: Tensor, labels: Tensor, logits: Tensor) -> None:
@@ -44,7 +54,7 @@ class FirstAnswers:
             one: the contender.
             images: (n, ...), what it was asked about; in one batch, since answers may depend on that.
             labels: (n,), of these.
-            logits: (n, K), its answer.
+            logits: (n, K), what it said.
         """
         if one.name not in self._of and not is_stochastic(one.model):
             self._of[one.name] = _Answered(one.model, images.detach().clone(), labels, logits.detach().clone())
@@ -58,23 +68,25 @@ class FirstAnswers:
         """
         doubted = {flag.defense for flag in known if flag.name in ANSWERS}
         found: dict[str, Flag] = {}
-        for mine in ranks.gather({name: flag for name, one in self._of.items() if (flag := _flag(name, one))}):
-            found |= mine
+        for theirs in ranks.gather({name: flag for name in self._of if (flag := self._flag(name))}):
+            found |= theirs
         return [flag for name, flag in found.items() if name not in doubted]
 
-
-def _flag(name: str, first: _Answered) -> Flag | None:
-    try:
-        again = predict(first.model, first.images, {"labels": first.labels})
-    except Exception as error:
-        sentence = f"{who(name)} could not be asked again in the end: it raised {type(error).__name__}: {error}"
-        return Flag("not probed", sentence, CARLINI, name)
-    changed = (first.logits - again).abs().amax(1) > rounding(first.logits)
-    count, n = int(changed.sum()), len(changed)
-    if not many(count, n, FEW):
-        return None
-    sentence = (
-        f"on {count} of {n} images {who(name)} returns other outputs than when it was first run; they depend on what "
-        "it was run on before, or how often, so evaluate a fresh copy, and attack the model behind it."
-    )
-    return Flag("answers that changed", sentence, CARLINI, name)
+    def _flag(self, name: str) -> Flag | None:
+        first = self._of[name]
+        device = placement(first.model)[0] or first.images.device
+        with repeatable(self._seed, "first answers", name, device=device):
+            try:
+                now, once_more = first.again(), first.again()
+            except Exception as error:
+                sentence = f"{who(name)} could not be asked again in the end: it raised {type(error).__name__}: {error}"
+                return Flag("not probed", sentence, CARLINI, name)
+        changed = differs(first.logits, now, _TIMES) & ~differs(now, once_more)  # which is chance, and not change
+        if not (count := int(changed.sum())):
+            return None
+        sentence = (
+            f"on {count} of {len(changed)} images {who(name)} returns other outputs than when it was first run; they "
+            "depend on what it was run on before, or how often, so evaluate a fresh copy, and attack the model behind "
+            "it."
+        )
+        return Flag("answers that changed", sentence, CARLINI, name)

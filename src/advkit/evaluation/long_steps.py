@@ -50,7 +50,8 @@ class LongSteps(Attack):
     with an image that by half of it came no closer than half of the budget, or by 0.7 of it than a quarter.
 
     What more runs do not find, a search for the smallest change may, since it also comes from the other side of the
-    boundary: a short `Minimal` follows, on images that came within half of the budget, unless the model is random.
+    boundary: a short `Minimal` follows, on images that came within half of the budget in a run that they went through,
+    unless the model is random.
 
     The ball that shrinks is as in Croce & Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image
     classifiers", ICML 2021. arXiv:2103.01208.
@@ -101,7 +102,9 @@ class LongSteps(Attack):
             else:
                 rows.steps = max(1, int(_FIRST * self.steps))
             self._climb(rows, rows.steps - rows.taken, loss, found)
-            near[rows.place] = rows.nearest.minimum(near[rows.place])
+            # What gave up came within a quarter of the budget at best, and is dropped early or late by the device.
+            kept = rows.place[rows.active]
+            near[kept] = rows.nearest[rows.active].minimum(near[kept])
         return self._approached(images, goal, found, (near < _HALF * eps) | near.isinf())
 
     def _approached(self, images: Tensor, goal: Goal, found: Standing, wanted: Tensor) -> Tensor:

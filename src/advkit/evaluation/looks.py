@@ -11,7 +11,7 @@ from advkit.goals import Untargeted
 from advkit.losses import cross_entropy, log_odds
 from advkit.norms import L2
 
-__all__ = ["Look", "looked", "rounding", "spacing"]
+__all__ = ["Look", "differs", "looked", "spacing"]
 
 _AGAIN = 8  # times that a model is asked which has answered differently
 _AGREE = 0.99  # the least cosine of two gradients that are the same but for rounding
@@ -57,10 +57,9 @@ def looked(classifier: Classifier, x: Tensor, goal: Untargeted, *, averaged: boo
     inner = logits.detach().requires_grad_()
     at_logits = _gradient(cross_entropy(inner, goal.classes), inner)
     x, logits, again = x.detach(), logits.detach(), again.detach()
-    tolerance = rounding(logits)
 
-    def differ(one: Tensor, other: Tensor, allowed: Tensor = tolerance) -> Tensor:
-        return ((one - other).abs().amax(1) > allowed) & (not averaged)
+    def differ(one: Tensor, other: Tensor) -> Tensor:
+        return differs(one, other) & (not averaged)
 
     moody = differ(logits, again)
     with torch.no_grad():
@@ -76,7 +75,7 @@ def looked(classifier: Classifier, x: Tensor, goal: Untargeted, *, averaged: boo
         wavering = torch.zeros_like(moody)
         if not averaged and not bool(moody.any()):
             first, *others = (classifier.logits(x[:_FEW]) for _ in range(1 + _OFTEN))
-            wavering[:_FEW] = torch.stack([differ(first, other, tolerance[:_FEW]) for other in others]).any(0)
+            wavering[:_FEW] = torch.stack([differ(first, other) for other in others]).any(0)
 
     nan = gradient.isnan().flatten(1).any(1)
     infinite = gradient.isinf().flatten(1).any(1) & ~nan
@@ -145,10 +144,15 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
     return (L2.steepest(one) * L2.steepest(other)).flatten(1).sum(1)
 
 
-def rounding(logits: Tensor) -> Tensor:
-    """How far two answers to the same image may be apart, and still be the same but for rounding: (n,) for (n, K)."""
-    spread = (logits.amax(1) - logits.amin(1)).clamp_min(torch.finfo(logits.dtype).tiny)
-    return max(_SAME, 16 * spacing(logits)) * spread
+def differs(first: Tensor, again: Tensor, times: float = 1.0) -> Tensor:
+    """Where two answers (n, K) to the same images differ by so many times what rounding may do: bool (n,).
+
+    Only classes that are in the race at first count.
+    """
+    racing = contenders(first)
+    spread = first.where(racing, -torch.inf).amax(1) - first.where(racing, torch.inf).amin(1)
+    allowed = times * max(_SAME, 16 * spacing(first)) * spread.clamp_min(torch.finfo(first.dtype).tiny)
+    return ~((first - again).abs().where(racing & (first != again), 0).amax(1) <= allowed)
 
 
 def spacing(logits: Tensor) -> float:

@@ -48,10 +48,13 @@ class Pool:
         contenders: whose images to keep.
         plan: the attacks.
         seed: of the sample.
+        first: what the contenders answered first, which they are asked again when all else has been looked at.
     """
 
-    def __init__(self, contenders: Sequence[Contender], plan: Sequence[PlannedAttack], seed: int | None) -> None:
-        self.contenders, self.plan, self.seed = contenders, plan, seed
+    def __init__(
+        self, contenders: Sequence[Contender], plan: Sequence[PlannedAttack], seed: int | None, first: FirstAnswers
+    ) -> None:
+        self.contenders, self.plan, self.seed, self._first = contenders, plan, seed, first
         self._kind: tuple[object, ...] | None = None
         self._images: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._picked: dict[tuple[str, str], list[_Picked]] = {}  # by contender, and norm or "" for all that is right
@@ -85,15 +88,12 @@ class Pool:
         wanted = {(one.batch, one.row) for picked in self._picked.values() for one in picked}
         self._images = {key: pair for key, pair in self._images.items() if key in wanted}
 
-    def flags(
-        self, records: Mapping[int, Record], ranks: Ranks, first: FirstAnswers, folder: Path | None = None
-    ) -> list[Flag]:
+    def flags(self, records: Mapping[int, Record], ranks: Ranks, folder: Path | None = None) -> list[Flag]:
         """Look at the sample; see `advkit.evaluation.probes.probed`. All processes have to ask, and share the work.
 
         Args:
             records: of all batches, by which the attack is chosen that is tried again: the one that left fewest.
             ranks: the processes.
-            first: what the contenders answered before anything else.
             folder: where a run keeps what is done: it is not done again for the same batches. None for nowhere.
         """
         batches = [record.digest for record in records.values()]
@@ -110,7 +110,7 @@ class Pool:
         for theirs in ranks.gather(mine):
             found |= theirs
         flags = [flag for place in sorted(found) for flag in found[place]]
-        flags += first.flags(ranks, flags)
+        flags += self._first.flags(ranks, flags)
         if file is not None and not ranks.rank:
             text = json.dumps({"batches": batches, "flags": [asdict(flag) for flag in flags]})
             write_atomic(file, lambda stream: stream.write(text.encode()), writer=f".{uuid4().hex}")

@@ -11,7 +11,7 @@ from advkit._engine.classifier import predict
 from advkit._io.rng import repeatable
 from advkit.defenses.base import Defense, Expectation
 from advkit.evaluation.flags import ATHALYE, Flag, who
-from advkit.evaluation.looks import rounding
+from advkit.evaluation.looks import differs
 from advkit.model import Defended, Model, is_stochastic, placement
 
 __all__ = ["Batch", "over_draws"]
@@ -72,7 +72,7 @@ def _random(model: nn.Module, images: Tensor) -> int:
         for count, times in ((_FIRST, 1), (_FEW, _OFTEN)):
             first, *others = (predict(model, images[:count]) for _ in range(1 + times))
             for other in others:
-                changed[:count] |= ((first - other).abs().amax(1) > rounding(first)).cpu()
+                changed[:count] |= differs(first, other).cpu()
             if bool(changed.any()):
                 break
     return int(changed.sum())

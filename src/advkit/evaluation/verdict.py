@@ -157,9 +157,9 @@ class SecondLook(Attack):
     broken.
 
     In L2 and L1 a short run of `Minimal` comes before the audit, since it also walks back from afar: on a fifth of the
-    images, and on all where it fools one of these. Where it fools more than an honest network loses, the whole of it,
-    `APGDT` and `Square` are run on what is left. In L1 no promise is asked about. A random model, which is fooled on
-    its boundary by luck alone, is spared `Minimal`; in L1 the other two are run on all that is left of it.
+    images, at least four, and on all where it fools one of these. Where it fools more than an honest network loses,
+    the whole of it, `APGDT` and `Square` are run on what is left. In L1 no promise is asked about. A random model,
+    which is fooled on its boundary by luck alone, is spared `Minimal`; in L1 the other two are run on all that is left.
 
     Args:
         model: pixels (N, ...) to logits (N, K).
@@ -186,13 +186,13 @@ class SecondLook(Attack):
         if not len(images):
             return Done(images.detach().clone(), None)
         norm, random = norms.get(self.norm), is_stochastic(self.model)
-        # In L1, where a few pixels change so much, no honest network is linear: only random ones are all tried again.
+        # In L1, where a few pixels change so much, no honest network is linear, so that no promise is asked about.
         broken = torch.full((len(labels),), random, device="cpu")
         if norm is not norms.L1:
             broken = self._one(MultiTargeted).within_reach(images, labels).cpu()
         if many(int(broken.sum()), len(broken), _BROKEN):
             return self._more(images, labels, torch.ones_like(broken))
-        if norm is norms.Linf or random:  # which is fooled on the boundary by luck alone
+        if norm is norms.Linf or random:  # on its boundary a random model is fooled by luck alone
             return self._audited(images, labels, broken)
         return self._approached(images, labels, broken)
 

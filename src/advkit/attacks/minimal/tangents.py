@@ -147,7 +147,7 @@ class Tangents:
     def _survey(self, model: Classifier, images: Tensor, goal: Goal) -> tuple[Closest, _Routes]:
         """The scale of each row's logits, and its ways to success."""
         x = images.detach().requires_grad_()
-        logits = model.logits(x).to(x.dtype)
+        logits = model.of(goal).logits(x).to(x.dtype)
         plain = logits.detach()
         closest = Closest(images, self.objective, self.kappa, goal, plain)
         everything = torch.arange(len(images), device=images.device)
