@@ -11,7 +11,6 @@ import advkit
 from advkit._io.progress import Bar
 from advkit.defenses import InputTransformation
 from advkit.evaluation.batch_evaluator import BatchEvaluator
-from advkit.evaluation.first_answers import FirstAnswers
 from advkit.evaluation.passes import Passes, counting
 from advkit.evaluation.plan import Contender, planned_attacks
 from advkit.evaluation.pool import Pool
@@ -375,7 +374,7 @@ def test_processes_that_share_pick_the_same_images():
     plan = planned_attacks({str(one): one for one in BUDGET}, contenders, (), keep_generators=False)
     evaluator = BatchEvaluator(contenders, plan, seed=0, stop_when_fooled=False, tick=Bar())
     records = {index: evaluator(index, "", *batch) for index, batch in enumerate(batches)}
-    one, first, second = (Pool(contenders, plan, 0, FirstAnswers(0)) for _ in range(3))
+    one, first, second = (Pool(contenders, plan, 0) for _ in range(3))
     for index, batch in enumerate(batches):
         one.offer(index, *batch, records[index])
         first.offer(index, *batch, None if index % 2 else records[index])

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from advkit import norms
 from advkit._engine.classifier import predict
 from advkit._engine.masks import check_shared
 from advkit._io.progress import Bar
@@ -19,10 +18,10 @@ from advkit.errors import NoGradientError
 from advkit.evaluation.first_answers import FirstAnswers
 from advkit.evaluation.flags import balls
 from advkit.evaluation.keepsakes import Picture, keepsakes
-from advkit.evaluation.outcomes import counted
+from advkit.evaluation.outcomes import counted, distances
 from advkit.evaluation.passes import Passes, counting, foreseen
 from advkit.evaluation.plan import Cell, Contender, PlannedAttack
-from advkit.evaluation.records import LOST, NORMS, Outcome, Record, vote
+from advkit.evaluation.records import LOST, Outcome, Record, vote
 from advkit.evaluation.salvage import salvaged
 from advkit.evaluation.verify import Verifier
 from advkit.model import placement
@@ -257,7 +256,7 @@ class BatchEvaluator:
             int(was_right.sum()),
             (was_right & ~is_right).tolist(),
         )
-        outcome.distances = _distances(adversarials, batch.images, rows)
+        outcome.distances = distances(adversarials, batch.images, rows)
 
     def _judge(
         self, outcome: Outcome, contender: Contender, batch: "_Batch", images: Tensor, rows: Tensor, names: "_Names"
@@ -335,14 +334,6 @@ class _Batch:
 
 def _device(model: nn.Module, images: Tensor) -> torch.device:
     return placement(model)[0] or images.device
-
-
-def _distances(adversarials: Tensor, images: Tensor, rows: Tensor) -> Tensor:
-    """How far m rows of images (n, ...) were moved, in each of `NORMS`: (4, m), on the CPU."""
-    rows = rows.to(images.device)
-    work = torch.promote_types(images.dtype, torch.float32)
-    after, before = adversarials[rows].to(work), images[rows].to(work)
-    return torch.stack([norms.get(norm).distance(after, before) for norm in NORMS]).cpu()
 
 
 def _now(device: torch.device) -> float:

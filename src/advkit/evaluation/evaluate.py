@@ -31,7 +31,6 @@ from advkit.evaluation.batch_evaluator import BatchEvaluator
 from advkit.evaluation.batches import pairs
 from advkit.evaluation.collect import check_worked, collect
 from advkit.evaluation.comparison import comparison
-from advkit.evaluation.first_answers import FirstAnswers
 from advkit.evaluation.flags import Flag
 from advkit.evaluation.keepsakes import chosen
 from advkit.evaluation.kinds import carried_out, not_tried
@@ -192,16 +191,15 @@ def evaluate(
         ticking(steps, "evaluate", unit="attack", progress=False if ranks.rank else progress) as tick,
     ):
         check_whole([*models.values(), *surrogates.values()], ranks)
-        first_answers = FirstAnswers(seed) if flags else None
+        pool = Pool(contenders, plan, seed) if flags else None
         evaluator = BatchEvaluator(
             *(contenders, plan, verifier, surrogates),
             seed=seed,
             stop_when_fooled=stop_when_fooled,
             tick=tick,
             pictures=pictures,
-            first_answers=first_answers,
+            first_answers=pool.first if pool else None,
         )
-        pool = Pool(contenders, plan, seed, first_answers) if first_answers else None
         records, data_digest = collect(batches, evaluator, folder, ranks, pool)
         check_worked(records, evaluator)
         tick.doing("looking for flags")

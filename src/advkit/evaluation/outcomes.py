@@ -13,7 +13,7 @@ from advkit.evaluation.plan import Contender, PlannedAttack, made_elsewhere
 from advkit.evaluation.records import LOST, NORMS, Record, is_refused, vote
 from advkit.evaluation.records import Outcome as Answers
 
-__all__ = ["Outcome", "counted", "judged", "outcomes"]
+__all__ = ["Outcome", "counted", "distances", "judged", "outcomes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,3 +118,11 @@ def _moved(answers: Answers) -> Tensor:
     far = torch.zeros(len(NORMS), answers.predictions.shape[1], device="cpu")
     far[:, answers.rows] = answers.distances.to(far)
     return far
+
+
+def distances(adversarials: Tensor, images: Tensor, rows: Tensor) -> Tensor:
+    """How far m rows of images (n, ...) were moved, in each of `NORMS`: (4, m), on the CPU."""
+    rows = rows.to(images.device)
+    work = torch.promote_types(images.dtype, torch.float32)
+    after, before = adversarials[rows].to(work), images[rows].to(work)
+    return torch.stack([norms.get(norm).distance(after, before) for norm in NORMS]).cpu()

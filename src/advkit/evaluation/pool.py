@@ -48,13 +48,14 @@ class Pool:
         contenders: whose images to keep.
         plan: the attacks.
         seed: of the sample.
+
+    Attributes:
         first: what the contenders answered first, which they are asked again when all else has been looked at.
     """
 
-    def __init__(
-        self, contenders: Sequence[Contender], plan: Sequence[PlannedAttack], seed: int | None, first: FirstAnswers
-    ) -> None:
-        self.contenders, self.plan, self.seed, self._first = contenders, plan, seed, first
+    def __init__(self, contenders: Sequence[Contender], plan: Sequence[PlannedAttack], seed: int | None) -> None:
+        self.contenders, self.plan, self.seed = contenders, plan, seed
+        self.first = FirstAnswers(seed)
         self._kind: tuple[object, ...] | None = None
         self._images: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._picked: dict[tuple[str, str], list[_Picked]] = {}  # by contender, and norm or "" for all that is right
@@ -110,7 +111,7 @@ class Pool:
         for theirs in ranks.gather(mine):
             found |= theirs
         flags = [flag for place in sorted(found) for flag in found[place]]
-        flags += self._first.flags(ranks, flags)
+        flags += self.first.flags(ranks, flags)
         if file is not None and not ranks.rank:
             text = json.dumps({"batches": batches, "flags": [asdict(flag) for flag in flags]})
             write_atomic(file, lambda stream: stream.write(text.encode()), writer=f".{uuid4().hex}")
