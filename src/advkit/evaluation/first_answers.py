@@ -1,7 +1,7 @@
 """Models that answer otherwise at the end of an evaluation than at its beginning."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -11,7 +11,9 @@ from advkit.evaluation.audit import ANSWERS
 from advkit.evaluation.flags import CARLINI, Flag, who
 from advkit.evaluation.looks import differs
 from advkit.evaluation.plan import Contender
+from advkit.evaluation.probes import probe
 from advkit.evaluation.runs import Ranks
+from advkit.evaluation.signs import STALE, Sign
 from advkit.model import is_stochastic, placement
 
 __all__ = ["FirstAnswers"]
@@ -28,9 +30,14 @@ class _Answered:
     labels: Tensor
     logits: Tensor
 
-    def again(self) -> Tensor:
-        """Its logits by now."""
-        return predict(self.model, self.images, {"labels": self.labels})
+    def signs(self, called: str) -> list[Sign]:
+        """The sign of other logits by now, of a model that is called so."""
+        now, once_more = (predict(self.model, self.images, {"labels": self.labels}) for _ in range(2))
+        changed = differs(self.logits, now, _TIMES) & ~differs(now, once_more)  # which is chance, and not change
+        if not (count := int(changed.sum())):
+            return []
+        sentence = f"on {count} of {len(changed)} images {called} returns other outputs {STALE}."
+        return [Sign(Flag("answers that changed", sentence, CARLINI), changed)]
 
 
 class FirstAnswers:
@@ -67,26 +74,14 @@ class FirstAnswers:
             known: flags that were found before: none is raised for a contender whose answers are in doubt already.
         """
         doubted = {flag.defense for flag in known if flag.name in ANSWERS}
-        found: dict[str, Flag] = {}
-        for theirs in ranks.gather({name: flag for name in self._of if (flag := self._flag(name))}):
+        found: dict[str, list[Flag]] = {}
+        for theirs in ranks.gather({name: flags for name in self._of if (flags := self._flags(name))}):
             found |= theirs
-        return [flag for name, flag in found.items() if name not in doubted]
+        return [flag for name, flags in found.items() if name not in doubted for flag in flags]
 
-    def _flag(self, name: str) -> Flag | None:
-        first = self._of[name]
+    def _flags(self, name: str) -> list[Flag]:
+        first, called = self._of[name], who(name)
         device = placement(first.model)[0] or first.images.device
         with repeatable(self._seed, "first answers", name, device=device):
-            try:
-                now, once_more = first.again(), first.again()
-            except Exception as error:
-                sentence = f"{who(name)} could not be asked again in the end: it raised {type(error).__name__}: {error}"
-                return Flag("not probed", sentence, CARLINI, name)
-        changed = differs(first.logits, now, _TIMES) & ~differs(now, once_more)  # which is chance, and not change
-        if not (count := int(changed.sum())):
-            return None
-        sentence = (
-            f"on {count} of {len(changed)} images {who(name)} returns other outputs than when it was first run; they "
-            "depend on what it was run on before, or how often, so evaluate a fresh copy, and attack the model behind "
-            "it."
-        )
-        return Flag("answers that changed", sentence, CARLINI, name)
+            found = probe(f"last answers of {called}", lambda: first.signs(called))
+        return [replace(sign.flag, defense=name) for sign in found if sign.flag]

@@ -21,7 +21,7 @@ from advkit.hyperparameters import OfRange, number
 from advkit.model import is_stochastic
 from advkit.norms import Norm, column
 
-__all__ = ["SHORT", "LongSteps"]
+__all__ = ["SHORT", "LongSteps", "reached"]
 
 _LOSSES = ("log_odds", "margin")  # taken in turn: they lead to different classes, and so fool different images
 _FIRST = 1 / 3  # of the steps, in the first run
@@ -88,7 +88,7 @@ class LongSteps(Attack):
 
     def _perturb(self, images: Tensor, goal: Goal) -> Tensor:
         found = Standing(images)
-        eps = self._radii(images)
+        eps = images.new_zeros(len(images)) + self.eps
         near, scale = torch.full_like(eps, torch.inf), self.bounds[1] - self.bounds[0]
         for run in range(self.restarts):
             place = found.left(None if run < _SURE else (near < _NEAR * eps) | near.isinf())
@@ -105,22 +105,17 @@ class LongSteps(Attack):
             # What gave up came within a quarter of the budget at best, and is dropped early or late by the device.
             kept = rows.place[rows.active]
             near[kept] = rows.nearest[rows.active].minimum(near[kept])
-        return self._approached(images, goal, found, (near < _HALF * eps) | near.isinf())
+        return self._approached(images, goal, eps, found, (near < _HALF * eps) | near.isinf())
 
-    def _approached(self, images: Tensor, goal: Goal, found: Standing, wanted: Tensor) -> Tensor:
+    def _approached(self, images: Tensor, goal: Goal, eps: Tensor, found: Standing, wanted: Tensor) -> Tensor:
         """What was found, and for images that runs brought near another class, ``wanted``, their smallest change."""
         place = found.left(wanted)
         if len(place) and not is_stochastic(self.model):  # which is not fooled on the boundary, or only by luck
             search = Minimal(self.model, norm=self.norm, bounds=self.bounds, **SHORT)
             closest = search._perturb(images[place], goal.rows(place))
-            change = norms.L1.distance(closest, images[place])
-            fooled = column((change > 0) & (change <= self._radii(images)[place]), closest)
+            fooled = column(reached(norms.L1, closest, images[place], eps[place]), closest)
             found.images[place] = closest.where(fooled, found.images[place])
         return found.images
-
-    def _radii(self, images: Tensor) -> Tensor:
-        """The budget of each image, (N,)."""
-        return torch.zeros_like(images.flatten(1)[:, 0]) + self.eps
 
     def _from_afar(self, rows: "_Run", loss: str) -> None:
         """Take rows to noise in the larger ball, and from there into the budget, whatever they fool on the way."""
@@ -177,3 +172,10 @@ class _Run(Climb):
             if 0 < self.early < self.taken == int(share * self.steps):
                 self.retire((self.nearest > near * self.ball.eps) & self.nearest.isfinite())
                 look.compact(self)
+
+
+def reached(norm: Norm, found: Tensor, images: Tensor, eps: float | Tensor) -> Tensor:
+    """Which images (n, ...) a search for the smallest change moved, and no further than the budget: bool (n,)."""
+    work = torch.promote_types(images.dtype, torch.float32)
+    change = norm.distance(found.to(work), images.to(work))
+    return (change > 0) & (change <= eps)

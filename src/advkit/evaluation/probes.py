@@ -29,7 +29,7 @@ from advkit.evaluation.tries import Survivors
 from advkit.goals import Untargeted
 from advkit.model import Model, attacking, is_stochastic
 
-__all__ = ["examined", "probed"]
+__all__ = ["examined", "probe", "probed"]
 
 _LEAST = 4  # images; of fewer no share is more than chance
 _NO_CAUSE = ("not probed", "NaN gradients", "infinite gradients", "unbounded attack")  # or that of a few images
@@ -104,19 +104,19 @@ def examined(
     with ExitStack() as stack:
         if isinstance(model, nn.Module):
             stack.enter_context(counting(model, spent))
-        found = _probe(gradients, partial(look, images, labels, unbounded=True))
+        found = probe(gradients, partial(look, images, labels, unbounded=True))
         for place, group in enumerate(left, 1):
             if not _is_unexplained(found):
                 break
-            found += _probe(gradients, partial(look, group.images, group.labels), place)
+            found += probe(gradients, partial(look, group.images, group.labels), place)
             if _is_unexplained(found):
-                found += _probe(answers, partial(foretold, called, model, group, bounds, adaptive=adaptive), place)
+                found += probe(answers, partial(foretold, called, model, group, bounds, adaptive=adaptive), place)
         for place, group in enumerate(left, 1):
             if not _is_unexplained(found):
                 break
             rest = (passes - spent.forwards - spent.backwards) / (len(left) - place + 1)
             tell = partial(helped, called, model, group, (images, labels), bounds, adaptive=adaptive, passes=rest)
-            found += _probe(searches, tell, place)
+            found += probe(searches, tell, place)
     return found, spent
 
 
@@ -137,7 +137,14 @@ def _unlooked(sentence: str) -> Sign:
     return Sign(Flag("not probed", sentence, CARLINI), torch.zeros(0, dtype=torch.bool, device="cpu"))
 
 
-def _probe(what: str, look: Callable[[], list[Sign]], group: int = 0) -> list[Sign]:
+def probe(what: str, look: Callable[[], list[Sign]], group: int = 0) -> list[Sign]:
+    """The signs that a look shows, or one more if it raises.
+
+    Args:
+        what: is looked at, in words.
+        look: finds the signs.
+        group: of images, see `Sign`.
+    """
     try:
         with torch.inference_mode(False):  # whose tensors could not be differentiated
             return [replace(sign, group=group) for sign in look()]

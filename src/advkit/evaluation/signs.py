@@ -7,7 +7,7 @@ from torch import Tensor
 from advkit.evaluation.flags import ATHALYE, CARLINI, DISTILLED, TEST_TIME, Flag, many
 from advkit.evaluation.looks import Look
 
-__all__ = ["FEW", "RANDOM", "STEPS", "Sign", "signs"]
+__all__ = ["FEW", "RANDOM", "STALE", "STEPS", "Sign", "signs"]
 
 FEW = 0.02  # the share of images on which an honest model may look masked
 STEPS = 10  # of the attack without a budget, each a quarter of the pixels' range
@@ -34,6 +34,10 @@ class Sign:
 RANDOM = (
     "{who} returns different outputs for the same images, so an attack follows one draw and is judged on another; "
     "attack the mean over draws (EOT, a defense that is `stochastic`), and judge by several outputs"
+)
+STALE = (
+    "than when it was first run; its outputs depend on what it was run on before, or how often, so evaluate a fresh "
+    "copy, and attack the model behind it"
 )
 _NOISE = (
     "the gradients of {who} differ from one call to the next, while its outputs do not; differentiate the model "
@@ -97,8 +101,7 @@ _SENTENCES = {
     ),
     "answers that changed": (
         FEW,
-        "{who} predicts another class than when it was first run; its outputs depend on what it was run on before, "
-        "or how often, so evaluate a fresh copy, and attack the model behind it",
+        f"{{who}} predicts another class {STALE}",
         CARLINI,
     ),
     "gradient inside forward": (

@@ -21,7 +21,7 @@ from advkit.errors import InputError, NoGradientError
 from advkit.evaluation.arguments import named_attacks
 from advkit.evaluation.audit import audit
 from advkit.evaluation.flags import many
-from advkit.evaluation.long_steps import SHORT, LongSteps
+from advkit.evaluation.long_steps import SHORT, LongSteps, reached
 from advkit.goals import Goal
 from advkit.hyperparameters import OfRange, number
 from advkit.model import Model, is_stochastic
@@ -205,14 +205,12 @@ class SecondLook(Attack):
         n = len(labels)
         order = torch.randperm(n, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
         tried = order[: max(_FEW, int(_PART * n))]
-        done, left = self._closest(images, labels, tried, **SHORT)
+        done, left = self._closest(images, labels, tried)
         if len(tried) < n and not bool(left.all()):
-            more, still = self._closest(done.images, labels, order[len(tried) :], **SHORT)
+            more, still = self._closest(done.images, labels, order[len(tried) :])
             done, left, tried = _together(done, more), left & still, order
         if many(int((~left).sum()), len(tried), _LOST):
-            more, still = self._closest(done.images, labels, left.nonzero().squeeze(1))
-            done = _together(done, more)
-            return _together(done, self._more(done.images, labels, left & still))
+            return _together(done, self._more(done.images, labels, left, self._minimal()))
         rest = left.nonzero().squeeze(1)
         if not len(rest):
             return done
@@ -221,14 +219,11 @@ class SecondLook(Attack):
         done.images[some] = then.images
         return _together(done, replace(then, images=done.images))
 
-    def _closest(self, images: Tensor, labels: Tensor, rows: Tensor, **effort: Any) -> tuple[Done, Tensor]:
-        """A search for the smallest change of some images, and which of all it did not fool: bool (N,)."""
+    def _closest(self, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Done, Tensor]:
+        """A short search for the smallest change of some images, and which of all it did not fool: bool (N,)."""
         some = rows.to(images.device)
-        before, adaptive, norm = images[some], self.adaptive, norms.get(self.norm)
-        search = Minimal(self.model, norm=norm, bounds=self.bounds, adaptive=adaptive, **effort)
-        done = search._carry_out(before, labels[rows.to(labels.device)], None)
-        change = norm.distance(done.images.to(torch.float32), before.to(torch.float32))
-        fooled = (change > 0) & (change <= self.eps)
+        done = self._minimal(**SHORT)._carry_out(images[some], labels[rows.to(labels.device)], None)
+        fooled = reached(norms.get(self.norm), done.images, images[some], self.eps)
         found = images.detach().clone()
         found[some[fooled]] = done.images[fooled]
         left = torch.ones(len(labels), dtype=torch.bool, device="cpu").index_fill(0, rows[fooled.cpu()], False)
@@ -249,16 +244,19 @@ class SecondLook(Attack):
         done = self._more(images, labels, broken | lucky if seen.believed else torch.ones_like(lucky))
         return replace(done, forwards=done.forwards + seen.forwards, backwards=done.backwards + seen.backwards)
 
-    def _more(self, images: Tensor, labels: Tensor, wanted: Tensor) -> Done:
-        """Other attacks on some of the images, bool (N,)."""
+    def _more(self, images: Tensor, labels: Tensor, wanted: Tensor, *first: Attack) -> Done:
+        """Other attacks on some of the images, bool (N,), behind those that come ``first``."""
         found, rows = images.detach().clone(), wanted.nonzero().squeeze(1)
         if not len(rows):
             return Done(found, None)
-        attacks = [self._one(APGDT, **_LONGER), self._one(Square, max_queries=_QUERIES)]
+        attacks = [*first, self._one(APGDT, **_LONGER), self._one(Square, max_queries=_QUERIES)]
         some = rows.to(images.device)
         done = WorstOf(attacks)._tried(images[some], labels[rows.to(labels.device)], None, looked=True)
         found[some] = done.images
         return Done(found, None, done.forwards, done.backwards, done.infinite)
+
+    def _minimal(self, **numbers: Any) -> Minimal:
+        return Minimal(self.model, norm=self.norm, bounds=self.bounds, adaptive=self.adaptive, **numbers)
 
     def _one(self, kind: type[Made], **numbers: Any) -> Made:
         shared: dict[str, Any] = {"norm": self.norm, "eps": self.eps, "bounds": self.bounds, "adaptive": self.adaptive}

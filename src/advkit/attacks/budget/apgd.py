@@ -155,7 +155,7 @@ class _AutoPGD(Attack):
         place = found.left(possible)
         if not len(place):
             return
-        eps = (torch.zeros_like(images.flatten(1)[:, 0]) + self.eps)[place]
+        eps = (images.new_zeros(len(images)) + self.eps)[place]
         ball, goal = Ball.of(self.norm, images[place], eps, self.bounds), goal.rows(place)
         if ball.norm is not norms.L1:
             rows = _Halving.of(self._start(ball), goal, ball, place, self.steps, self.rho)
