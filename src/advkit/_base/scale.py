@@ -117,5 +117,5 @@ def contenders(logits: Tensor) -> Tensor:
     the logits are scaled: what is left of -1e9 where others are about 10.
     """
     top = logits.detach().topk(2, dim=1).values
-    size = top.abs().where(top.isfinite(), 0).amax(1, keepdim=True)
+    size = top.nan_to_num(0, 0, 0).abs().amax(1, keepdim=True)
     return logits.detach() >= top[:, :1] - _OUT * size

@@ -1,6 +1,7 @@
 """Rows that seek a goal, and what one look at the model shows of them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -99,25 +100,32 @@ class Look:
         """The loss that is maximised."""
         return self._loss.detach()
 
-    @property
+    @cached_property
+    def magnitude(self) -> Tensor:
+        """How large the two logits are that a margin compares: (n,)."""
+        return magnitude(self.logits, self.goal.classes)
+
+    @cached_property
+    def edge(self) -> Tensor:
+        """By how much rounding may change the margin: (n,), in units of the logits."""
+        return rounding_margin(self.magnitude)
+
+    @cached_property
     def success(self) -> Tensor:
         """Whether the model is fooled: bool (n,)."""
         return self.goal.success(self.logits)
 
-    @property
-    def edge(self) -> Tensor:
-        """By how much rounding may change the margin: (n,), in units of the logits."""
-        return rounding_margin(magnitude(self.logits, self.goal.classes))
-
-    @property
+    @cached_property
     def clearly(self) -> Tensor:
         """Whether the model is fooled by more than rounding may undo in a batch of another size: bool (n,)."""
-        return self.goal.clearly(self.logits)
+        return self.success & (self.goal.margin(self.logits) < -self.edge)
 
     def compact(self, rows: Seeking) -> None:
         """Drop the retired rows, where that is worth it, here and in ``rows``."""
         self.x, self._logits, self._loss, self.gradient = rows.compact(self.x, self.logits, self.loss, self.gradient)
         self.goal = rows.goal
+        for known in ("magnitude", "edge", "success", "clearly"):
+            vars(self).pop(known, None)
 
 
 @dataclass

@@ -30,7 +30,7 @@ _LED = 40  # steps along gradients where no noise does
 
 def _edge(look: Look) -> Tensor:
     """The margin that an answer must have, (n,): images of 32 bits may be all that is left of ones in 64."""
-    return look.edge.maximum(_LEAST * magnitude(look.logits, look.goal.classes))
+    return look.edge.maximum(_LEAST * look.magnitude)
 
 
 class _Beyond(Smallest):

@@ -66,9 +66,9 @@ class Closest(Smallest):
         """By how much logits (n, K) of the rows ``index`` miss the goal, over their unit: (n,)."""
         return (goal.margin(logits) + self.kappa) / self.unit[index]
 
-    def edge(self, index: Tensor, goal: Goal, logits: Tensor) -> Tensor:
+    def edge(self, index: Tensor, look: Look) -> Tensor:
         """The margin beyond rounding that a success must have, (n,), in units of the logits."""
-        return rounding_margin(magnitude(logits, goal.classes).maximum(self.magnitude[index]))
+        return rounding_margin(look.magnitude.to(look.x.dtype).maximum(self.magnitude[index]))
 
     def beyond(self, place: Tensor) -> Tensor:
         """Images (n, ...) twice as far away as the successes of ``place``, int64 (n,), or at the bounds."""
@@ -83,7 +83,7 @@ class Closest(Smallest):
         """How large the changes are, (n,), where they come to a success."""
         place, logits = self.place(rows), look.logits.to(look.x.dtype)
         goal = self.goal.rows(place)
-        enough = goal.margin(logits) <= -self.kappa - self.edge(place, goal, logits)
+        enough = goal.margin(logits) <= -self.kappa - self.edge(place, look)
         fooled = goal.success(logits) & enough
         self.reached[place] |= fooled & rows.active
         return self.objective.size(look.x - self.originals[place]).where(fooled, torch.inf)

@@ -33,7 +33,6 @@ class _Moments(Descent):
 class CW(Penalty):
     """Carlini and Wagner's attack: the smallest change (L2) that makes the model predict another class.
 
-    Minimises ||x' - x||^2 + c * max(margin(x') + kappa, 0) with x' = mid + half * tanh(w) / (1 - 0.05), and a c
     Minimises ||x' - x||^2 + c * max(margin(x') + kappa, 0) with x' = mid + half * tanh(w) / (1 - 0.05), and with
     its own c for each image. The margin is max_{i != t} Z_i - Z_t for a target t, and Z_y - max_{i != y} Z_i
     without one. An image for which no adversarial is found is returned unchanged, as is one that is already

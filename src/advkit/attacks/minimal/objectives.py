@@ -98,7 +98,7 @@ class SquaredL2(Objective):
 
     def move(self, x: Tensor, by: Tensor) -> Tensor:
         """In w, by what ``by`` is there to first order."""
-        return self.box.stepped(x, by / self.box.slope(x))
+        return self.box.towards(x, by)
 
 
 class WeightedL1(Objective):

@@ -176,7 +176,7 @@ class Tangents:
         objective, closest = self.objective.at(fraction), rows.closest
         gap, tangent, changes = -look.loss, -look.gradient, rows.x - rows.originals
         look.gradient = tangent  # the other is no more use, and as large as the images
-        edge = closest.edge(rows.place, rows.goal, look.logits.to(rows.x.dtype)) / closest.unit[rows.place]
+        edge = closest.edge(rows.place, look) / closest.unit[rows.place]
         if not look.step:
             rows.aim = (gap * objective.overshoot * rows.effort).abs()
             rows.c = self._starting_c(rows, tangent, gap + rows.aim)

@@ -28,6 +28,14 @@ class TanhBox:
 
     def stepped(self, x: Tensor, step: Tensor) -> Tensor:
         """The pixels at w + step, (n, ...), inside the bounds."""
+        return self._moved(x, step, self.slope(x))
+
+    def towards(self, x: Tensor, by: Tensor) -> Tensor:
+        """The pixels after the step that would change them by ``by``, (n, ...), if the box were straight."""
+        slope = self.slope(x)
+        return self._moved(x, by / slope, slope)
+
+    def _moved(self, x: Tensor, step: Tensor, slope: Tensor) -> Tensor:
         short = step.tanh()
-        moved = x + short * self.slope(x) / (1 + short * (x - self.mid) / self.reach)
+        moved = x + short * slope / (1 + short * (x - self.mid) / self.reach)
         return moved.clamp(*self.bounds)

@@ -74,7 +74,7 @@ class _Back:
     def edge(self, rows: _FromAfar, look: Look) -> Tensor:
         """The margin that a success must have: (n,)."""
         place = rows.place
-        return self.closest.edge(place, rows.goal, look.logits.to(look.x.dtype)) / self.closest.unit[place]
+        return self.closest.edge(place, look) / self.closest.unit[place]
 
     def __call__(self, rows: _FromAfar, look: Look) -> Tensor:
         """Where the rows go: (n, ...)."""
