@@ -71,6 +71,7 @@ SCALES = {
     "tiny": Scale(4, 16, 32, 1, test_images=8, attacked_images=4, further_images=2, transformations=("bit depth",)),
     "quick": replace(_NARROW, images=12_000, epochs=3, attacked_images=96, further_images=24),
     "hour": replace(_NARROW, images=40_000, epochs=6, attacked_images=512, further_images=128),
+    "day": Scale(epochs=8, further_images=128),
     "paper": Scale(),
 }
 
