@@ -41,7 +41,7 @@ class SparseFool(Attack):
 
     A step costs one forward, one backward, another forward to judge success, and what `DeepFool` takes.
 
-    Modas, Moosavi-Dezfooli & Frossard, "SparseFool: a few pixels make a big difference", CVPR 2019.
+    Modas, Moosavi-Dezfooli & Frossard, "SparseFool: a few pixels make a big difference", CVPR 2019, algorithm 2.
     arXiv:1811.02248. As in the authors' code (LTS4/SparseFool at 958e2bf), each step starts where the last one ended,
     and the overshoot applies to the result alone.
 

@@ -41,8 +41,8 @@ class Boundary(Starting, BlackBox):
     returned unchanged.
 
     Brendel, Rauber & Bethge, "Decision-based adversarial attacks: Reliable attacks against black-box machine learning
-    models", ICLR 2018. The paper adjusts the lengths after a number of steps, so that about half of those on the sphere
-    succeed; near one half they may grow without limit.
+    models", ICLR 2018, algorithm 1. The paper adjusts the lengths after a number of steps, so that about half of those
+    on the sphere succeed; near one half they may grow without limit.
     arXiv:1712.04248.
 
     Args:

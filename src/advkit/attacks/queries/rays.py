@@ -27,9 +27,9 @@ class RayS(Asking):
     would repeat earlier ones. An image on which no corner that is tried fools the model is returned unchanged. No
     gradient is estimated, no starting point is needed, and nothing is random.
 
-    Chen & Gu, "RayS: A ray searching method for hard-label adversarial attack", KDD 2020. The tolerance of the
-    bisection is 1e-3 in L2, as there, but at most 1/512 of the radius, which matters to images that are near the
-    boundary.
+    Chen & Gu, "RayS: A ray searching method for hard-label adversarial attack", KDD 2020, algorithm 3. The tolerance
+    of the bisection is 1e-3 in L2, as there, but at most 1/512 of the radius, which matters to images that are near
+    the boundary.
     arXiv:2006.12792.
 
     Args:

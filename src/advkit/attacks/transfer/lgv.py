@@ -154,7 +154,7 @@ class LGV(Attack):
     the memory of as many copies of the surrogate.
 
     Gubri, Cordy, Papadakis, Le Traon & Sen, "LGV: boosting adversarial example transferability from large geometric
-    vicinity", ECCV 2022. arXiv:2207.13129.
+    vicinity", ECCV 2022, algorithms 1 and 2. arXiv:2207.13129.
 
     Args:
         model: the surrogate, an `nn.Module` to continue training from, pixels (N, ...) to logits (N, K).

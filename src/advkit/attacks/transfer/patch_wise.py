@@ -27,7 +27,7 @@ class PatchWise(Part):
     With s = amplification * step and A the accumulated steps, P is along the sign of W * ((|A| - eps)_+ sign(A)), with
     W the mean of the eight neighbouring pixels.
 
-    Gao et al., "Patch-wise attack for fooling deep neural network", ECCV 2020. arXiv:2007.06765.
+    Gao et al., "Patch-wise attack for fooling deep neural network", ECCV 2020, algorithm 1. arXiv:2007.06765.
 
     Args:
         amplification: the factor by which steps are amplified, positive.
@@ -64,7 +64,7 @@ class PatchWise(Part):
 class PIFGSM(Shorthand):
     """Patch-wise iterative fast gradient sign method (Linf): `PatchWise`.
 
-    Gao et al., "Patch-wise attack for fooling deep neural network", ECCV 2020. arXiv:2007.06765.
+    Gao et al., "Patch-wise attack for fooling deep neural network", ECCV 2020, algorithm 1. arXiv:2007.06765.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

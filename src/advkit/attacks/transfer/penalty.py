@@ -21,7 +21,7 @@ class PenalizedGradient(Part):
     That approximates, by finite differences, the gradient of the loss with a penalty on its gradient norm, which leads
     to flat regions of the loss.
 
-    Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023.
+    Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023, algorithm 1.
     arXiv:2306.05225.
 
     Args:
@@ -52,7 +52,7 @@ class PenalizedGradient(Part):
 class PGN(AtSixteen):
     """Penalising gradient norm attack (Linf): `PenalizedGradient` and `Momentum`.
 
-    Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023.
+    Ge et al., "Boosting adversarial transferability by achieving flat local maxima", NeurIPS 2023, algorithm 1.
     arXiv:2306.05225.
 
     Args:

@@ -115,8 +115,8 @@ class NIFGSM(Shorthand):
 class SINIFGSM(Shorthand):
     """Scale-invariant Nesterov iterative fast gradient sign method (Linf): `NIFGSM` with `ScaleCopies`.
 
-    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020.
-    arXiv:1908.06281.
+    Lin et al., "Nesterov accelerated gradient and scale invariance for adversarial attacks", ICLR 2020,
+    algorithm 1. arXiv:1908.06281.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

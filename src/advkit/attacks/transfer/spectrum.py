@@ -51,8 +51,8 @@ class SpectrumTransform(Part):
 class SSA(AtSixteen):
     """Spectrum simulation attack (Linf): `SpectrumTransform` and `Momentum`.
 
-    Long et al., "Frequency domain model augmentation for adversarial attack", ECCV 2022, here with momentum.
-    arXiv:2207.05382.
+    Long et al., "Frequency domain model augmentation for adversarial attack", ECCV 2022, algorithm 1, here with
+    momentum. arXiv:2207.05382.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

@@ -48,8 +48,8 @@ class VarianceTuning(Part):
 class VMIFGSM(Shorthand):
     """Variance-tuned momentum iterative fast gradient sign method (Linf): `VarianceTuning` and `Momentum`.
 
-    Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021.
-    arXiv:2103.15571. The paper draws 20 nearby points; the default here is torchattacks' 5.
+    Wang & He, "Enhancing the transferability of adversarial attacks through variance tuning", CVPR 2021,
+    algorithm 1. arXiv:2103.15571. The paper draws 20 nearby points; the default here is torchattacks' 5.
 
     Args:
         model: pixels (N, ...) to logits (N, K).

@@ -23,9 +23,9 @@ class FastTraining(AdversarialRecipe):
 
         x' = x + clip(n + alpha * sign(grad_x CE(x + n, y)), -eps, eps), clipped to the bounds
 
-    Wong, Rice & Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020. arXiv:2001.03994.
-    `n_fgsm` makes the variant of de Jorge et al. The model is attacked in eval mode (the authors leave it in training
-    mode).
+    Wong, Rice & Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020, algorithm 3.
+    arXiv:2001.03994. `n_fgsm` makes the variant of de Jorge et al. The model is attacked in eval mode (the authors
+    leave it in training mode).
 
     Single-step training can collapse within an epoch: the model then withstands this single step and nothing else,
     which is called catastrophic overfitting. So after each epoch a `Guard` runs PGD with 5 steps on the epoch's first

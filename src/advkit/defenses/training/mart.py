@@ -26,7 +26,7 @@ class MART(NearbyRecipe):
     with the largest share, except in CE.
 
     Wang, Zou, Yi, Bailey, Ma & Gu, "Improving adversarial robustness requires revisiting misclassified examples", ICLR
-    2020.
+    2020, algorithm 1.
 
     Args:
         beta: the weight of the KL divergence, at least 0.

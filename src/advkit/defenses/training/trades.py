@@ -24,7 +24,7 @@ class TRADES(NearbyRecipe):
     does not use labels.
 
     Zhang, Yu, Jiao, Xing, El Ghaoui & Jordan, "Theoretically principled trade-off between robustness and accuracy",
-    ICML 2019. arXiv:1901.08573.
+    ICML 2019, algorithm 1. arXiv:1901.08573.
 
     Args:
         beta: the weight of the KL divergence, at least 0 (1/lambda in the paper).
