@@ -50,7 +50,7 @@ HEADLINES = {
 
 
 def main() -> None:
-    lines = [["paper", "what", *COLUMNS, "scale"], ["---", "---", *["--:"] * 3, "---"]]
+    lines = [["paper", "what", *COLUMNS, "scale"], ["---", "---", *["--:"] * len(COLUMNS), "---"]]
     for paper, headlines in HEADLINES.items():
         results = json.loads((RESULTS / paper / "results.json").read_text(encoding="utf-8"))
         tables = {table["title"]: table for table in results["tables"]}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 PAPERS = Path(__file__).parents[2] / "examples" / "papers"
-SHARED = ("images", "networks", "plots", "study", "training")
+SHARED = ("images", "networks", "plots", "study", "summary", "training")
 CLASSES = 3
 
 
@@ -145,6 +145,14 @@ def test_a_report_of_nothing_has_dashes(data, tmp_path, example, capsys):
     report = capsys.readouterr().out
     assert "Nothing has been measured yet" in report
     assert "| 1 | clean images | none | 80.58 | \N{EN DASH} | \N{EN DASH} | \N{EN DASH} |" in report
+
+
+def test_the_summary_of_the_papers_is_a_table_of_what_is_kept(example, capsys):
+    example("summary").main()
+    printed = capsys.readouterr().out
+    cells = {line.count("|") for line in printed.splitlines()}
+    assert len(cells) == 1
+    assert printed == (PAPERS.parents[1] / "docs" / "papers" / "summary.md").read_text(encoding="utf-8")
 
 
 def test_what_is_not_as_it_was_is_refused(data, tmp_path, example):
