@@ -28,14 +28,15 @@ class TanhBox:
 
     def stepped(self, x: Tensor, step: Tensor) -> Tensor:
         """The pixels at w + step, (n, ...), inside the bounds."""
-        return self._moved(x, step, self.slope(x))
+        short = step.tanh()
+        return self._moved(x, short * self.slope(x), short)
 
     def towards(self, x: Tensor, by: Tensor) -> Tensor:
         """The pixels after the step that would change them by ``by``, (n, ...), if the box were straight."""
         slope = self.slope(x)
-        return self._moved(x, by / slope, slope)
+        short = (by / slope).tanh()
+        return self._moved(x, slope.mul_(short), short)
 
-    def _moved(self, x: Tensor, step: Tensor, slope: Tensor) -> Tensor:
-        short = step.tanh()
-        moved = x + short * slope / (1 + short * (x - self.mid) / self.reach)
-        return moved.clamp(*self.bounds)
+    def _moved(self, x: Tensor, by: Tensor, short: Tensor) -> Tensor:
+        """What a step of tanh ``short``, (n, ...), makes of x + ``by`` in a box that bends."""
+        return (x + by / (1 + short * (x - self.mid) / self.reach)).clamp(*self.bounds)
