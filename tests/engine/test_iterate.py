@@ -103,6 +103,30 @@ def test_a_peak_is_what_was_seen_at_the_highest_loss_of_each_row() -> None:
     assert peak.rows(torch.tensor([1])).x.tolist() == [[2, 2]]
 
 
+def test_a_look_answers_a_question_once_until_rows_are_dropped() -> None:
+    asked = []
+
+    class Asked(Untargeted):
+        def success(self, logits: Tensor) -> Tensor:
+            asked.append(len(logits))
+            return super().success(logits)
+
+    labels, logits = torch.tensor([0, 0, 0]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1e-7]])
+    images = torch.zeros(3, 1)
+    rows = Climb(images, Asked(labels), LinfBall(images, 1.0, (0.0, 1.0)), 0.1)
+    look = Look(0, images, logits, torch.zeros(3), images, rows.goal)
+    for _ in range(2):
+        assert look.success.tolist() == [False, True, True]
+        assert look.clearly.tolist() == [False, True, True]  # 1e-7 is much, where no logit is larger
+        assert torch.equal(look.edge, 16 * torch.finfo().eps * look.magnitude)
+    assert asked == [3]
+
+    rows.retire(look.success)
+    look.compact(rows)
+    assert (look.success.tolist(), look.clearly.tolist(), look.magnitude.tolist()) == ([False], [False], [0.5625])
+    assert asked == [3, 1]
+
+
 def test_the_last_place_counts_too() -> None:
     PATH.append(0.95)
     try:
