@@ -108,3 +108,7 @@ class Approach(Seeking):
     def climbed(self, loss: Loss, logits: Tensor) -> Tensor:
         """Minus the gap: it is the margin that counts here, whatever the loss."""
         return -self.closest.gap(self.place, self.goal, logits.to(self.x.dtype))
+
+    def edge(self, look: Look) -> Tensor:
+        """The gap below zero, (n,), that a success must have: its margin beyond rounding, over the unit."""
+        return self.closest.edge(self.place, look) / self.closest.unit[self.place]

@@ -77,8 +77,7 @@ def counted_down(model: Classifier, place: Tensor, goal: Goal, closest: Closest,
         rows.slope = torch.lerp(rows.slope, -look.gradient, _BLEND if look.step else 1)
         if look.step:
             part = annealed(_FIRST, _LAST, look.step, steps)
-            edge = closest.edge(rows.place, look) / closest.unit[rows.place]
-            fooled = look.loss.to(look.x.dtype) > edge
+            fooled = look.loss.to(look.x.dtype) > rows.edge(look)
             rows.fewest = torch.where(fooled, rows.count.minimum(rows.fewest), rows.fewest)
             fewer = (rows.count * (1 - part)).floor().minimum(rows.fewest - 1)
             more = (rows.count * (1 + part)).floor().maximum(rows.count + 1)

@@ -176,12 +176,11 @@ class Tangents:
         objective, closest = self.objective.at(fraction), rows.closest
         gap, tangent, changes = -look.loss, -look.gradient, rows.x - rows.originals
         look.gradient = tangent  # the other is no more use, and as large as the images
-        edge = closest.edge(rows.place, look) / closest.unit[rows.place]
         if not look.step:
             rows.aim = (gap * objective.overshoot * rows.effort).abs()
             rows.c = self._starting_c(rows, tangent, gap + rows.aim)
         rows.learn(gap, tangent, changes, (1 - objective.memory) / (1 - objective.memory ** (look.step + 1)))
-        level = rows.level + rows.aim + 2 * edge
+        level = rows.level + rows.aim + 2 * rows.edge(look)
         wanted, _ = objective.solve(rows.x, rows.originals, rows.slope, level, rows.c)
         if look.step % _LOOK == _LOOK - 1:
             rows.retire(objective.size(wanted) > objective.losing * closest.least[rows.place])

@@ -71,16 +71,11 @@ class _Back:
     closest: Closest
     norm: Norm
 
-    def edge(self, rows: _FromAfar, look: Look) -> Tensor:
-        """The margin that a success must have: (n,)."""
-        place = rows.place
-        return self.closest.edge(place, look) / self.closest.unit[place]
-
     def __call__(self, rows: _FromAfar, look: Look) -> Tensor:
         """Where the rows go: (n, ...)."""
         norm, originals = self.norm, rows.originals
         bounds = self.closest.objective.low, self.closest.objective.high
-        gap, slope, edge = -look.loss, -look.gradient, self.edge(rows, look)
+        gap, slope, edge = -look.loss, -look.gradient, rows.edge(look)
         back = originals + _KEPT * (look.x - originals)
         stand = back.where(column(gap < 0, back), look.x)
         level = gap + dot(slope, stand - look.x) + 2 * edge
@@ -113,7 +108,7 @@ class _Along:
         first, last = self.radii
         radius = first * (last / first) ** ((look.step - self.begun) / max(1, self.steps - 1 - self.begun))
         gap = -look.loss
-        gap = torch.where(gap > 0, 1 + _BEYOND, 1 - _BEYOND) * gap + 2 * self.back.edge(rows, look)
+        gap = torch.where(gap > 0, 1 + _BEYOND, 1 - _BEYOND) * gap + 2 * rows.edge(look)
         gap = gap.where(dual_size(rows.slope, norms.L1) > 0, 0)
         return self.rule.step(look.x, rows.originals, rows.slope, gap.to(look.x.dtype), radius * rows.way)
 
