@@ -7,6 +7,9 @@ the share of test images that the defended model still gets right; of random def
 Each cell of the table is written to a file as soon as it is measured, and trained models and the oblivious
 attacker's images are kept beside it: stop the script when you like, and start it again to go on. Nothing is
 downloaded.
+
+With ``--transfer`` it prints another table: what the defenses leave of the images that were made against a network
+that no training has seen, and whether two of them differ by more than chance.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +28,7 @@ from tqdm import tqdm
 
 import advkit
 from advkit import defenses
+from advkit.evaluation.versus import mcnemar
 from advkit.model import defended, is_stochastic
 
 ATTACKERS = ("oblivious", "naive", "adaptive")
@@ -126,6 +131,10 @@ class Bench:
             distillation = defenses.DefensiveDistillation(temperature=20)
             return distillation.wrap(self._trained(name, self._fresh(), lambda model: distillation)).eval()
         return self._trained(name, copy.deepcopy(self.undefended()), self.training()[name])
+
+    def stranger(self) -> nn.Module:
+        """A network that no training of the table has seen, half as wide as the others."""
+        return self._plain("stranger", seed=3, width=16)
 
     def _plain(self, name: str, seed: int = 0, width: int = 32) -> nn.Module:
         """A model trained as usual, which is adversarial training with clean images alone."""
@@ -264,6 +273,29 @@ def measure(
     }
 
 
+def transfer(bench: Bench, names: list[str], images: Tensor, labels: Tensor, batch: int) -> str:
+    """What defenses leave of images made against a stranger, and whether two of them differ by more than chance."""
+    stranger = bench.stranger()
+    models = {name: bench.defended(name) for name in names}
+    lines = ["| defense | FGSM | MIFGSM |", "| --- | --: | --: |"]
+    right: dict[str, list[Tensor]] = {name: [] for name in names}
+    for attack in (advkit.FGSM(stranger, eps=EPS), advkit.MIFGSM(stranger, eps=EPS)):
+        shown = torch.cat([attack(x, y) for x, y in zip(images.split(batch), labels.split(batch), strict=True)])
+        for name, model in models.items():
+            right[name].append(torch.cat([says(model, x) for x in shown.split(batch)]) == labels)
+    lines += [
+        f"| {name} | {' | '.join(f'{100 * float(one.float().mean()):.1f}' for one in right[name])} |" for name in names
+    ]
+    lines += ["", "| only the first, only the second is right; McNemar's p | FGSM | MIFGSM |", "| --- | --: | --: |"]
+    for first, second in combinations(names, 2):
+        cells = []
+        for one, other in zip(right[first], right[second], strict=True):
+            only = int((one & ~other).sum()), int((other & ~one).sum())
+            cells.append(f"{only[0]}, {only[1]}; {mcnemar(*only):.2g}")
+        lines.append(f"| {first}, {second} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def oblivious(path: Path, attack: advkit.Attack, images: Tensor, labels: Tensor, batch: int) -> Tensor:
     """Images made against the undefended model, once."""
     if not path.exists():
@@ -291,6 +323,7 @@ def main() -> None:
     parser.add_argument("--attacks", help="only these, with commas between")
     parser.add_argument("--batch", type=int, default=100, help="images at a time (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
+    parser.add_argument("--transfer", action="store_true", help="the table of transfer, from all test images")
     parser.add_argument("--table", action="store_true", help="print what has been measured, and measure nothing")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -302,6 +335,9 @@ def main() -> None:
     names = ["none", *bench.wrapping(), *bench.training()]
     if options.defenses:
         names = [name for name in names if any(word.lower() in name.lower() for word in options.defenses.split(","))]
+    if options.transfer:
+        print(transfer(bench, names, *data.test, options.batch))
+        return
     undefended = bench.undefended()
     known = attacks(undefended, options)
     columns = options.attacks.split(",") if options.attacks else list(known)
