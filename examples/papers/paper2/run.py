@@ -33,19 +33,22 @@ TRAINED = {"1": "clean images", "2": "FGSM images too", "3": "FGSM images too, a
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done; the paper does not say for how many epochs it trained."""
+    """How much is done.
+
+    The paper does not say for how many epochs it trained: with these, clean accuracies come close to its own.
+    """
 
     experiments: tuple[str, ...] = ("1", "2", "3", "4")
     images: int | None = None  # to train on; all 50,000
-    epochs: int = 20
+    epochs: tuple[int, ...] = (10, 20, 30, 30)  # of each of these experiments
     test_images: int | None = None
     steps: int = 20  # of the adaptive attacker's PGD
 
 
 SCALES = {
-    "tiny": Scale(("1", "4"), images=128, epochs=1, test_images=8, steps=2),
-    "quick": Scale(("1", "2"), images=16_000, epochs=5, test_images=1000),
-    "hour": Scale(("1", "2", "4"), images=50_000, epochs=5, test_images=1000),
+    "tiny": Scale(("1", "4"), images=128, epochs=(1, 1), test_images=8, steps=2),
+    "quick": Scale(("1", "2"), images=16_000, epochs=(5, 5), test_images=1000),
+    "hour": Scale(("1", "2", "4"), images=50_000, epochs=(5, 5, 5), test_images=1000),
     "paper": Scale(),
 }
 
@@ -57,12 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     varied = transforms.Compose([transforms.RandomHorizontalFlip(), transforms.RandomRotation(10), normalise])
     train, test = train.seen_through(on_image(varied)), test.seen_through(on_image(normalise))
 
+    epochs = dict(zip(study.scale.experiments, study.scale.epochs, strict=True))
     rows, leaks = [], []
     for number, printed in study.paper["experiments"].items():
         eps = printed["eps"]
         found: dict[str, float | None] = {}
-        if number in study.scale.experiments:
-            train_it = partial(trained_by_fgsm, study, train, eps if number != "1" else None)
+        if number in epochs:
+            train_it = partial(trained_by_fgsm, study, train, epochs[number], eps if number != "1" else None)
             model = study.trained(f"experiment-{number}", seeded(study.seed + int(number)), train_it)
             found = study.once(f"experiment {number}", partial(tested, model, test, eps, study.scale.steps)) or {}
             verdict = left(study.judged(f"experiment {number}", model, test, eps, bounds=BOUNDS))
@@ -106,12 +110,12 @@ def seeded(seed: int) -> Callable[[], nn.Module]:
 
 
 def trained_by_fgsm(
-    study: Study[Scale], train: Images, eps: float | None, model: nn.Module, checkpoint: Path
+    study: Study[Scale], train: Images, epochs: int, eps: float | None, model: nn.Module, checkpoint: Path
 ) -> list[float]:
     """Train on clean images and, where there is an eps, as much on what FGSM makes of them."""
     fgsm = None if eps is None else advkit.FGSM(model, eps, bounds=BOUNDS)
     defense = None if fgsm is None else advkit.defenses.AdversarialTraining(fgsm)
-    return study.fit(model, train, study.scale.epochs, checkpoint, defense=defense)
+    return study.fit(model, train, epochs, checkpoint, defense=defense)
 
 
 def tested(model: nn.Module, test: Images, eps: float, steps: int) -> dict[str, float]:
