@@ -273,16 +273,18 @@ def measure(
     }
 
 
-def transfer(bench: Bench, names: list[str], images: Tensor, labels: Tensor, batch: int) -> str:
+def transfer(bench: Bench, names: list[str], images: Tensor, labels: Tensor, options: argparse.Namespace) -> str:
     """What defenses leave of images made against a stranger, and whether two of them differ by more than chance."""
-    stranger = bench.stranger()
+    known = attacks(bench.stranger(), options)
     models = {name: bench.defended(name) for name in names}
     lines = ["| defense | FGSM | MIFGSM |", "| --- | --: | --: |"]
     right: dict[str, list[Tensor]] = {name: [] for name in names}
-    for attack in (advkit.FGSM(stranger, eps=EPS), advkit.MIFGSM(stranger, eps=EPS)):
-        shown = torch.cat([attack(x, y) for x, y in zip(images.split(batch), labels.split(batch), strict=True)])
+    for column in ("FGSM", "MIFGSM"):
+        path = options.folder / f"stranger {column} {len(labels)}.images.pt"
+        shown = oblivious(path, known[column], images, labels, options.batch)
         for name, model in models.items():
-            right[name].append(torch.cat([says(model, x) for x in shown.split(batch)]) == labels)
+            torch.manual_seed(options.seed)
+            right[name].append(torch.cat([says(model, x) for x in shown.split(options.batch)]) == labels)
     lines += [
         f"| {name} | {' | '.join(f'{100 * float(one.float().mean()):.1f}' for one in right[name])} |" for name in names
     ]
@@ -297,7 +299,7 @@ def transfer(bench: Bench, names: list[str], images: Tensor, labels: Tensor, bat
 
 
 def oblivious(path: Path, attack: advkit.Attack, images: Tensor, labels: Tensor, batch: int) -> Tensor:
-    """Images made against the undefended model, once."""
+    """Images made against an undefended model, once."""
     if not path.exists():
         made = [attack(x, y) for x, y in zip(images.split(batch), labels.split(batch), strict=True)]
         torch.save(torch.cat(made), path)
@@ -336,7 +338,7 @@ def main() -> None:
     if options.defenses:
         names = [name for name in names if any(word.lower() in name.lower() for word in options.defenses.split(","))]
     if options.transfer:
-        print(transfer(bench, names, *data.test, options.batch))
+        print(transfer(bench, names, *data.test, options))
         return
     undefended = bench.undefended()
     known = attacks(undefended, options)

@@ -44,7 +44,7 @@ def test_it_measures_each_cell_once(tmp_path: Path) -> None:
     assert len((tmp_path / "out" / "cells.jsonl").read_text().splitlines()) == len(cells)
 
 
-def test_transfer_says_what_is_left_of_a_strangers_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transfer_says_what_is_left_of_a_strangers_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     script = importlib.import_module("defenses_table")
 
@@ -60,7 +60,8 @@ def test_transfer_says_what_is_left_of_a_strangers_images(monkeypatch: pytest.Mo
     labels = (brightness > 0.5).long()
     models = {"the stranger": brighter_than(0.5), "another": brighter_than(0.55), "none": brighter_than(1.0)}
     bench = SimpleNamespace(stranger=lambda: models["the stranger"], defended=models.__getitem__)
-    table = script.transfer(bench, list(models), images, labels, batch=4)
+    options = SimpleNamespace(folder=tmp_path, batch=4, seed=0, cw_steps=1, swaps=1)
+    table = script.transfer(bench, list(models), images, labels, options)
     assert table.splitlines() == [
         "| defense | FGSM | MIFGSM |",
         "| --- | --: | --: |",
