@@ -35,7 +35,7 @@ def test_size_and_distance(norm: Norm) -> None:
 
 
 @pytest.mark.parametrize("norm", ALL, ids=repr)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_projection(norm: Norm, data: st.DataObject) -> None:
     """Inside the ball, itself where it was inside, and idempotent; a budget for all or one for each."""
@@ -100,7 +100,7 @@ def test_l1_projection_of_ties_and_zeros() -> None:
 
 
 @pytest.mark.parametrize("norm", ALL, ids=repr)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), size=st.sampled_from([1e-40, 1e-25, 1.0, 1e25]))
 def test_steepest_step_is_the_best_of_norm_one(norm: Norm, seed: int, size: float) -> None:
     """Its gain is the dual norm of the gradient, which no perturbation of norm 1 exceeds (Hölder)."""

@@ -343,7 +343,7 @@ class TestBytes:
         torch.testing.assert_close(out.float(), (in_floats * 255).round(), rtol=0, atol=0)
         assert (out.int() - images.int()).abs().max() == 8
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(eps=st.floats(0, 0.2), low=st.sampled_from([0.0, -1.0, -2.5]), width=st.sampled_from([1.0, 2.0, 255.0]))
     def test_change_is_that_of_floats_rounded_down(self, eps, low, width):
         net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))

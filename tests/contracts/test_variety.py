@@ -316,7 +316,7 @@ def test_images_of_any_memory_layout(case: Case) -> None:
 
 
 @each_variant()
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_image_at_all(case: Case, data: st.DataObject) -> None:
     pictures = st.tuples(st.integers(1, 5), st.integers(1, 7), st.integers(1, 7))

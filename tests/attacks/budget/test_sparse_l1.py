@@ -56,7 +56,7 @@ def test_the_projection_of_a_convex_solver(seed: int, eps: float) -> None:
     seed=st.integers(0, 10**6), eps=st.sampled_from([0.0, 0.01, 1.0, 12.0, 100.0]), high=st.sampled_from([1.0, 255.0])
 )
 @example(seed=65874, eps=12.0, high=1.0)  # a row of it ends in the box, just inside the ball
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_inside_the_ball_and_the_box_and_as_close_as_it_gets(seed: int, eps: float, high: float) -> None:
     originals = draw(3, 5, 20, seed=seed) * high
     originals[1] = originals[1].round()

@@ -72,7 +72,7 @@ def test_it_finds_the_nearest_boundary_of_a_linear_model(norm: str, classes: int
 
 
 @NORMS
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), classes=st.integers(2, 12), overshoot=st.sampled_from([0.0, 0.02, 0.5]))
 def test_it_goes_as_far_as_the_overshoot_says(norm: str, seed: int, classes: int, overshoot: float) -> None:
     model = linear(classes, 8, seed=seed, dtype=torch.float64)

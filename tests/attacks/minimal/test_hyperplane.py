@@ -76,7 +76,7 @@ numbers = st.one_of(st.integers(-3, 3).map(float), st.floats(-3, 3).map(lambda v
 
 @NORMS
 @given(data=st.data(), features=st.integers(1, 6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_of_them(norm: Norm, data: st.DataObject, features: int) -> None:
     def vector(of: st.SearchStrategy[float]) -> Tensor:
         return torch.tensor(data.draw(st.lists(of, min_size=features, max_size=features))).double()

@@ -113,7 +113,7 @@ def test_a_step_too_small_to_count_comes_to_an_end() -> None:
 
 
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_only_raises_and_stays_in_its_share(seed: int, classes: int) -> None:
     model = conv_net(1, classes, seed)
     images = draw(4, 1, 5, 6, seed=seed)

@@ -37,7 +37,7 @@ numbers = st.one_of(
 
 
 @given(data=st.data(), rows=st.integers(1, 3), features=st.integers(1, 12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_pair_of_brute_force(data: st.DataObject, rows: int, features: int) -> None:
     def draw(of: st.SearchStrategy[float]) -> Tensor:
         row = st.lists(of, min_size=features, max_size=features)
@@ -72,7 +72,7 @@ def test_ties_are_in_order_of_place() -> None:
 
 
 @given(data=st.data(), features=st.integers(1, 12), depth=st.integers(1, 6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_leaders_are_beaten_by_few(data: st.DataObject, features: int, depth: int) -> None:
     a, b = (torch.tensor([data.draw(st.lists(numbers, min_size=features, max_size=features))]) for _ in range(2))
     domain = torch.tensor([data.draw(st.lists(st.booleans(), min_size=features, max_size=features))])

@@ -31,7 +31,7 @@ def moody(features: int, seed: int, classes: int = 3) -> Callable[[Tensor], Tens
 @given(
     seed=st.integers(0, 10**6), height=st.integers(1, 4), width=st.integers(1, 5), levels=st.sampled_from([2, 4, 256])
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_fewest_swaps_of_all_prefixes(seed: int, height: int, width: int, levels: int) -> None:
     images = (draw(3, 1, height, width, seed=seed) * levels).floor() / levels
     model = moody(height * width, seed)

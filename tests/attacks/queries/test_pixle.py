@@ -88,7 +88,7 @@ def test_queries(limit: int | None) -> None:
 
 
 @given(data=st.data(), pixels=st.integers(1, 6), channels=st.integers(1, 3), writes=st.integers(1, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_last_to_be_written_stays(data: st.DataObject, pixels: int, channels: int, writes: int) -> None:
     places = torch.tensor([data.draw(st.lists(st.integers(0, pixels), min_size=writes, max_size=writes))])
     canvas, values = draw(1, channels, pixels), draw(1, channels, writes, seed=1)
