@@ -6,6 +6,7 @@ Where a paper leaves a number open (widths, kernels, the size of a hidden layer)
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["CNN", "CNNLSTM", "AlexNet", "EvenDeeperCNN", "ResNet50", "SmallCNN"]
@@ -134,6 +135,19 @@ class ResNet50(nn.Sequential):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+class Convolution(nn.Conv2d):
+    """A convolution without a bias, which is a matrix product where maps are so small that a CPU is slow at others."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to maps."""
+        if self.kernel_size != (1, 1) and images.shape[2] > 4:
+            return super().forward(images)
+        (size, _), (stride, _), (around, _) = self.kernel_size, self.stride, self.padding
+        patches = F.pad(images, [around] * 4).permute(0, 2, 3, 1)
+        patches = patches.unfold(1, size, stride).unfold(2, size, stride)
+        return F.linear(patches.flatten(3), self.weight.flatten(1)).permute(0, 3, 1, 2)
+
+
 class Bottleneck(nn.Module):
     """A residual block: 1x1 to ``width`` channels, 3x3, and 1x1 to four times as many."""
 
@@ -143,12 +157,12 @@ class Bottleneck(nn.Module):
         shapes = [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
         layers: list[nn.Module] = []
         for channels, channels_out, kernel, step in shapes:
-            convolution = nn.Conv2d(channels, channels_out, kernel, step, padding=kernel // 2, bias=False)
+            convolution = Convolution(channels, channels_out, kernel, step, padding=kernel // 2, bias=False)
             layers += [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
         self.way = nn.Sequential(*layers[:-1])
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(Convolution(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, images: Tensor) -> Tensor:
         """The sum of both ways, rectified."""

@@ -42,7 +42,7 @@ def fit(
         The mean training loss of each epoch.
     """
     loader = DataLoader(data, batch_size, shuffle=True, drop_last=len(data) > batch_size)
-    optimizer = torch.optim.Adam(model.parameters(), learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=epochs * len(loader))
     defense = defense or AdversarialTraining(advkit.FGSM(model), clean_ratio=1)  # all images clean: nothing is attacked
     defense.fit(

@@ -185,9 +185,10 @@ def test_the_resnet_is_torchvisions(example):
 
     # Both have a block's way first and its shortcut last.
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
-    images = torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.allclose(ours(images), theirs(images), atol=1e-4)
+    for size in (32, 40):  # maps of 1 to 8 pixels a side, even and odd
+        images = torch.rand(2, 3, size, size)
+        with torch.no_grad():
+            assert torch.allclose(ours(images), theirs(images), atol=1e-4)
 
 
 def test_no_track_is_in_both_parts(example):
