@@ -85,7 +85,7 @@ SCALES = {
     "hour": Scale(
         images=20_000, epochs=8, attacked_images=4000, attacked_epochs=3, test_images=300, targeted_images=100
     ),
-    "day": Scale(test_images=2000),
+    "day": Scale(attacked_images=16_000, test_images=1000, targeted_images=200),
     "paper": Scale(),
 }
 

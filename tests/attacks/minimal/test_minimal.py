@@ -11,7 +11,7 @@ from advkit.attacks.minimal.closest import Closest
 from advkit.attacks.minimal.pruning import pruned
 from advkit.goals import Goal
 from attacks.minimal.test_published import distances, fewest, plane, three_classes
-from contracts.scenes import draw, said_by
+from contracts.scenes import Passes, draw, said_by
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
@@ -88,6 +88,16 @@ def test_a_boundary_that_no_gradient_at_the_image_shows(attack: type[advkit.Atta
     assert result.distance("l2").allclose(torch.tensor([0.23, 0.05, 0.23]), rtol=0.02)
 
 
+def test_a_short_search_has_no_long_audit() -> None:
+    """A walk finds what the search overlooked, and as many more follow as take no longer than the searches may."""
+    for rounds, steps in ((1, 10), (3, 10), (5, 50)):
+        model = Passes(Hidden())
+        advkit.CW(model, binary_search_steps=rounds, steps=steps)(torch.zeros(2, 8), torch.zeros(2, dtype=torch.int64))
+        once = min(steps, 21)
+        walks = min(9, rounds * steps // once)
+        assert once * walks < len(model.forwards) <= 2 + rounds * steps + once * walks, (rounds, steps)
+
+
 class Inside(nn.Module):
     """Class 1 where the first features are large together, which a gradient sees; or two others, by rather less."""
 
@@ -107,7 +117,7 @@ def test_a_second_look_has_to_undercut_what_is_left(monkeypatch: pytest.MonkeyPa
         lead = (x[:, :8].sum(1).square() - 6).maximum(100 * (x[:, 8:].sum(1) - 3.45))
         return torch.stack([-lead, lead], 1)
 
-    def walk(model: Classifier, place: torch.Tensor, goal: Goal, closest: Closest, steps: int) -> None:
+    def walk(model: Classifier, place: torch.Tensor, goal: Goal, closest: Closest, *_: int) -> None:
         assert (closest.least == 2).all()  # a search of two steps comes to four, of which two are put back
 
     monkeypatch.setattr(tangents, "looked_again", walk)

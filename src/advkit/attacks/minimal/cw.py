@@ -43,7 +43,7 @@ class CW(Penalty):
     nearest in the linearised model first. Images leave once no class promises a smaller change than they have: on a
     CIFAR-10 network, after about 65 of the 250 passes allowed. Without ``initial_c``, a walk of at most 21 passes then
     comes back from noise far away; where it ends closer by a twentieth, gradients near the image are uninformative,
-    and eight more walks follow.
+    and up to eight more walks follow: together they are allowed as many passes as the searches.
 
     The paper's own search is ``CW(model, initial_c=1e-3, binary_search_steps=9, steps=1000, schedule="constant")``:
     Adam on w with a constant step size from the image itself, with c multiplied by ten until an adversarial is found

@@ -47,7 +47,8 @@ class EAD(Penalty):
     goes a decaying fraction of the way to that solution. c starts at a multiple of the linearised problem's, and each
     search aims at another class, the nearest in the linearised model first. Images leave once no class promises a
     smaller change than they have. Without ``initial_c``, a walk of at most 20 steps from noise far away follows, as in
-    `Minimal` in L1; it minimises L1 whatever ``beta`` is, and where it ends closer by a quarter, eight more follow.
+    `Minimal` in L1; it minimises L1 whatever ``beta`` is, and where it ends closer by a quarter, up to eight more
+    follow.
 
     The paper's own search is ``EAD(model, initial_c=1e-3, binary_search_steps=9, steps=100, schedule="constant")``:
     FISTA from the image itself, with a step size that falls as the square root of the number of steps left, and with c

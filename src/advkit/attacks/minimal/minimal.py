@@ -36,8 +36,9 @@ class Minimal(Attack):
     misclassified.
 
     A walk along the boundary, from noise far away, follows; where it ends closer by a twentieth (in L0 by three
-    tenths), gradients near the image are uninformative, and eight more walks follow. In L1 and L0, the second half of a
-    walk is as in `BrendelBethge`. A walk's result replaces the earlier one only where it is closer.
+    tenths), gradients near the image are uninformative, and up to eight more walks follow: together they are allowed as
+    many passes as the searches. In L1 and L0, the second half of a walk is as in `BrendelBethge`. A walk's result
+    replaces the earlier one only where it is closer.
 
     In L2 this is what `CW` does by default. In L1 it is `EAD`'s search with L1 alone to minimise, by decaying steps,
     and with three returns from twice as far away as the closest success: one more search, and twice 40 steps along the
@@ -47,9 +48,9 @@ class Minimal(Attack):
     Features that are not needed are put back.
 
     Costs a forward and a backward a step; one forward, with a backward for each of the nearest nine classes, to rank
-    them; a walk of at most 21 passes, or nine walks; in Linf the 41 passes of the return along the boundary, in L1 82;
-    and in L0 the 93 of the first searches, with at most 14 forwards and 2 backwards after each search for
-    putting features back. A quarter to a half of the passes allowed is usual.
+    them; one to nine walks of at most 21 passes; in Linf the 41 passes of the return along the boundary, in L1 82; and
+    in L0 the 93 of the first searches, with at most 14 forwards and 2 backwards after each search for putting features
+    back. A quarter to a half of the passes allowed is usual.
 
     The objective, size plus a penalty on the margin, is that of Carlini & Wagner; the way it is minimised is advkit's
     own.

@@ -89,8 +89,8 @@ class Tangents:
     """The smallest changes found in ``rounds`` searches of at most ``steps`` passes each.
 
     One pass more, with a backward for each candidate, ranks the classes. Without ``initial_c`` walks from afar, each of
-    at most ``steps`` passes as well, audit what was found. Images that are a success as they are, whatever their
-    margin, and images that are not reached come back as they were.
+    at most ``steps`` passes and together of no more than the searches, audit what was found. Images that are a success
+    as they are, whatever their margin, and images that are not reached come back as they were.
 
     Args:
         objective: what is to be small, and in closed form where the margin is linear.
@@ -132,7 +132,8 @@ class Tangents:
         closest.trim(model, (closest.least < counted).nonzero().squeeze(1))
         if self.initial_c is None:
             known = closest.least.clone()
-            looked_again(model, (routes.count > 0).nonzero().squeeze(1), goal, closest, self.steps - 1)
+            place = (routes.count > 0).nonzero().squeeze(1)
+            looked_again(model, place, goal, closest, self.steps - 1, self.rounds * self.steps)
             closest.trim(model, (closest.least < known).nonzero().squeeze(1))
         return closest.images
 

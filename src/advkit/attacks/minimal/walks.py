@@ -132,10 +132,11 @@ def followed_home(model: Classifier, goal: Goal, closest: Closest, steps: int) -
     iterate(model, rows, along, steps=steps, loss="margin", keep=closest)
 
 
-def looked_again(model: Classifier, place: Tensor, goal: Goal, closest: Closest, steps: int) -> None:
+def looked_again(model: Classifier, place: Tensor, goal: Goal, closest: Closest, steps: int, passes: int) -> None:
     """Show ``closest`` what walks from afar come to: one, and more of the rows whose closest success it undercut.
 
-    Rows begin with the same noise, whatever batch they are in.
+    Rows begin with the same noise, whatever batch they are in. A search of few passes is easily undercut, and those
+    who ask for one want no audit that is longer.
 
     Args:
         model: pixels to logits.
@@ -143,12 +144,13 @@ def looked_again(model: Classifier, place: Tensor, goal: Goal, closest: Closest,
         goal: of the whole batch.
         closest: of the whole batch; it knows the originals.
         steps: the most that a walk may take.
+        passes: the most that the walks may take together.
     """
     norm, low, high = closest.objective.norm, closest.objective.low, closest.objective.high
     steps, measure = min(_STEPS, steps), L2 if norm in _RADII else norm
     known = closest.least.clone()
     ways = measure.distance(closest.images, closest.originals).where(known.isfinite(), torch.inf)
-    for walk in range(1 + _MORE):
+    for walk in range(min(1 + _MORE, passes // (steps + 1))):
         if walk == 1:
             place = place[(closest.least < closest.objective.overlooked * known)[place] | closest.least[place].isinf()]
         if not len(place):
