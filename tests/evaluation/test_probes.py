@@ -438,7 +438,7 @@ def test_what_is_afforded_first_is_what_is_cheap():
 
 
 def test_a_search_that_sees_only_outputs_finds_what_the_gradients_of_another_network_do_not():
-    images, labels = scene(60, seed=3)
+    images, labels = scene(120, seed=3)
     attack = advkit.PGD(Masked(PLAIN, another_network), eps=EPS, alpha=EPS / 4, steps=20)
     left = ~attack.run(images, labels).success
     survivors = Survivors(Linf, EPS, "PGD", attack, images[left], labels[left])
