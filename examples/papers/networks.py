@@ -136,7 +136,7 @@ class ResNet50(nn.Sequential):
 
 
 class Convolution(nn.Conv2d):
-    """A convolution without a bias, which is a matrix product where maps are so small that a CPU is slow at others."""
+    """A convolution without a bias; where it is pointwise or maps are small, the matrix product that suits a CPU."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps (N, C, H, W) to maps."""
