@@ -28,6 +28,7 @@ from training import accuracy_and_loss
 import advkit
 
 BOUNDS = (-1.0, 1.0)
+WIDTHS = {"4": 64}  # the fourth network is the larger one
 TRAINED = {"1": "clean images", "2": "FGSM images too", "3": "FGSM images too, another seed", "4": "FGSM images too"}
 
 
@@ -40,7 +41,7 @@ class Scale:
 
     experiments: tuple[str, ...] = ("1", "2", "3", "4")
     images: int | None = None  # to train on; all 50,000
-    epochs: tuple[int, ...] = (10, 20, 30, 30)  # of each of these experiments
+    epochs: tuple[int, ...] = (10, 20, 30, 15)  # of each of these experiments
     test_images: int | None = None
     steps: int = 20  # of the adaptive attacker's PGD
 
@@ -67,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found: dict[str, float | None] = {}
         if number in epochs:
             train_it = partial(trained_by_fgsm, study, train, epochs[number], eps if number != "1" else None)
-            model = study.trained(f"experiment-{number}", seeded(study.seed + int(number)), train_it)
+            network = seeded(study.seed + int(number), WIDTHS.get(number, 32))
+            model = study.trained(f"experiment-{number}", network, train_it)
             found = study.once(f"experiment {number}", partial(tested, model, test, eps, study.scale.steps)) or {}
             verdict = left(study.judged(f"experiment {number}", model, test, eps, bounds=BOUNDS))
             found = {**found, "verdict": verdict and verdict.accuracy}
@@ -99,12 +101,12 @@ def on_image(transform: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Ite
     return lambda item: (transform(item[0]), item[1])
 
 
-def seeded(seed: int) -> Callable[[], nn.Module]:
+def seeded(seed: int, width: int) -> Callable[[], nn.Module]:
     """The network, with weights of its own for each experiment: the paper's third repeats its second."""
 
     def network() -> nn.Module:
         torch.manual_seed(seed)
-        return EvenDeeperCNN()
+        return EvenDeeperCNN(width=width)
 
     return network
 
