@@ -56,6 +56,24 @@ def test_on_a_linear_model_exactly_what_can_be_fooled_is(norm: norms.Norm, targe
         assert attack.run(images, labels, targets=targets).success.tolist() == [fooled] * len(images)
 
 
+@pytest.mark.parametrize("steepness", [3, 10, 30, 100])
+def test_the_end_of_a_bent_valley_is_found(steepness: float) -> None:
+    """Rosenbrock's, whose floor the first steps reach; they are too long to follow it to where the model is fooled."""
+
+    asked = []
+
+    def model(x: Tensor) -> Tensor:
+        asked.append(x)
+        along, across = ((x - 0.5) / eps).unbind(1)
+        gap = (0.9 - along) ** 2 + steepness * (across - along**2) ** 2 - 0.01
+        return torch.stack([gap, torch.zeros_like(gap)], 1)
+
+    eps, steps, image, label = 0.4, 20, torch.full((1, 2), 0.5), torch.tensor([0])
+    result = advkit.MultiTargeted(model, eps=eps, steps=steps, restarts=1).run(image, label)
+    assert result.success.all()
+    assert steps + 2 < len(asked) < 12 * steps  # after the first steps, and once
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("targeted", [False, True])
 def test_a_class_that_is_far_behind_two_logits_about_zero_is_tried(norm: str, targeted: bool) -> None:

@@ -1,6 +1,7 @@
 """The MultiTargeted attack."""
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar
 
@@ -30,6 +31,7 @@ __all__ = ["MultiTargeted"]
 
 _MEMORY = 0.7  # what a step keeps of the directions before: signs of single gradients go to and fro at an edge
 _FEWEST = 3  # steps towards a class, however late its turn
+_HAIR, _PATIENT = 0.1, 10  # a class that came so near, in parts of the budget, gets so many times the steps, once
 _AGAIN = 3  # classes that a restart tries,
 _LONGER = 2  # in so many times the steps,
 _NEAR = 0.75  # if they came this near before, in parts of the budget
@@ -54,6 +56,8 @@ class MultiTargeted(Attack):
     - x <- project(x + eta steepest(d)) from the image itself, with d <- 0.7 d + g / ||g||_2 and eta decaying from
       2 eps to 0 on a cosine schedule. In L1 a step moves the few features with the largest d that are not yet at a
       bound, fewer and fewer of them.
+    - Where the nearest class came within a tenth of ``eps``, by linearisation at some step, ten times ``steps`` are
+      taken towards it, from the image again: some ways in are narrow and bent, and 20 steps do not see their end.
     - Restarts take gradients at points displaced by Gaussian noise, which decays, and judge success at the undisplaced
       points. That finds a way where a network is flat or rough around the image. They are for the images that are not
       fooled yet, and try the three classes that came closest, if they came close.
@@ -70,7 +74,8 @@ class MultiTargeted(Attack):
         eps: the radius of the ball, at least 0: a number, or a tensor of shape (N,); 8/255 of the range of ``bounds``
             if not given.
         steps: the number of steps towards the nearest class, at least 1; the k-th gets 1/k of them, but at least 3.
-            A step is one forward and one backward. A restart takes twice as many towards each of its classes.
+            A step is one forward and one backward. What came near gets ten times as many, once, and a restart takes
+            twice as many towards each of its classes.
         target_classes: the number of classes to try, those with the largest logits; all of them if there are fewer.
         restarts: the number of runs, at least 1. The first is deterministic.
         bounds: the lowest and the highest value of a pixel.
@@ -134,23 +139,23 @@ class MultiTargeted(Attack):
         ball = Ball.of(self.norm, images, self.eps, self.bounds)
         found = _Found(images, goal)
         routes = self._survey(images, goal, found)
-        for restart in range(self.restarts):
-            order = routes.far.argsort(dim=1, stable=True)
-            wanted = routes.open
-            if restart:
-                order = order[:, :_AGAIN]
-                near = routes.far < _NEAR * column(self.eps, routes.far)
-                wanted = wanted & (near | routes.far.isinf())  # of which the gradients said nothing
-            for turn, rank in enumerate(order.unbind(1)):
-                place = found.left(wanted.gather(1, rank[:, None]).squeeze(1))
-                if not len(place):
-                    continue
+
+        def climb(rank: Tensor, wanted: Tensor, way: Callable[[_Aim, _Found, int], None], steps: int) -> None:
+            """Towards the rivals of these ranks, int64 (N,), where they are wanted, bool (N, m)."""
+            place = found.left(wanted.gather(1, rank[:, None]).squeeze(1))
+            if len(place):
                 rows = routes.towards(rank[place], goal, ball, place)
-                if restart:
-                    self._through_noise(rows, found, _LONGER * self.steps)
-                else:
-                    self._straight(rows, found, max(self.steps // (turn + 1), min(self.steps, _FEWEST)))
+                way(rows, found, steps)
                 routes.learn(rows, rank)
+
+        for turn, rank in enumerate(routes.nearest_first()):
+            climb(rank, routes.open, self._straight, max(self.steps // (turn + 1), min(self.steps, _FEWEST)))
+        nearest, *_ = routes.nearest_first()
+        climb(nearest, routes.within(_HAIR, self.eps), self._straight, _PATIENT * self.steps)
+        for _ in range(1, self.restarts):
+            wanted = routes.within(_NEAR, self.eps) | (routes.open & routes.far.isinf())  # gradients said nothing there
+            for rank in routes.nearest_first()[:_AGAIN]:
+                climb(rank, wanted, self._through_noise, _LONGER * self.steps)
         return found.images
 
     def _survey(self, images: Tensor, goal: Goal, found: "_Found", *, ranked: bool = False) -> "_Routes":
@@ -278,6 +283,14 @@ class _Routes:
         unknown = torch.full_like(self.far[place, rank], torch.inf)
         blank = torch.zeros_like(part.originals)
         return _Aim(part.originals, goal.rows(place).towards(rival), part, blank, place, self.unit[place], unknown)
+
+    def nearest_first(self) -> tuple[Tensor, ...]:
+        """Ranks of rivals, int64 (N,) each: of those that came nearest, of the next, and so on."""
+        return self.far.argsort(dim=1, stable=True).unbind(1)
+
+    def within(self, part: float, eps: float | Tensor) -> Tensor:
+        """Which rivals in the race came nearer than a part of the budget: bool (N, m)."""
+        return self.open & (self.far < part * column(eps, self.far))
 
     def learn(self, rows: _Aim, rank: Tensor) -> None:
         """Take note of how near the rows came to the rivals of these ranks, int64 (N,)."""
