@@ -31,7 +31,8 @@ __all__ = ["MultiTargeted"]
 
 _MEMORY = 0.7  # what a step keeps of the directions before: signs of single gradients go to and fro at an edge
 _FEWEST = 3  # steps towards a class, however late its turn
-_HAIR, _PATIENT = 0.1, 10  # a class that came so near, in parts of the budget, gets so many times the steps, once
+_HAIR, _PATIENT = 0.1, 10  # a class that came so near, in parts of the budget, gets so many times the steps, once,
+_LINEAR = 0.001  # unless it came as near, to so small a part of the budget, as it does on a linear model
 _AGAIN = 3  # classes that a restart tries,
 _LONGER = 2  # in so many times the steps,
 _NEAR = 0.75  # if they came this near before, in parts of the budget
@@ -58,6 +59,7 @@ class MultiTargeted(Attack):
       bound, fewer and fewer of them.
     - Where the nearest class came within a tenth of ``eps``, by linearisation at some step, ten times ``steps`` are
       taken towards it, from the image again: some ways in are narrow and bent, and 20 steps do not see their end.
+      Where the model was linear on the way, nothing can come of it, and it is left out.
     - Restarts take gradients at points displaced by Gaussian noise, which decays, and judge success at the undisplaced
       points. That finds a way where a network is flat or rough around the image. They are for the images that are not
       fooled yet, and try the three classes that came closest, if they came close.
@@ -139,6 +141,8 @@ class MultiTargeted(Attack):
         ball = Ball.of(self.norm, images, self.eps, self.bounds)
         found = _Found(images, goal)
         routes = self._survey(images, goal, found)
+        budget = column(self.eps, routes.far)
+        ahead = routes.far - budget  # how far the classes are from the edge of the ball if the model is linear
 
         def climb(rank: Tensor, wanted: Tensor, way: Callable[[_Aim, _Found, int], None], steps: int) -> None:
             """Towards the rivals of these ranks, int64 (N,), where they are wanted, bool (N, m)."""
@@ -151,9 +155,10 @@ class MultiTargeted(Attack):
         for turn, rank in enumerate(routes.nearest_first()):
             climb(rank, routes.open, self._straight, max(self.steps // (turn + 1), min(self.steps, _FEWEST)))
         nearest, *_ = routes.nearest_first()
-        climb(nearest, routes.within(_HAIR, self.eps), self._straight, _PATIENT * self.steps)
+        bent = (routes.far - ahead).abs() > _LINEAR * budget
+        climb(nearest, routes.within(_HAIR * budget) & bent, self._straight, _PATIENT * self.steps)
         for _ in range(1, self.restarts):
-            wanted = routes.within(_NEAR, self.eps) | (routes.open & routes.far.isinf())  # gradients said nothing there
+            wanted = routes.within(_NEAR * budget) | (routes.open & routes.far.isinf())  # gradients said nothing there
             for rank in routes.nearest_first()[:_AGAIN]:
                 climb(rank, wanted, self._through_noise, _LONGER * self.steps)
         return found.images
@@ -288,9 +293,9 @@ class _Routes:
         """Ranks of rivals, int64 (N,) each: of those that came nearest, of the next, and so on."""
         return self.far.argsort(dim=1, stable=True).unbind(1)
 
-    def within(self, part: float, eps: float | Tensor) -> Tensor:
-        """Which rivals in the race came nearer than a part of the budget: bool (N, m)."""
-        return self.open & (self.far < part * column(eps, self.far))
+    def within(self, distance: float | Tensor) -> Tensor:
+        """Which rivals in the race came nearer than that, a number or one for each image, (N, 1): bool (N, m)."""
+        return self.open & (self.far < distance)
 
     def learn(self, rows: _Aim, rank: Tensor) -> None:
         """Take note of how near the rows came to the rivals of these ranks, int64 (N,)."""
