@@ -39,9 +39,12 @@ class EvenDeeperCNN(nn.Sequential):
     """Paper 2's: six convolutions with ReLU, max pooling after every two of them, three linear layers.
 
     The paper has no widths: 32, 32, 64, 64, 128, 128 channels of 3x3 and hidden layers of 256 and 128 are chosen here.
-    Its fourth experiment makes "the depth of the convolutional layers" larger: `width` is that of the first two.
     Nor does it say how the weights start. Nine layers without batch norm lose their signal from PyTorch's own start,
     so theirs is that of He et al., "Delving deep into rectifiers" (ICCV 2015), eq. (10).
+
+    Args:
+        classes: how many.
+        width: the channels of the first two convolutions, of which the others have multiples.
     """
 
     def __init__(self, classes: int = 10, width: int = 32) -> None:

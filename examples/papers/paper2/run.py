@@ -28,7 +28,7 @@ from training import accuracy_and_loss
 import advkit
 
 BOUNDS = (-1.0, 1.0)
-WIDTHS = {"4": 64}  # the fourth network is the larger one
+WIDTHS = {"1": 32, "2": 32, "3": 32, "4": 64}  # the paper increases "the depth of the convolutional layers" in 4
 TRAINED = {"1": "clean images", "2": "FGSM images too", "3": "FGSM images too, another seed", "4": "FGSM images too"}
 
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found: dict[str, float | None] = {}
         if number in epochs:
             train_it = partial(trained_by_fgsm, study, train, epochs[number], eps if number != "1" else None)
-            network = seeded(study.seed + int(number), WIDTHS.get(number, 32))
+            network = seeded(study.seed + int(number), WIDTHS[number])
             model = study.trained(f"experiment-{number}", network, train_it)
             found = study.once(f"experiment {number}", partial(tested, model, test, eps, study.scale.steps)) or {}
             verdict = left(study.judged(f"experiment {number}", model, test, eps, bounds=BOUNDS))
